@@ -1,0 +1,46 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' Makefile
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: .venv/.ready ## make .venv with everything for work on the project
+
+deps: ## install PostgreSQL by apt where it is missing (Debian, root)
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql python3-venv; }
+
+fast: setup ## tests that need no service; under a minute
+	$(BIN)/pytest -q -m 'not services' --durations=15
+
+test: setup ## the whole suite; starts its own servers
+	$(BIN)/pytest --durations=15
+
+crash: setup ## kill workers, brokers and databases, and check what is left
+	$(BIN)/pytest tests/crash --durations=15
+
+check: lint types ## lint, types and the floors of the import graph
+	$(BIN)/pytest -q tests/unit/test_floors.py
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy --strict
+	$(BIN)/mypy
+
+fmt: setup ## put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## orchestra beside bare Celery, in one table
+	$(BIN)/python -m benchmarks
+
+demo: setup ## a real pipeline on real workers, one of which is killed
+	$(BIN)/python -m examples.demo
+
+.PHONY: help setup deps fast test crash check lint types fmt bench demo

@@ -1,0 +1,1 @@
+"""orchestra beside bare Celery: the same shapes of work, timed in one run."""

@@ -1,0 +1,25 @@
+"""Flows beside the tasks of an existing Celery project."""
+
+from __future__ import annotations
+
+from orchestra import flow, task
+
+
+@task
+def list_shops() -> list[str]:
+    """The shops that sent orders."""
+    return ["north", "south", "west"]
+
+
+@task
+def parse_orders(shop: str) -> int:
+    """Count one shop's orders; the app's `task_routes` send it to the queue `heavy`."""
+    return len(shop) * 100
+
+
+@flow(queue="etl")
+def daily_orders(day: str) -> dict[str, int]:
+    """Orders of all shops on one day, counted at the same time."""
+    shops = list_shops()
+    counts = parse_orders.map(shops).result()
+    return dict(zip(shops, counts, strict=True))

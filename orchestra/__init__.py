@@ -1,0 +1,73 @@
+"""Workflows for teams that run Celery: the public face.
+
+Names are loaded when they are first used; importing orchestra does no work.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestra.annotations import allow_failure, quote, unmapped
+    from orchestra.flow_runs import pause_flow_run, resume_flow_run
+    from orchestra.flows import Flow, flow
+    from orchestra.futures import as_completed, wait
+    from orchestra.logging import disable_run_logger, get_run_logger
+    from orchestra.observations import now, once, random, sleep, uuid4
+    from orchestra.retries import exponential_backoff
+    from orchestra.states import State
+    from orchestra.tasks import Task, task
+
+__all__ = [  # noqa: RUF022 - grouped by what they are for
+    # Definitions
+    "flow",
+    "task",
+    "Flow",
+    "Task",
+    # Around arguments and options
+    "allow_failure",
+    "exponential_backoff",
+    "quote",
+    "unmapped",
+    # Futures and states
+    "State",
+    "as_completed",
+    "wait",
+    # Inside a run
+    "get_run_logger",
+    "disable_run_logger",
+    "pause_flow_run",
+    "resume_flow_run",
+    "sleep",
+    "now",
+    "once",
+    "random",
+    "uuid4",
+]
+
+_HOMES = {
+    "annotations": ("allow_failure", "quote", "unmapped"),
+    "flow_runs": ("pause_flow_run", "resume_flow_run"),
+    "flows": ("Flow", "flow"),
+    "futures": ("as_completed", "wait"),
+    "logging": ("disable_run_logger", "get_run_logger"),
+    "observations": ("now", "once", "random", "sleep", "uuid4"),
+    "retries": ("exponential_backoff",),
+    "states": ("State",),
+    "tasks": ("Task", "task"),
+}
+_HOME_OF = {name: module for module, found in _HOMES.items() for name in found}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("celery-orchestra")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'orchestra' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"orchestra.{_HOME_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

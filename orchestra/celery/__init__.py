@@ -1,0 +1,36 @@
+"""Flows on Celery: `install(app)` beside an existing app, or the app that orchestra builds itself.
+
+    app = Celery("proj", broker=...)
+    orchestra.celery.install(app)
+
+Only Celery's extension points are used: two tasks, one worker boot step. No setting of the app is changed.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from orchestra.celery import apps, flow_task
+
+__all__ = ["app", "install"]
+
+
+def install(app: Celery) -> Celery:
+    """Let flows run on `app` and its workers; returns `app`. Repeating it changes nothing.
+
+    Its workers carry flows out; `.delay()` in this process goes through it.
+    """
+    if apps.remember_installed(app):
+        flow_task.register(app)
+        # By name: what a worker needs is loaded by a worker only.
+        app.steps["worker"].add("orchestra.celery.worker:OrchestraStep")
+    return app
+
+
+def app() -> Celery:
+    """The app that orchestra builds for those who have none, from ORCHESTRA_BROKER_URL or the embedded broker.
+
+    Raises:
+        NoBroker: There is neither.
+    """
+    return install(apps.own_app())

@@ -1,0 +1,128 @@
+"""Which Celery app is in use: the worker's, the one named by ORCHESTRA_APP, the installed one, or orchestra's own."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from celery import Celery
+from celery.app.defaults import SETTING_KEYS
+from celery.app.utils import find_app
+
+from orchestra import settings
+from orchestra.celery.embedded import read_address
+from orchestra.errors import ConfigurationError, NoBroker
+
+#: Names of orchestra's Celery tasks.
+FLOW_TASK, STEP_TASK = "orchestra.flow", "orchestra.task"
+
+#: Seconds after which Redis gives an unacknowledged message out again. Messages are acknowledged before they are
+#: worked on, so that this concerns only those a dead worker had fetched.
+_VISIBILITY_TIMEOUT = 300
+_REDIS_OPTIONS: dict[str, Any] = {
+    "visibility_timeout": _VISIBILITY_TIMEOUT,
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 15,
+}
+
+_installed: list[Celery] = []
+_worker: list[Celery] = []
+
+
+def remember_installed(app: Celery) -> bool:
+    """Note an app that orchestra was installed in; false if it was noted before."""
+    if app in _installed:
+        return False
+    _installed.append(app)
+    return True
+
+
+def remember_worker(app: Celery) -> None:
+    """Note that this process is a worker of `app`."""
+    _worker[:] = [app]
+
+
+def current_app() -> Celery:
+    """The app through which this process sends.
+
+    Raises:
+        NoBroker: There is neither an app nor a broker.
+        ConfigurationError: ORCHESTRA_APP cannot be imported, or nobody installed orchestra in it.
+    """
+    if _worker:
+        return _worker[0]
+    if name := settings.current().app:
+        return _named(name)
+    if _installed:
+        return _installed[-1]
+    return own_app()
+
+
+def own_app() -> Celery:
+    """The app that orchestra builds for those who have none; the same one for the same broker.
+
+    Raises:
+        NoBroker: Neither ORCHESTRA_BROKER_URL nor an embedded broker in ORCHESTRA_HOME.
+    """
+    return _build(broker_url())
+
+
+def broker_url() -> str:
+    """ORCHESTRA_BROKER_URL, else the address of the embedded broker in ORCHESTRA_HOME.
+
+    Raises:
+        NoBroker: There is neither.
+    """
+    url = settings.current().broker_url or read_address(settings.current().home_path)
+    if not url:
+        raise NoBroker
+    return url
+
+
+def forget() -> None:
+    """Forget every app (tests)."""
+    _worker.clear()
+    _installed.clear()
+    _build.cache_clear()
+
+
+@lru_cache(maxsize=4)
+def _build(url: str) -> Celery:
+    app = Celery("orchestra", broker=url, set_as_current=False)
+    app.conf.update(
+        task_default_queue="default",
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        worker_prefetch_multiplier=1,
+        worker_max_tasks_per_child=1000,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        task_publish_retry_policy={"max_retries": 1},
+    )
+    if "worker_soft_shutdown_timeout" in SETTING_KEYS:
+        app.conf.worker_soft_shutdown_timeout = 25.0
+    if url.startswith(("redis", "valkey")):
+        app.conf.broker_transport_options = _REDIS_OPTIONS
+        if "worker_disable_prefetch" in SETTING_KEYS:
+            app.conf.worker_disable_prefetch = True
+    return app
+
+
+@lru_cache(maxsize=4)
+def _named(name: str) -> Celery:
+    try:
+        app = find_app(name)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"ORCHESTRA_APP={name!r} cannot be imported: {reason}") from error
+    if app not in _installed:
+        raise ConfigurationError(
+            f"orchestra is not installed in the Celery app of ORCHESTRA_APP={name!r}: call "
+            "orchestra.celery.install(app) where that app is made"
+        )
+    return app

@@ -1,0 +1,318 @@
+"""How announcements become Celery messages, and what this process's worker is.
+
+A message carries ids only: `(run)` for a flow, `(run, run attempt, step key)` for a step. Several at once go out as one
+Celery group, through one producer and, where kombu can, in one batch; `shadow` shows Flower the real names.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import heapq
+import itertools
+import logging
+import mmap
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from celery import Celery
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.messaging import Producer
+
+from orchestra import clock
+from orchestra.celery.apps import FLOW_TASK, STEP_TASK, current_app
+from orchestra.errors import StoreError
+from orchestra.failpoints import failpoint
+from orchestra.store import unsent, workers
+from orchestra.store.announcements import Announcement
+from orchestra.store.database import database
+
+logger = logging.getLogger("orchestra.dispatch")
+
+#: What a queue's name gets for the queue of its wake-ups.
+WAKE_SUFFIX = ".wake"
+#: How long a count of live slots is used, in seconds.
+_SLOTS_KEPT = 2.0
+#: Timers further ahead than this are left to the sweeper, in seconds.
+_LONGEST_TIMER = 60.0
+#: Waits this much longer than asked, in seconds: a message that comes too early is dropped.
+_TIMER_MARGIN = 0.002
+#: Failures to publish are logged once in so many seconds.
+_COMPLAIN_EVERY = 10.0
+#: One quick second try where the connection had broken; more is the sweeper's to do.
+_CONNECT: dict[str, Any] = {
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0.1,
+    "interval_max": 0.1,
+    "connect_retries_timeout": 5,
+}
+
+
+class StopFlag:
+    """Whether the worker shuts down: one byte that its forked children share."""
+
+    def __init__(self) -> None:
+        self._byte = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        """Say that it does; may be called in a signal handler."""
+        self._byte[0] = 1
+
+    def __bool__(self) -> bool:
+        return self._byte[0] == 1
+
+
+class CeleryCarrier:
+    """Carries announcements through one Celery app. Safe to use from any thread, and after a fork."""
+
+    def __init__(self, app: Celery, *, queues: frozenset[str] = frozenset(), stop: StopFlag | None = None) -> None:
+        """Carry through `app`.
+
+        Args:
+            queues: Those that this process's worker consumes; none in a client.
+            stop: Its worker's flag.
+        """
+        self.app = app
+        self.queues = queues
+        self._stop = stop
+        self._producers = _Producers(app)
+        self._timers = _Timers(self)
+        self._slots: tuple[float, dict[str, int]] = (float("-inf"), {})
+        self._complained_at = float("-inf")
+        self._queues_lock = threading.Lock()
+
+    @property
+    def default_queue(self) -> str:
+        """The app's default queue."""
+        return str(self.app.conf.task_default_queue)
+
+    def announce(self, announcements: Sequence[Announcement]) -> None:
+        """Publish once, without retrying; what the broker does not take is owed to the sweeper again."""
+        if not announcements:
+            return
+        failpoint("before_publish")
+        try:
+            self._publish(announcements)
+        except Exception as error:
+            self._complain(error, len(announcements))
+            self._owe(announcements)
+        failpoint("after_publish")
+
+    def later(self, announcement: Announcement) -> None:
+        """Announce at the due time, by a timer of this process; far ones are the sweeper's."""
+        if announcement.due_at - clock.now() < _LONGEST_TIMER:
+            self._timers.add(announcement)
+
+    def route(self, path: str) -> tuple[str | None, int | None]:
+        """Queue and priority by the app's `task_routes`, asked with the name that Celery would give the function."""
+        router = self.app.amqp.router
+        route = router.lookup_route(path.replace(":", "."), (), {}, {}, None) if router.routes else None
+        if not route:
+            return None, None
+        if isinstance(route, str):
+            return route, None
+        queue = route.get("queue")
+        return getattr(queue, "name", queue), route.get("priority")
+
+    def slots(self, queue: str) -> int:
+        """Live slots of a queue, counted at most every two seconds."""
+        counted_at, slots = self._slots
+        if clock.monotonic() - counted_at > _SLOTS_KEPT:
+            slots = workers.slots_by_queue(database())
+            self._slots = clock.monotonic(), slots
+        return slots.get(queue, 0)
+
+    def stopping(self) -> bool:
+        """Whether this process's worker shuts down."""
+        return bool(self._stop)
+
+    def stop(self) -> None:
+        """Set the worker's flag: segments park at their next orchestra call."""
+        if self._stop is not None:
+            self._stop.set()
+
+    def _publish(self, announcements: Sequence[Announcement]) -> None:
+        group = str(uuid.uuid4()) if len(announcements) > 1 else None
+        with self._producers.one() as producer, _batch(producer) if group else contextlib.nullcontext():
+            for index, announcement in enumerate(announcements):
+                self._send(producer, announcement, group, index if group else None)
+
+    def _send(self, producer: Producer, announcement: Announcement, group: str | None, index: int | None) -> None:
+        amqp, name, args = self.app.amqp, *_task_and_args(announcement)
+        # What a signature's apply_async does, at a third of its cost; the id is fresh, as each message is its own.
+        message = amqp.create_task_message(
+            str(uuid.uuid4()),
+            name,
+            args,
+            {},
+            group_id=group,
+            group_index=index,
+            shadow=announcement.name,
+            argsrepr=repr(args),
+            kwargsrepr="{}",
+            ignore_result=True,
+            create_sent_event=self.app.conf.task_send_sent_event,
+        )
+        priority = {} if announcement.priority is None else {"priority": announcement.priority}
+        queue = self.queue(announcement.queue + WAKE_SUFFIX if announcement.wake else announcement.queue)
+        amqp.send_task_message(producer, name, message, queue=queue, serializer="json", retry=False, **priority)
+
+    def queue(self, name: str) -> Queue:
+        """The app's declaration of a queue; one for wake-ups is declared like the queue it goes with."""
+        known = self.app.amqp.queues
+        if name not in known:
+            with self._queues_lock:
+                known.add(_declare(known, name))
+        found: Queue = known[name]
+        return found
+
+    def _owe(self, announcements: Sequence[Announcement]) -> None:
+        try:
+            unsent.owe_again(database(), announcements)
+        except StoreError:
+            logger.debug("the rows are announced again in a lease", exc_info=True)
+
+    def _complain(self, error: Exception, count: int) -> None:
+        if clock.monotonic() - self._complained_at > _COMPLAIN_EVERY:
+            self._complained_at = clock.monotonic()
+            logger.warning("the broker took none or not all of %d messages (%s); they are sent again", count, error)
+
+
+def _task_and_args(announcement: Announcement) -> tuple[str, list[Any]]:
+    if announcement.kind == "flow":
+        return FLOW_TASK, [announcement.run_id]
+    return STEP_TASK, [announcement.run_id, announcement.run_attempt, announcement.step_key]
+
+
+def _batch(producer: Producer) -> contextlib.AbstractContextManager[Any]:
+    """One round trip for many messages, where this kombu and the transport can."""
+    batch = getattr(producer, "batch", None)
+    return batch() if batch is not None else contextlib.nullcontext()
+
+
+def _declare(known: Any, name: str) -> Queue:
+    base = known.get(name.removesuffix(WAKE_SUFFIX))
+    if base is None:
+        return Queue(name, Exchange(name), routing_key=name)
+    same = {"durable": base.durable, "queue_arguments": base.queue_arguments, "auto_delete": base.auto_delete}
+    return Queue(name, base.exchange, routing_key=name, **same)
+
+
+class _Producers:
+    """Idle producers, each with a connection of its own. A forked child starts with none."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._idle: list[tuple[int, Producer]] = []
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Producer]:
+        """A producer for the calling thread alone; one that failed is not used again."""
+        producer = self._take() or self._make()
+        try:
+            yield producer
+        except BaseException:
+            _close(producer.connection)
+            raise
+        self._idle.append((os.getpid(), producer))
+
+    def _take(self) -> Producer | None:
+        while True:
+            try:
+                pid, producer = self._idle.pop()
+            except IndexError:
+                return None
+            if pid == os.getpid():
+                return producer
+
+    def _make(self) -> Producer:
+        options = {**self._app.conf.broker_transport_options, **_CONNECT}
+        connection = self._app.connection_for_write(connect_timeout=2, transport_options=options)
+        producer: Producer = self._app.amqp.Producer(connection, auto_declare=False)
+        return producer
+
+    def close(self) -> None:
+        """Close the connections of idle producers."""
+        while (producer := self._take()) is not None:
+            _close(producer.connection)
+
+
+def _close(connection: Connection) -> None:
+    with contextlib.suppress(Exception):
+        connection.release()
+
+
+class _Timers:
+    """Announcements whose time has not come: one daemon thread, started at the first of them."""
+
+    def __init__(self, carrier: CeleryCarrier) -> None:
+        self._carrier = carrier
+        self._pid = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._heap: list[tuple[float, int, Announcement]] = []
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._pid = 0
+
+    def add(self, announcement: Announcement) -> None:
+        """Announce it when it is due."""
+        if self._pid not in (0, os.getpid()):
+            self._forget()
+        with self._changed:
+            heapq.heappush(self._heap, (announcement.due_at + _TIMER_MARGIN, next(self._order), announcement))
+            if not self._pid:
+                self._pid = os.getpid()
+                threading.Thread(target=self._run, name="orchestra-timers", daemon=True).start()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            self._carrier.announce(self._wait())
+
+    def _wait(self) -> list[Announcement]:
+        with self._changed:
+            while not self._heap or self._heap[0][0] > clock.now():
+                self._changed.wait(self._heap[0][0] - clock.now() if self._heap else None)
+            due = []
+            while self._heap and self._heap[0][0] <= clock.now():
+                due.append(heapq.heappop(self._heap)[2])
+            return due
+
+
+# -- the carrier of this process ---------------------------------------------------------------------------------
+
+_carrier: CeleryCarrier | None = None
+
+
+def carrier() -> CeleryCarrier:
+    """The carrier of this process: its worker's, or a client's through the app in use.
+
+    Raises:
+        NoBroker: There is neither an app nor a broker.
+    """
+    global _carrier
+    if _carrier is not None and _carrier.queues:
+        return _carrier
+    app = current_app()
+    if _carrier is None or _carrier.app is not app:
+        _carrier = CeleryCarrier(app)
+    return _carrier
+
+
+def use_carrier(carrier: CeleryCarrier) -> None:
+    """Make `carrier` the one of this process: a worker says which queues it consumes."""
+    global _carrier
+    _carrier = carrier
+
+
+@atexit.register
+def _close_producers() -> None:
+    if _carrier is not None:
+        _carrier._producers.close()

@@ -1,0 +1,129 @@
+"""Start a flow run on Celery: `.delay()` and `.apply_async()`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from orchestra import clock, identifiers, names
+from orchestra.celery.dispatch import CeleryCarrier, carrier
+from orchestra.context import flow_run_context, task_run_context
+from orchestra.engine import local, run_names
+from orchestra.engine import parameters as binding
+from orchestra.engine.branches import current_line
+from orchestra.errors import MissingContextError, ParameterError
+from orchestra.handles import FlowRunHandle
+from orchestra.results import check_parameters
+from orchestra.serializers import clean_text, encode
+from orchestra.specs import FlowSpec, require_importable
+from orchestra.store import runs
+from orchestra.store.database import database
+
+
+def submit_flow_run(
+    spec: FlowSpec,
+    parameters: dict[str, Any],
+    *,
+    queue: str | None = None,
+    countdown: float | timedelta | None = None,
+    eta: datetime | None = None,
+    priority: int | None = None,
+    idempotency_key: str | None = None,
+    tags: Iterable[str] = (),
+    name: str | None = None,
+) -> FlowRunHandle:
+    """Write a flow run, announce it once, and return a handle on it.
+
+    A broker that is away costs a sweep, not an error. From a flow body on a worker this is a step: a replay starts no
+    second run.
+
+    Args:
+        parameters: By name, defaults included.
+        queue: Celery queue; else the decorator's, else the app's route for the flow, else its default.
+        countdown: Seconds until it is due.
+        eta: When it is due; a naive one is read as UTC.
+        priority: As Celery's, with the meaning that the broker gives it.
+        idempotency_key: A later call with the same key returns the same run.
+
+    Raises:
+        NoBroker: There is neither an app nor a broker.
+        NotImportable: A worker could not import the flow.
+        ParameterError: The parameters do not fit.
+        IdempotencyConflict: The key was used with other parameters.
+    """
+    carrying = carrier()
+    if carrying.app.conf.task_always_eager:
+        return _run_here(spec, parameters)
+    require_importable(spec.path, "flow")
+    if spec.validate_parameters:
+        binding.validate(spec.fn, parameters)
+    new = _new_run(spec, parameters, carrying, queue, priority)
+    new.idempotency_key = None if idempotency_key is None else clean_text(idempotency_key)
+    new.tags = [clean_text(tag) for tag in tags]
+    new.delay, new.due_at = _when(countdown, eta)
+    if name is not None:
+        new.name = clean_text(name)
+    return FlowRunHandle(_as_step(spec, new, carrying), carrying)
+
+
+def _new_run(
+    spec: FlowSpec, parameters: dict[str, Any], carrying: CeleryCarrier, queue: str | None, priority: int | None
+) -> runs.NewRun:
+    what = f"the parameters of flow {spec.name!r}"
+    data = check_parameters(encode(parameters, what=what), what=what)
+    routed_queue, routed_priority = carrying.route(spec.path)
+    ranked = next((each for each in (priority, spec.priority, routed_priority) if each is not None), None)
+    return runs.NewRun(
+        flow_name=clean_text(spec.name),
+        path=spec.path,
+        name=clean_text(run_names.flow_run_name(spec, parameters)),
+        parameters=data,
+        entrypoint=spec.entrypoint,
+        description=clean_text(spec.description),
+        queue=queue or spec.queue or routed_queue or carrying.default_queue,
+        priority=ranked,
+        version=spec.version,
+        timeout_seconds=spec.timeout_seconds,
+    )
+
+
+def _when(countdown: float | timedelta | None, eta: datetime | None) -> tuple[float, float | None]:
+    """Seconds until due, and the instant at which, where that is given."""
+    if countdown is not None and eta is not None:
+        raise ParameterError("give countdown= or eta=, not both")
+    if eta is not None:
+        return 0.0, clock.to_instant(eta)
+    delay = clock.seconds(countdown or 0.0)
+    if not math.isfinite(delay):
+        raise ParameterError(f"countdown={countdown!r} is no number of seconds")
+    return max(delay, 0.0), None
+
+
+def _as_step(spec: FlowSpec, new: runs.NewRun, carrying: CeleryCarrier) -> str:
+    """Create the run, as a step of the flow body that asks for it; gives the run's id."""
+    here = flow_run_context.get()
+    if here is None or task_run_context.get() is not None:
+        return _create(new, carrying)
+    what = f"{spec.name}-delay"
+    if (line := current_line.get()) is not None and new.idempotency_key is None:
+        # The step may be journaled after the run is created: a crash between the two must not make a second run.
+        key = line.branch.peek(names.step_name(what)).key
+        new.idempotency_key = identifiers.idempotency_key(here.run_id, key)
+    return here.runner.observe(what, lambda: _create(new, carrying))
+
+
+def _create(new: runs.NewRun, carrying: CeleryCarrier) -> str:
+    created = runs.create(database(), new)
+    carrying.announce(created.announcements)
+    return str(created.row["id"])
+
+
+def _run_here(spec: FlowSpec, parameters: dict[str, Any]) -> FlowRunHandle:
+    """Under `task_always_eager`: run the flow now, in this process."""
+    state = local.runner().call_flow(spec, parameters, ())
+    run_id = state.state_details.flow_run_id
+    if run_id is None:
+        raise MissingContextError("the run that was carried out here has no id")
+    return FlowRunHandle(run_id, None, final=state)

@@ -1,0 +1,322 @@
+"""The sweeper: announces what is owed, ends what is over, and keeps a worker's row and leases.
+
+One runs beside every worker: in a thread, or, where the worker forks, in a process of its own (`python -m` this
+module) that was exec'd and not forked, so that no fork ever inherits a database connection. A row in the database
+elects the one that sweeps; each looks after its own worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import select
+import signal
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from celery import Celery
+
+from orchestra import clock, identifiers, settings
+from orchestra.celery.dispatch import CeleryCarrier
+from orchestra.celery.processes import Watch
+from orchestra.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
+from orchestra.runners.carrier import Carrier
+from orchestra.store import claims, due, leaders, workers
+from orchestra.store.claims import Claim
+from orchestra.store.database import Database, database
+from orchestra.store.workers import WorkerRow
+
+logger = logging.getLogger("orchestra.sweeper")
+
+DUTY = "sweeper"
+#: Timers are at most this late, in seconds.
+LONGEST_WAIT = 1.0
+#: A leader that is silent for so long is replaced, in seconds (a lease, where that is shorter).
+_LEADER_LEASE = 10.0
+#: How often the worker's processes are looked at, in seconds.
+_WATCH_EVERY = 0.25
+#: How long we look after the children of a worker that has died, in seconds.
+_LINGER = 10.0
+#: Messages taken in one go.
+_PAGE = 500
+#: Exit code where nothing but a person can help: wrong settings, key or schema.
+EX_CONFIG = 78
+
+
+class Sweeper:
+    """Announces what is owed, if it is the leader. One `tick` at a time; a failing one is logged and repeated."""
+
+    def __init__(self, database: Database, carrier: Carrier) -> None:
+        self._database = database
+        self._carrier = carrier
+        self._owner = identifiers.owner()
+        self._is_leader = False
+        self._lead_at = self._sweep_at = self._expire_from = float("-inf")
+
+    def tick(self) -> float:
+        """Do what is due; gives the seconds until the next tick, at most one."""
+        try:
+            self._ask_to_lead()
+            return self._work() if self._is_leader else LONGEST_WAIT
+        except Exception:
+            logger.warning("a sweep failed; it is repeated", exc_info=True)
+            self._lead_at = float("-inf")
+            return LONGEST_WAIT
+
+    def step_down(self) -> None:
+        """Let another lead at once."""
+        if self._is_leader:
+            leaders.step_down(self._database, DUTY, self._owner)
+
+    def _ask_to_lead(self) -> None:
+        now = clock.monotonic()
+        if now < self._lead_at:
+            return
+        lease = settings.current().lease_seconds
+        leader_lease = min(lease, _LEADER_LEASE)
+        found = leaders.lead(self._database, DUTY, self._owner, leader_lease)
+        if found.is_leader and found.idle_seconds is not None and found.idle_seconds > lease:
+            # The database, or every sweeper, was away: nobody could renew. Owners get a lease to come back.
+            self._expire_from = now + lease
+        self._is_leader = found.is_leader
+        self._lead_at = now + leader_lease / 3
+
+    def _work(self) -> float:
+        self._announce(due.complete_due(self._database))
+        now = clock.monotonic()
+        sweep = now >= self._sweep_at
+        expire = sweep and now >= self._expire_from
+        while taken := due.take_due(self._database, limit=_PAGE, lapsed=expire):
+            self._announce(taken)
+            if len(taken) < _PAGE:
+                break
+        if sweep:
+            self._sweep_at = now + settings.current().sweep_seconds
+            self._announce(due.recount(self._database))
+            if expire:
+                due.expire_local(self._database)
+        return self._until_next()
+
+    def _announce(self, announcements: list[due.Announcement]) -> None:
+        self._carrier.announce(announcements)
+
+    def _until_next(self) -> float:
+        until_sweep = self._sweep_at - clock.monotonic()
+        earliest = due.next_due(self._database)
+        # What is due already and was not taken (held, beyond a page) must not make us spin.
+        wait = LONGEST_WAIT if earliest is None else earliest - self._database.now()
+        return min(wait if wait > 0 else LONGEST_WAIT, max(until_sweep, 0.01), LONGEST_WAIT)
+
+
+@dataclass(slots=True)
+class Patience:
+    """For how long silent claims are renewed from outside."""
+
+    limit: float
+    _silent_since: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    def renewable(self, silent: list[Claim], now: float) -> list[Claim]:
+        """Of the claims that their owners do not renew, those not silent for too long. `now` is monotonic seconds."""
+        seen = {(claim.owner, claim.number): claim for claim in silent}
+        for key in seen:
+            self._silent_since.setdefault(key, now)
+        for key, since in list(self._silent_since.items()):
+            # Not silent at one look means nothing: our own renewal has made it look fresh.
+            if key not in seen and now - since > 2 * self.limit:
+                del self._silent_since[key]
+        return [claim for key, claim in seen.items() if now - self._silent_since[key] < self.limit]
+
+
+class Attendant:
+    """Looks after one worker: its row, its dead children's leases, its silent children's leases; and sweeps."""
+
+    def __init__(self, database: Database, carrier: Carrier, worker: WorkerRow) -> None:
+        self._database = database
+        self._sweeper = Sweeper(database, carrier)
+        self._worker = worker
+        self._watch = Watch(worker.pid)
+        self._patience = Patience(settings.current().hung_after)
+        self._sweep_at = self._beat_at = float("-inf")
+        self.stopping = False
+
+    def start(self) -> None:
+        """Write the worker down."""
+        workers.register(self._database, self._worker)
+
+    def turn(self) -> float:
+        """Do what is due; gives the seconds until the next turn."""
+        now = clock.monotonic()
+        self._guard(self._look_after_dead)
+        if now >= self._beat_at:
+            self._beat_at = now + settings.current().lease_seconds / 6
+            self._guard(self._beat)
+            self._guard(self._renew_silent)
+        if now >= self._sweep_at:
+            self._sweep_at = clock.monotonic() + self._sweeper.tick()
+        return max(min(_WATCH_EVERY, self._sweep_at - clock.monotonic()), 0.005)
+
+    def beat_now(self) -> None:
+        """Give the next heartbeat at the next turn."""
+        self._beat_at = float("-inf")
+
+    def leave(self) -> None:
+        """The worker has ended: free what its dead processes held, and strike it off."""
+        self._guard(self._sweeper.step_down)
+        end = clock.monotonic() + _LINGER
+        while True:
+            self._guard(self._look_after_dead)
+            if not self._watch.any_alive or self._worker.pid == os.getpid() or clock.monotonic() > end:
+                break
+            self._guard(self._renew_silent)
+            select.select([], [], [], 0.05)
+        self._guard(lambda: workers.leave(self._database, self._worker.name))
+
+    def _look_after_dead(self) -> None:
+        if self._watch.look():
+            freed = claims.expire_dead(self._database, self._worker.host, self._may_live)
+            if freed:
+                logger.warning("freed %d claims of processes that died", freed)
+
+    def _may_live(self, owner: str) -> bool:
+        return not self._watch.has_died(_process(owner))
+
+    def _beat(self) -> None:
+        if not workers.beat(self._database, self._worker.name, stopping=self.stopping):
+            workers.register(self._database, self._worker)
+
+    def _renew_silent(self) -> None:
+        nearly = claims.about_to_lapse(self._database, self._worker.host)
+        silent = [claim for claim in nearly if self._watch.runs(_process(claim.owner))]
+        if renewable := self._patience.renewable(silent, clock.monotonic()):
+            claims.renew(self._database, renewable)
+
+    @staticmethod
+    def _guard(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception:
+            logger.warning("could not look after the worker; trying again", exc_info=True)
+
+
+def _process(owner: str) -> str:
+    _, pid, start = identifiers.process_of(owner)
+    return f"{pid}:{start}"
+
+
+# -- in a thread -------------------------------------------------------------------------------------------------
+
+
+class AttendantThread:
+    """An attendant in a thread of the worker, for pools that do not fork."""
+
+    def __init__(self, carrier: Carrier, worker: WorkerRow) -> None:
+        self._attendant = Attendant(database(), carrier, worker)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="orchestra-sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Write the worker down and begin."""
+        self._attendant.start()
+        self._thread.start()
+
+    def stopping(self) -> None:
+        """The worker takes no more work."""
+        self._attendant.stopping = True
+        self._attendant.beat_now()
+
+    def check(self) -> None:
+        """Nothing to do: a thread whose turns are guarded does not die."""
+
+    def end(self) -> None:
+        """The worker has ended."""
+        self._ended.set()
+        self._thread.join(_LINGER)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._attendant.turn()):
+            pass
+        self._attendant.leave()
+
+
+# -- in a process ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Briefing:
+    """What the worker tells its helper process at the start, over its stdin."""
+
+    worker: WorkerRow
+    #: The part of the app's configuration by which messages are sent.
+    conf: dict[str, Any]
+
+    def send(self, to: IO[bytes]) -> None:
+        """Write it, with its length before it."""
+        body = pickle.dumps((self.worker, self.conf))
+        to.write(struct.pack(">I", len(body)) + body)
+        to.flush()
+
+    @staticmethod
+    def receive(source: IO[bytes]) -> Briefing:
+        """Read what `send` wrote; it comes from our own parent."""
+        (size,) = struct.unpack(">I", source.read(4))
+        return Briefing(*pickle.loads(source.read(size)))
+
+
+#: What the helper says when it is at work; what it is told when the worker stops.
+READY, STOPPING = b"ready\n", b"s"
+
+
+def main() -> int:
+    """The helper process of a worker: reads its briefing, works until its stdin ends; gives the exit code."""
+    # The worker decides when we end, by closing our stdin; a Ctrl-C or a TERM to the whole group is not for us.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(format="[%(asctime)s: %(levelname)s/%(name)s] %(message)s", level=logging.INFO)
+    briefing = Briefing.receive(sys.stdin.buffer)
+    app = Celery("orchestra", set_as_current=False)
+    app.conf.update(briefing.conf)
+    try:
+        opened = _open()
+    except (ConfigurationError, SchemaMismatch) as error:
+        os.write(1, f"{error}\n".encode())
+        return EX_CONFIG
+    attendant = Attendant(opened, CeleryCarrier(app), briefing.worker)
+    attendant.start()
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, READY)
+    _attend(attendant)
+    return 0
+
+
+def _open() -> Database:
+    """The database, waited for as long as the worker lives."""
+    parent = os.getppid()
+    while True:
+        try:
+            return database()
+        except StoreUnavailable:
+            logger.warning("the database is away; trying again", exc_info=True)
+            if os.getppid() != parent:
+                sys.exit(1)
+
+
+def _attend(attendant: Attendant) -> None:
+    while True:
+        readable, _, _ = select.select([0], [], [], attendant.turn())
+        if not readable:
+            continue
+        if not os.read(0, 64):
+            break
+        attendant.stopping = True
+        attendant.beat_now()
+    attendant.leave()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

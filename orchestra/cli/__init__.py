@@ -1,0 +1,47 @@
+"""The command line: `orchestra`, and `celery -A proj orchestra`.
+
+Each noun is a file; its commands parse, call one public verb and print. Nothing heavy is imported before a command is
+known.
+"""
+
+from __future__ import annotations
+
+import rich_click as click
+
+from orchestra import lazy
+from orchestra.cli import _support
+
+_COMMANDS = {
+    "version": "orchestra.cli.version:version",
+    "dev": "orchestra.cli.dev:dev",
+    "flow": "orchestra.cli.flow:flow",
+    "flow-run": "orchestra.cli.flow_run:flow_run",
+    "task-run": "orchestra.cli.task_run:task_run",
+    "db": "orchestra.cli.db:db",
+    "config": "orchestra.cli.config:config",
+    "doctor": "orchestra.cli.doctor:doctor",
+}
+
+
+@click.group(cls=_support.Group, lazy_commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Flows and tasks on Celery, journaled in SQL.
+
+    \b
+    Examples:
+      orchestra dev                                      a broker, a worker and beat, until Ctrl-C
+      orchestra flow-run create --flow etl:pipeline --param day=2026-11-22 --watch
+      orchestra flow-run ls --state-type FAILED -o json
+      orchestra flow-run retry RUN_ID
+      orchestra doctor                                   what is wrong here, and what to type next
+    """
+    # As `celery -A proj orchestra …` the context brings Celery's app.
+    if (app := getattr(ctx.obj, "app", None)) is not None:
+        lazy.load("install")(app)
+
+
+def main() -> None:
+    """Entry point of the `orchestra` command."""
+    _support.robust_streams()
+    cli(prog_name="orchestra")

@@ -1,0 +1,65 @@
+"""`orchestra db`: the schema of the database."""
+
+from __future__ import annotations
+
+import sys
+
+import rich_click as click
+
+from orchestra import settings
+from orchestra.cli import _support
+from orchestra.cli.config import mask_url
+from orchestra.store import upgrade as schema
+from orchestra.store.database import SCHEMA_VERSION, Database, schema_version
+
+
+@click.group(cls=_support.Group)
+def db() -> None:
+    """See and change the database's schema."""
+
+
+def _open() -> Database:
+    """The database by the settings, whatever its schema."""
+    return Database(settings.current().resolved_database_url, patience=5.0)
+
+
+@db.command()
+@_support.output_option
+def current(output: str) -> None:
+    """Show the schema's version, and the one that this code works with."""
+    database = _open()
+    found = {"url": mask_url(database.url), "current": schema_version(database), "head": SCHEMA_VERSION}
+    if output == "json":
+        _support.emit_json(found)
+    else:
+        _support.emit(found["current"] or "empty")
+        if found["current"] != SCHEMA_VERSION:
+            _support.say(f"this orchestra works with {SCHEMA_VERSION}: run `orchestra db upgrade`")
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the schema to this code's version; creates it in an empty database. Stop the workers before."""
+    database = _open()
+    before = schema_version(database)
+    schema.upgrade(database)
+    after = schema_version(database)
+    changed = f"the schema is now {after} (was {before or 'empty'})"
+    _support.say(changed if before != after else f"nothing to do: the schema is {after}")
+
+
+@db.command()
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def reset(yes: bool) -> None:
+    """Delete all flows, runs, results and logs, and create the schema anew. Stop the workers before."""
+    database = _open()
+    if not yes:
+        _confirm(mask_url(database.url))
+    schema.reset(database)
+    _support.say(f"{mask_url(database.url)} is empty now, its schema is {SCHEMA_VERSION}")
+
+
+def _confirm(url: str) -> None:
+    if not sys.stdin.isatty():
+        _support.fail(f"this deletes everything in {url}; say --yes", _support.ExitCode.USAGE)
+    click.confirm(f"Delete everything in {url}?", abort=True, err=True)

@@ -1,0 +1,49 @@
+"""`orchestra dev`: a broker, a worker and beat, until Ctrl-C."""
+
+from __future__ import annotations
+
+import rich_click as click
+
+from orchestra import dev as stack
+from orchestra.cli import _support
+from orchestra.cli.config import mask_url
+
+_POOLS = ("prefork", "threads", "solo", "gevent")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@click.command()
+@click.option("-f", "--flows", multiple=True, metavar="MODULE", help="Module with flows; repeatable. Else ORCHESTRA_FLOWS.")
+@click.option("-q", "--queue", "queues", multiple=True, help="Consume this queue too; repeatable.")
+@click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Slots of the worker; else one per processor.")
+@click.option("-P", "--pool", type=click.Choice(_POOLS), default="prefork", show_default=True, help="Pool of the worker.")
+@click.option("--beat/--no-beat", default=True, show_default=True, help="Run Celery's beat.")
+@click.option("--log-level", type=click.Choice(_LEVELS, case_sensitive=False), default="INFO", show_default=True)
+@click.pass_context
+def dev(
+    ctx: click.Context,
+    flows: tuple[str, ...],
+    queues: tuple[str, ...],
+    concurrency: int | None,
+    pool: str,
+    beat: bool,
+    log_level: str,
+) -> None:
+    """Bring up all that flows need: an embedded broker, a worker, beat. Ctrl-C ends all of it.
+
+    Other terminals with the same ORCHESTRA_HOME find the broker by themselves.
+
+    \b
+    Example:
+      orchestra dev --flows etl
+    """
+    _support.import_from_here()
+    code = stack.run(
+        flows=flows, queues=queues, concurrency=concurrency, pool=pool, beat=beat, log_level=log_level, on_ready=_ready
+    )
+    ctx.exit(code)
+
+
+def _ready(url: str) -> None:
+    _support.say(f"broker at {mask_url(url)}; in another terminal: orchestra flow-run create --flow MODULE:FLOW")
+    _support.say("Ctrl-C ends all of it")

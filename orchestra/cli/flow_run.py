@@ -1,0 +1,328 @@
+"""`orchestra flow-run`: start flow runs, see them, and act on them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import rich_click as click
+
+from orchestra import clock, lazy
+from orchestra.cli import _drawing, _support, _watch
+from orchestra.engine.parameters import bind_named
+from orchestra.errors import IllegalTransition, NoBroker
+from orchestra.store import interventions, queries
+from orchestra.store import logs as log_lines
+from orchestra.store.announcements import Announcement
+from orchestra.store.database import Database, database
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+#: Lines read at once.
+_PAGE = 1000
+
+
+@click.group(cls=_support.Group)
+def flow_run() -> None:
+    """Start flow runs, see them, and act on them."""
+
+
+@flow_run.command()
+@click.option("--flow", "path", required=True, metavar="MODULE:FLOW", help="The flow, as etl:pipeline.")
+@_support.parameter_options
+@click.option("-q", "--queue", help="Celery queue; else the flow's own.")
+@click.option("--name", help="Name of the run; else two random words.")
+@click.option("--countdown", type=click.FloatRange(min=0), metavar="SECONDS", help="Start that much later.")
+@click.option("--priority", type=int, help="Celery message priority.")
+@click.option("--idempotency-key", metavar="KEY", help="The same key gives the same run, however often.")
+@click.option("-w", "--watch", is_flag=True, help="Wait for its end, with progress; exit code 6 if it fails.")
+@_support.app_option
+def create(
+    path: str,
+    pairs: tuple[str, ...],
+    text: str | None,
+    queue: str | None,
+    name: str | None,
+    countdown: float | None,
+    priority: int | None,
+    idempotency_key: str | None,
+    watch: bool,
+) -> None:
+    """Start a flow run on the workers; its id alone is the first line of stdout.
+
+    \b
+    Examples:
+      orchestra flow-run create --flow etl:pipeline --param day=2026-11-22 --param limit=10
+      id=$(orchestra flow-run create --flow etl:pipeline --params @params.json)
+    """
+    spec = _support.load_flow(path)
+    given = bind_named(spec.fn, _support.parameters(pairs, text))
+    handle = lazy.load("submit_flow_run")(
+        spec, given, queue=queue, name=name, countdown=countdown, priority=priority, idempotency_key=idempotency_key
+    )
+    _support.emit(handle.id)
+    if watch:
+        _watch.watch(database(), handle.id)
+
+
+@flow_run.command("ls")
+@click.option("--flow-name", help="Only runs of this flow.")
+@click.option("--parent", "parent_flow_run_id", metavar="ID", help="Only subflow runs of this run.")
+@_support.state_options
+@_support.page_options(15, "flow run")
+@_support.output_option
+def ls(
+    flow_name: str | None,
+    parent_flow_run_id: str | None,
+    state_names: tuple[str, ...],
+    state_types: tuple[str, ...],
+    limit: int,
+    after: str | None,
+    output: str,
+) -> None:
+    """List flow runs, the newest first.
+
+    \b
+    Examples:
+      orchestra flow-run ls --flow-name pipeline --state-type FAILED
+      orchestra flow-run ls --limit 200 -o json
+    """
+    page = queries.list_flow_runs(
+        database(), limit=limit, after=after, flow_name=flow_name, state_types=state_types, state_names=state_names,
+        parent_flow_run_id=parent_flow_run_id,
+    )
+    if output == "json":
+        _support.emit_json(page.items)
+    else:
+        rows = [(r.id, r.flow_name, r.name, r.state_name, r.created) for r in page.items]
+        _support.emit_table(("ID", "FLOW", "NAME", "STATE", "CREATED"), rows)
+    _support.say_more(page.next)
+
+
+@flow_run.command()
+@click.argument("flow_run_id", metavar="ID")
+@_support.output_option
+def inspect(flow_run_id: str, output: str) -> None:
+    """Show one flow run: state, parameters, result or error, times, state history."""
+    record = _support.flat(queries.read_flow_run(database(), flow_run_id))
+    if output == "json":
+        _support.emit_json(record)
+    else:
+        _support.emit_details(record)
+
+
+@flow_run.command()
+@click.argument("flow_run_id", metavar="ID")
+@click.option("--head", type=click.IntRange(min=1), metavar="N", help="Only the first N lines.")
+@click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
+@click.option("--level", type=click.Choice(_LEVELS, case_sensitive=False), help="Only lines of this level and above.")
+@click.option("--task-run", "task_run_id", metavar="ID", help="Only lines of this task run.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until the run has ended.")
+@_support.output_option
+def logs(
+    flow_run_id: str,
+    head: int | None,
+    tail: int | None,
+    level: str | None,
+    task_run_id: str | None,
+    follow: bool,
+    output: str,
+) -> None:
+    """Print the log lines of a flow run and its tasks; with --follow and -o json, one object a line.
+
+    \b
+    Examples:
+      orchestra flow-run logs RUN_ID --tail 50 --follow
+      orchestra flow-run logs RUN_ID --level WARNING -o json
+    """
+    if head and (tail or follow):
+        raise click.UsageError("--head goes with neither --tail nor --follow")
+    db = database()
+    queries.flow_run_state(db, flow_run_id)
+    shown = _Lines(db, flow_run_id, task_run_id, logging.getLevelName(level) if level else None)
+    lines = shown.follow(tail) if follow else shown.last(tail) if tail else shown.first(head)
+    if output == "text":
+        _print_text(lines, _Names(db, flow_run_id))
+    elif follow:
+        _print_json_lines(lines)
+    else:
+        _support.emit_json([_log(line) for line in lines])
+
+
+class _Lines:
+    """The log lines that were asked for, in the order of their time."""
+
+    def __init__(self, db: Database, flow_run_id: str, task_run_id: str | None, level: int | None) -> None:
+        self._db, self._run_id, self._step_id, self._level = db, flow_run_id, task_run_id, level
+
+    def first(self, most: int | None) -> Iterator[log_lines.LogLine]:
+        """From the beginning, page by page."""
+        last, left = 0, most
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(_PAGE, left)
+            page = self._read(after_id=last, limit=size)
+            yield from sorted(page, key=lambda line: line.timestamp)
+            if len(page) < size:
+                return
+            last, left = page[-1].id, None if left is None else left - size
+
+    def last(self, count: int) -> Iterator[log_lines.LogLine]:
+        """The newest `count` lines."""
+        yield from sorted(self._read(tail=count), key=lambda line: line.timestamp)
+
+    def follow(self, tail: int | None) -> Iterator[log_lines.LogLine]:
+        """New lines as they come, until the run has ended and all are given."""
+        following = log_lines.Tail(self._db, self._run_id, step_id=self._step_id, level=self._level)
+        yield from following.poll()[-tail if tail else 0 :]
+        for final in _watch.until_final(self._db, self._run_id):
+            yield from following.poll()
+            if final:
+                # Lines are written behind the outcome by up to a second.
+                time.sleep(_watch.WRITTEN_BEHIND)
+                yield from following.poll()
+
+    def _read(self, **page: int) -> list[log_lines.LogLine]:
+        return log_lines.read(self._db, self._run_id, step_id=self._step_id, level=self._level, **page)
+
+
+class _Names:
+    """Who wrote a line: the flow run, or a task run by its name."""
+
+    def __init__(self, db: Database, flow_run_id: str) -> None:
+        self._db, self._run_id = db, flow_run_id
+        self._names: dict[str, str] = {}
+
+    def of(self, line: log_lines.LogLine) -> str:
+        """The writer's name; read anew when a task run is met that was not there before."""
+        if line.step_id is None:
+            return "flow run"
+        if line.step_id not in self._names:
+            self._names = {line.step_id: line.step_id} | queries.task_run_names(self._db, self._run_id)
+        return self._names[line.step_id]
+
+
+def _print_text(lines: Iterator[log_lines.LogLine], names: _Names) -> None:
+    for line in lines:
+        moment = clock.to_datetime(line.timestamp)
+        when = moment.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if moment else ""
+        _support.emit(_support.visible(f"{when} | {line.level_name:<7} | {names.of(line)} - {line.message}"))
+
+
+def _print_json_lines(lines: Iterator[log_lines.LogLine]) -> None:
+    for line in lines:
+        _support.emit(json.dumps(_support.jsonable(_log(line))))
+
+
+def _log(line: log_lines.LogLine) -> dict[str, Any]:
+    """A log line with Prefect's field names."""
+    return {
+        "id": line.id,
+        "flow_run_id": line.run_id,
+        "task_run_id": line.step_id,
+        "name": line.logger,
+        "level": line.level,
+        "timestamp": clock.to_datetime(line.timestamp),
+        "message": line.message,
+    }
+
+
+@flow_run.command()
+@click.argument("flow_run_id", metavar="ID")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up watching after that long.")
+def watch(flow_run_id: str, timeout: float | None) -> None:
+    """Show a run's progress live until it ends; exit code 6 if it does not complete."""
+    _watch.watch(database(), flow_run_id, timeout=timeout)
+
+
+@flow_run.command()
+@click.argument("flow_run_id", metavar="ID")
+@click.option("--mermaid", is_flag=True, help="As a Mermaid graph, for Markdown.")
+@_support.output_option
+def canvas(flow_run_id: str, mermaid: bool, output: str) -> None:
+    """Show the canvases that a run was made of, step by step."""
+    nodes = queries.run_graph(database(), flow_run_id)
+    if output == "json":
+        _support.emit_json(nodes)
+        return
+    tree = _drawing.of_run(nodes)
+    _support.emit(_drawing.mermaid(tree) if mermaid else _drawing.text(tree))
+
+
+# -- acting on runs ----------------------------------------------------------------------------------------------
+
+
+def _each(flow_run_ids: tuple[str, ...], act: Callable[[str], Sequence[Announcement] | None], done: str) -> None:
+    """Act on each run in turn; the first that cannot be acted on ends the command."""
+    for flow_run_id in flow_run_ids:
+        _announce(act(flow_run_id) or ())
+        _support.say(f"flow run {flow_run_id} {done}")
+
+
+def _announce(announcements: Sequence[Announcement]) -> None:
+    """Tell workers at once what is due, where there is a broker; else the sweeper tells them."""
+    if announcements:
+        with contextlib.suppress(NoBroker):
+            lazy.load("carrier")().announce(announcements)
+
+
+_ids = click.argument("flow_run_ids", metavar="ID...", nargs=-1, required=True)
+
+
+@flow_run.command()
+@_ids
+@_support.app_option
+def cancel(flow_run_ids: tuple[str, ...]) -> None:
+    """Cancel flow runs with all that they started; running bodies are interrupted."""
+    db = database()
+    _each(flow_run_ids, lambda run_id: interventions.cancel(db, run_id), "is being cancelled")
+
+
+@flow_run.command()
+@_ids
+def pause(flow_run_ids: tuple[str, ...]) -> None:
+    """Hold flow runs: running steps end, and nothing new of them is started until `resume`."""
+    db = database()
+    _each(flow_run_ids, lambda run_id: interventions.hold(db, run_id), "is paused")
+
+
+@flow_run.command()
+@_ids
+@_support.app_option
+def resume(flow_run_ids: tuple[str, ...]) -> None:
+    """Let paused flow runs go on."""
+    db = database()
+    _each(flow_run_ids, lambda run_id: interventions.resume(db, run_id), "goes on")
+
+
+@flow_run.command()
+@_ids
+@click.option("-w", "--watch", "watched", is_flag=True, help="Wait for the end, with progress (one run only).")
+@_support.app_option
+def retry(flow_run_ids: tuple[str, ...], watched: bool) -> None:
+    """Run ended flow runs again in place: what completed is kept, what did not is run again."""
+    if watched and len(flow_run_ids) > 1:
+        raise click.UsageError("--watch takes one run")
+    db = database()
+    _each(flow_run_ids, lambda run_id: _retry(db, run_id), "runs again")
+    if watched:
+        _watch.watch(db, flow_run_ids[0])
+
+
+def _retry(db: Database, flow_run_id: str) -> Sequence[Announcement]:
+    run = queries.read_flow_run(db, flow_run_id).run
+    if run.runner == "local":
+        raise IllegalTransition(
+            flow_run_id, run.state_type, "retried: it ran in the process that called it; call the flow again"
+        )
+    return interventions.retry(db, flow_run_id)
+
+
+@flow_run.command()
+@_ids
+def delete(flow_run_ids: tuple[str, ...]) -> None:
+    """Delete flow runs that have ended, with their child runs, steps, results and logs."""
+    db = database()
+    _each(flow_run_ids, lambda run_id: interventions.delete(db, run_id), "is deleted")

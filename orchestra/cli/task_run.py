@@ -1,0 +1,64 @@
+"""`orchestra task-run`: what the tasks of flow runs did."""
+
+from __future__ import annotations
+
+import rich_click as click
+
+from orchestra.cli import _support
+from orchestra.store import queries
+from orchestra.store.database import database
+from orchestra.store.tables import Kind
+
+
+@click.group(cls=_support.Group)
+def task_run() -> None:
+    """See task runs."""
+
+
+@task_run.command("ls")
+@click.option("--flow-run", "flow_run_id", metavar="ID", help="Only those of this flow run, in order of asking.")
+@click.option("--all-attempts", is_flag=True, help="Also those of earlier attempts of that flow run.")
+@click.option("--all-steps", is_flag=True, help="Also subflows, sleeps, pauses and observations.")
+@_support.state_options
+@_support.page_options(15, "task run")
+@_support.output_option
+def ls(
+    flow_run_id: str | None,
+    all_attempts: bool,
+    all_steps: bool,
+    state_names: tuple[str, ...],
+    state_types: tuple[str, ...],
+    limit: int,
+    after: str | None,
+    output: str,
+) -> None:
+    """List task runs, the newest first.
+
+    \b
+    Examples:
+      orchestra task-run ls --flow-run RUN_ID --limit 1000
+      orchestra task-run ls --state-type FAILED -o json
+    """
+    page = queries.list_task_runs(
+        database(), limit=limit, after=after, flow_run_id=flow_run_id, every_attempt=all_attempts,
+        kinds=() if all_steps else (Kind.TASK,), state_types=state_types, state_names=state_names,
+    )
+    if output == "json":
+        _support.emit_json(page.items)
+    else:
+        rows = [(t.id, t.name, t.flow_run_id, t.state_name, t.run_count, t.total_run_time) for t in page.items]
+        _support.emit_table(("ID", "NAME", "FLOW RUN ID", "STATE", "ATTEMPT", "SECONDS"), rows)
+    _support.say_more(page.next)
+
+
+@task_run.command()
+@click.argument("task_run_id", metavar="ID")
+@_support.output_option
+def inspect(task_run_id: str, output: str) -> None:
+    """Show one task run: state, inputs, result or error, times."""
+    found = queries.read_task_run(database(), task_run_id)
+    record = _support.flat(found)
+    if output == "json":
+        _support.emit_json(record)
+    else:
+        _support.emit_details(record)

@@ -1,0 +1,137 @@
+"""Futures and states inside arguments: find them, and put values in their place.
+
+Lists, tuples, dicts (values), sets and dataclasses are looked into, at any depth; `quote(...)` is not, and hands
+its value on as it is. `allow_failure(...)` marks what is inside as not strict.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from orchestra.annotations import allow_failure, quote, unmapped
+from orchestra.errors import UpstreamFailed
+from orchestra.futures import Future
+from orchestra.states import State
+
+#: Given a future and whether its failure counts: what stands in its place.
+Replace = Callable[[Future[Any], bool], Any]
+
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+
+
+def find_futures(value: Any) -> list[tuple[Future[Any], bool]]:
+    """The futures inside `value`, each with whether it is strict (its failure must not be passed on)."""
+    found: list[tuple[Future[Any], bool]] = []
+
+    def note(future: Future[Any], strict: bool) -> Any:
+        found.append((future, strict))
+        return future
+
+    _walk(value, note, lambda state, strict: state, True, ())
+    return found
+
+
+def replace_futures(value: Any, replace: Replace) -> Any:
+    """`value` with every future replaced, every state by its result, and annotations taken off.
+
+    Gives the same object back where nothing is inside.
+
+    Raises:
+        UpstreamFailed: A state that is not COMPLETED stands there without `allow_failure`.
+    """
+    return _walk(value, replace, _result_of, True, ())
+
+
+def settled(future: Future[Any], strict: bool) -> Any:
+    """A `Replace` for futures that are done: the value, or the exception where failure is allowed.
+
+    Raises:
+        UpstreamFailed: The task did not succeed, and that counts.
+    """
+    state = future.final_state()
+    if strict and not state.is_completed():
+        raise UpstreamFailed(future.name, _reason(state))
+    return state.result(raise_on_failure=False)
+
+
+def _result_of(state: State[Any], strict: bool) -> Any:
+    if strict and not state.is_completed():
+        raise UpstreamFailed(state.state_details.task_run_id or state.name, _reason(state))
+    return state.result(raise_on_failure=False)
+
+
+def _reason(state: State[Any]) -> str:
+    return state.message or state.name
+
+
+def _walk(
+    value: Any, replace: Replace, on_state: Callable[[State[Any], bool], Any], strict: bool, above: tuple[int, ...]
+) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, Future):
+        return replace(value, strict)
+    if isinstance(value, State):
+        return on_state(value, strict)
+    if isinstance(value, quote):
+        return value.value
+    if id(value) in above:  # a container inside itself
+        return value
+    inside = (*above, id(value))
+
+    def walk(item: Any, strict: bool = strict) -> Any:
+        return item if type(item) in _PLAIN else _walk(item, replace, on_state, strict, inside)
+
+    if isinstance(value, allow_failure):
+        return walk(value.value, False)
+    if isinstance(value, unmapped):
+        return walk(value.value)
+    if isinstance(value, dict):
+        return _walk_dict(value, walk)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return _walk_items(value, walk)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _walk_dataclass(value, walk)
+    return value
+
+
+def _walk_dict(value: dict[Any, Any], walk: Callable[[Any], Any]) -> Any:
+    changed = {key: new for key, old in value.items() if (new := walk(old)) is not old}
+    if not changed:
+        return value
+    made = copy.copy(value)
+    made.update(changed)
+    return made
+
+
+def _walk_items(value: Any, walk: Callable[[Any], Any]) -> Any:
+    made = [walk(item) for item in value]
+    if all(new is old for new, old in zip(made, value, strict=True)):
+        return value
+    if isinstance(value, list):
+        return made
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*made)
+    return _base_of(value)(made)
+
+
+def _base_of(value: Any) -> Callable[[Iterable[Any]], Any]:
+    return next(base for base in (tuple, set, frozenset) if isinstance(value, base))
+
+
+def _walk_dataclass(value: Any, walk: Callable[[Any], Any]) -> Any:
+    changed = {}
+    for field in dataclasses.fields(value):
+        old = getattr(value, field.name, None)
+        if (new := walk(old)) is not old:
+            changed[field.name] = new
+    if not changed:
+        return value
+    made = copy.copy(value)
+    for name, new in changed.items():
+        object.__setattr__(made, name, new)
+    return made

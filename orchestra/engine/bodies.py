@@ -1,0 +1,130 @@
+"""Call a user's function: its timeout, the bridge between sync and async, and the capture of prints.
+
+Whoever runs a body, here or on a worker, calls it through this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future as Box
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+from orchestra.engine import interrupts
+from orchestra.logging import print_capture
+from orchestra.specs import is_async
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("orchestra.engine")
+
+
+def call(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    timeout: float | None = None,
+    log_prints: bool = False,
+) -> Any:
+    """Call `fn` from synchronous code and give its value; a coroutine function is run to its end.
+
+    In the main thread a body over its time is interrupted, also in a blocking call. In other threads it runs in a
+    helper thread, which is abandoned when the time is over.
+
+    Args:
+        timeout: Seconds the body may take.
+        log_prints: Whether what it prints becomes log lines.
+
+    Raises:
+        RunTimeout: It took longer.
+    """
+    with _capture(log_prints):
+        if is_async(fn):
+            return run_coroutine(lambda: _awaited(fn, args, kwargs, timeout))
+        if timeout is None:
+            return fn(*args, **kwargs)
+        if interrupts.available():
+            with interrupts.deadline(name_of(fn), timeout):
+                return fn(*args, **kwargs)
+        return _in_helper_thread(lambda: fn(*args, **kwargs), name_of(fn), timeout)
+
+
+async def call_async(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    timeout: float | None = None,
+    log_prints: bool = False,
+) -> Any:
+    """Await the coroutine function `fn` in the running loop; as `call` otherwise."""
+    with _capture(log_prints):
+        return await _awaited(fn, args, kwargs, timeout)
+
+
+def run_coroutine(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end from synchronous code, in this thread unless a loop runs in it already."""
+    if _loop_runs_here():
+        return _in_helper_thread(lambda: run_coroutine(make), "a coroutine", None)
+    with asyncio.Runner() as runner:
+        return runner.run(make())
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """A function's name as it stands in messages."""
+    return repr(getattr(fn, "__name__", type(fn).__name__))
+
+
+async def _awaited(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+) -> Any:
+    if timeout is None:
+        return await fn(*args, **kwargs)
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            value = await fn(*args, **kwargs)
+    except TimeoutError as error:
+        if limit.expired():
+            raise interrupts.timeout_error(name_of(fn), timeout) from error
+        raise
+    if limit.expired():  # the body swallowed its cancellation
+        raise interrupts.timeout_error(name_of(fn), timeout)
+    return value
+
+
+def _in_helper_thread(work: Callable[[], T], what: str, timeout: float | None) -> T:
+    box: Box[T] = Box()
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=_fill, args=(box, context, work), name=f"orchestra-body-{what}", daemon=True)
+    thread.start()
+    try:
+        return box.result(timeout)
+    except TimeoutError:
+        if timeout is None or box.done():  # the body's own
+            raise
+    _logger.warning("%s is over its time; its thread cannot be stopped and is abandoned", what)
+    raise interrupts.timeout_error(what, timeout)
+
+
+def _fill(box: Box[T], context: contextvars.Context, work: Callable[[], T]) -> None:
+    try:
+        box.set_result(context.run(work))
+    except BaseException as error:
+        box.set_exception(error)
+
+
+def _capture(log_prints: bool) -> AbstractContextManager[Any]:
+    return print_capture() if log_prints else nullcontext()
+
+
+def _loop_runs_here() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

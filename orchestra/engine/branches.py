@@ -1,0 +1,134 @@
+"""Branches of an async body: its asyncio Tasks, numbered as they are created, and the loop that knows when all wait.
+
+The loop calls `idle` when nothing is ready to run; whoever waits there for steps looks into the journal, or parks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import selectors
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Executor
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from orchestra import clock
+from orchestra.context import task_run_context
+from orchestra.journal import Branch
+
+T = TypeVar("T")
+
+#: First and longest pause between two looks into the journal while something else still runs, in seconds.
+POLL = (0.002, 0.1)
+
+
+@dataclass(slots=True)
+class Line:
+    """A branch, and the thread that its body's calls must come from."""
+
+    branch: Branch = field(default_factory=Branch)
+    thread: int = field(default_factory=threading.get_ident)
+
+
+current_line: ContextVar[Line | None] = ContextVar("orchestra_line", default=None)
+
+
+class Waiters:
+    """Who waits for steps inside a loop. `look` is asked whenever nothing is ready.
+
+    Args of `look`: whether nothing else can go on, so that parking is right. Returns whether it woke anybody.
+    """
+
+    def __init__(self) -> None:
+        self.looks: list[Callable[[bool], bool]] = []
+        self.waiting = 0
+
+    def look(self, stuck: bool) -> bool:
+        """Ask the innermost run first: its parent can only go on after it."""
+        return any(look(stuck) for look in reversed(self.looks))
+
+
+class BranchLoop(asyncio.SelectorEventLoop):
+    """An event loop that creates Tasks as branches and says when all of them wait."""
+
+    def __init__(self, waiters: Waiters) -> None:
+        self.waiters = waiters
+        self.executing = 0
+        super().__init__(_Selector(self))
+        self.set_task_factory(_branch_task)
+
+    def run_in_executor(  # type: ignore[override]  # the stubs' TypeVarTuple says no more
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        """As in asyncio; counted, so that the loop is not taken for idle meanwhile."""
+        future = super().run_in_executor(executor, func, *args)
+        self.executing += 1
+        future.add_done_callback(self._executed)
+        return future
+
+    def _executed(self, future: asyncio.Future[Any]) -> None:
+        self.executing -= 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether threads or connections may still wake somebody."""
+        return self.executing > 0
+
+
+class _Selector(selectors.DefaultSelector):
+    """Asks the loop's waiters before it sleeps."""
+
+    loop: BranchLoop
+
+    def __init__(self, loop: BranchLoop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """As in selectors; but where somebody waits for steps, look for those between short sleeps."""
+        waiters = self.loop.waiters
+        if not waiters.waiting or (timeout is not None and timeout <= 0):
+            return super().select(timeout)
+        end = None if timeout is None else clock.monotonic() + timeout
+        pause = POLL[0]
+        while True:
+            # The loop's own wake-up socket is always registered.
+            stuck = timeout is None and not self.loop.busy and len(self.get_map()) <= 1
+            events = super().select(0)
+            if events or waiters.look(stuck):
+                return events
+            left = pause if end is None else min(pause, end - clock.monotonic())
+            events = super().select(max(left, 0))
+            if events or (end is not None and clock.monotonic() >= end):
+                return events
+            pause = min(pause * 1.5, POLL[1])
+
+
+def _branch_task(
+    loop: asyncio.AbstractEventLoop,
+    coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+    context: contextvars.Context | None = None,
+    **options: Any,
+) -> asyncio.Task[T]:
+    """A Task whose context carries a branch of its own, if a flow body creates it."""
+    line = current_line.get()
+    if line is None or task_run_context.get() is not None:
+        return asyncio.Task(coro, loop=loop, context=context, **options)
+    inside = context or contextvars.copy_context()
+    inside.run(current_line.set, Line(line.branch.child(), line.thread))
+    return asyncio.Task(coro, loop=loop, context=inside, **options)
+
+
+def run(main: Coroutine[Any, Any, T], waiters: Waiters) -> T:
+    """Run an async body to its end in a loop of its own. Its main Task is the branch of the caller."""
+    with asyncio.Runner(loop_factory=lambda: BranchLoop(waiters)) as runner:
+        return runner.run(_as_main(main, current_line.get()))
+
+
+async def _as_main(main: Coroutine[Any, Any, T], line: Line | None) -> T:
+    # The runner's own Task took a branch number; the body itself is the caller's branch.
+    current_line.set(line)
+    return await main

@@ -1,0 +1,120 @@
+"""Find the code of a flow or task by the path that its row carries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from orchestra.errors import ConfigurationError, DefinitionNotFound
+from orchestra.specs import FlowSpec, TaskSpec
+
+_Spec = TypeVar("_Spec", FlowSpec, TaskSpec)
+
+
+def load_flow(path: str, entrypoint: str | None = None) -> FlowSpec:
+    """The flow at `module:qualname`, or, where it is in a script, at `file.py:qualname`.
+
+    Raises:
+        DefinitionNotFound: It cannot be imported in this process; says why.
+    """
+    return _load(entrypoint or path, FlowSpec, "flow")
+
+
+def load_task(path: str) -> TaskSpec:
+    """The task at `module:qualname`.
+
+    Raises:
+        DefinitionNotFound: It cannot be imported in this process; says why.
+    """
+    return _load(path, TaskSpec, "task")
+
+
+def import_modules(names: Iterable[str]) -> list[ModuleType]:
+    """Import the modules that ORCHESTRA_FLOWS names.
+
+    Raises:
+        ConfigurationError: One cannot be imported; names it and says why.
+    """
+    see_working_directory()
+    return [_import_named(name) for name in names]
+
+
+def see_working_directory() -> None:
+    """Let modules in the working directory be imported, as `python -m` does."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+def specs_in(modules: Iterable[ModuleType]) -> Iterator[FlowSpec | TaskSpec]:
+    """The flows and tasks that stand at the top level of modules."""
+    for module in modules:
+        for value in vars(module).values():
+            spec = getattr(value, "spec", None)
+            if isinstance(spec, (FlowSpec, TaskSpec)):
+                yield spec
+
+
+def queues_of(modules: Iterable[ModuleType]) -> list[str]:
+    """The queues that the flows and tasks of modules name, sorted."""
+    return sorted({spec.queue for spec in specs_in(modules) if spec.queue})
+
+
+def _import_named(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise ConfigurationError(
+            f"ORCHESTRA_FLOWS names the module {name!r}, which cannot be imported "
+            f"({type(error).__name__}: {error}): mend it, or the variable; the working directory is {os.getcwd()!r}"
+        ) from error
+
+
+def _load(path: str, kind: type[_Spec], what: str) -> _Spec:
+    where, _, qualname = path.rpartition(":")
+    try:
+        found = _find(_module(where), qualname)
+    except Exception as error:
+        raise DefinitionNotFound(path, f"{type(error).__name__}: {error}") from error
+    spec = getattr(found, "spec", None)
+    if not isinstance(spec, kind):
+        raise DefinitionNotFound(path, f"what stands there is no {what} but of type {type(found).__name__}")
+    return spec
+
+
+def _find(module: ModuleType, qualname: str) -> Any:
+    found: Any = module
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _module(where: str) -> ModuleType:
+    if where.endswith(".py"):
+        return _from_file(Path(where).resolve())
+    return importlib.import_module(where)
+
+
+def _from_file(path: Path) -> ModuleType:
+    """A script as a module, run once, under a name of its own, so that its `__main__` part does not run."""
+    name = f"orchestra_script_{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{str(path)!r} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,156 @@
+"""The heartbeat of a process: one daemon thread renews every claim it holds, and tells its body what it learns."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from orchestra import clock
+from orchestra.engine import interrupts
+from orchestra.errors import Cancelled, Fenced
+from orchestra.store import claims, workers
+from orchestra.store.claims import Claim
+from orchestra.store.database import Database, database
+
+logger = logging.getLogger("orchestra.heartbeat")
+
+#: Beats in one lease.
+BEATS = 6
+#: How often the marks of claimed announcements are written, in seconds.
+_MARKS_EVERY = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class _Held:
+    claim: Claim
+    in_main: bool
+    told: bool = False
+
+    @property
+    def due(self) -> float:
+        return self.claim.renewed_at + self.claim.lease_seconds / BEATS
+
+
+class Heart:
+    """Keeps the claims of this process alive, on a connection of its own."""
+
+    def __init__(self, open_database: Callable[[], Database] = database) -> None:
+        self._open = open_database
+        self._held: list[_Held] = []
+        self._marks: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._wakes_at = float("inf")
+        self._marks_due = float("inf")
+
+    @contextmanager
+    def hold(self, claim: Claim) -> Iterator[None]:
+        """Renew `claim` every sixth of its lease while inside.
+
+        A body in the main thread is interrupted when its claim was lost or its run cancelled; others ask the claim.
+        """
+        held = _Held(claim, threading.current_thread() is threading.main_thread())
+        with self._changed:
+            self._held.append(held)
+            self._wake_by(held.due)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held.remove(held)
+
+    def mark(self, queue: str, announced_at: float | None) -> None:
+        """Note that a message of `queue`, announced then, was claimed; written soon, in one go with others."""
+        if announced_at is None:
+            return
+        with self._changed:
+            if announced_at <= self._marks.get(queue, 0.0):
+                return
+            self._marks[queue] = announced_at
+            self._marks_due = min(self._marks_due, clock.monotonic() + _MARKS_EVERY)
+            self._wake_by(self._marks_due)
+
+    def _wake_by(self, instant: float) -> None:
+        """Make sure that the thread runs and looks again by then. Called under the lock."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="orchestra-heartbeat", daemon=True)
+            self._thread.start()
+        if instant < self._wakes_at:
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            due = self._wait()
+            try:
+                self._beat(due)
+                self._write_marks()
+            except Exception:
+                logger.warning("heartbeat failed; trying again", exc_info=True)
+                self._pause(1.0)
+
+    def _wait(self) -> list[_Held]:
+        """Sleep until something is due; gives the claims that are."""
+        with self._changed:
+            while True:
+                now = clock.monotonic()
+                due = [held for held in self._held if held.due <= now and not held.claim.lost]
+                if due or self._marks_due <= now:
+                    return due
+                live = [held.due for held in self._held if not held.claim.lost]
+                self._wakes_at = min([self._marks_due, *live])
+                wait = self._wakes_at - now
+                self._changed.wait(None if wait == float("inf") else max(wait, 0.001))
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait(seconds)
+
+    def _beat(self, due: Sequence[_Held]) -> None:
+        if not due:
+            return
+        claims.renew(self._open(), [held.claim for held in due])
+        with self._changed:
+            for held in due:
+                # A claim given up meanwhile is no longer ours to act on: the main thread may run another body.
+                if held in self._held:
+                    _tell(held)
+
+    def _write_marks(self) -> None:
+        with self._changed:
+            if clock.monotonic() < self._marks_due:
+                return
+            marks, self._marks, self._marks_due = self._marks, {}, float("inf")
+        for queue, announced_at in marks.items():
+            workers.mark_claimed(self._open(), queue, announced_at)
+
+
+def _tell(held: _Held) -> None:
+    if held.told or not held.in_main or not (held.claim.lost or held.claim.cancelled):
+        return
+    held.told = interrupts.raise_in_main(Fenced() if held.claim.lost else Cancelled())
+
+
+_lock = threading.Lock()
+_hearts: dict[int, Heart] = {}
+
+
+def heart() -> Heart:
+    """The heart of this process; a forked child has its own."""
+    with _lock:
+        pid = os.getpid()
+        if pid not in _hearts:
+            _hearts.clear()
+            _hearts[pid] = Heart()
+        return _hearts[pid]
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

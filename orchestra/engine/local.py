@@ -1,0 +1,295 @@
+"""A flow run in this process: its row, its attempts, its end. The default, without any worker.
+
+A call is: write the row, run the body, wait for what it submitted, run it again while retries are left, write the
+final state. Steps, states and log lines are written behind, and flushed when the outermost run ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Any
+
+from orchestra import clock, identifiers, retries, settings, states
+from orchestra.context import FlowRunContext, flow_run_context, task_run_context
+from orchestra.engine import bodies, leases
+from orchestra.engine.outcomes import flow_state
+from orchestra.engine.parameters import call_with, validate
+from orchestra.engine.run_names import flow_run_name
+from orchestra.errors import OrchestraError, ParameterError, PauseTimeout
+from orchestra.logging import engine_logger
+from orchestra.results import check_parameters
+from orchestra.runners.local import LocalRunner
+from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded
+from orchestra.serializers import encode
+from orchestra.specs import FlowSpec
+from orchestra.states import State
+from orchestra.store import local_runs
+from orchestra.store.behind import behind
+from orchestra.store.database import database
+
+#: For how long the end of a run waits for rows written behind, in seconds; they are written later if it is too short.
+FLUSH_PATIENCE = 10.0
+#: How often a paused run looks whether it was resumed, in seconds.
+PAUSE_POLL = 0.2
+
+
+def runner() -> LocalRunner:
+    """The runner of calls made outside of any flow run: flows are recorded, single tasks only run."""
+    return LocalRunner(Unrecorded(), ChildFlows(None))
+
+
+@dataclass(slots=True)
+class ChildFlows:
+    """Runs the flows that a body calls, as children of its run; or, without one, on their own."""
+
+    parent: LocalFlowRun | None
+
+    def run(self, flow: FlowSpec, parameters: dict[str, Any], step: Step) -> State[Any]:
+        """Run `flow` here."""
+        return LocalFlowRun(flow, parameters, step, self.parent).run()
+
+    async def run_async(self, flow: FlowSpec, parameters: dict[str, Any], step: Step) -> State[Any]:
+        """Run `flow`, whose function is a coroutine function, in the running loop."""
+        return await LocalFlowRun(flow, parameters, step, self.parent).run_async()
+
+    async def pause(self, step: Step, timeout: float) -> None:
+        """Wait until the parent run is resumed.
+
+        Raises:
+            PauseTimeout: Nobody resumed it within `timeout` seconds.
+        """
+        if self.parent is not None:
+            await self.parent.pause(step, timeout)
+
+
+@dataclass(slots=True)
+class LocalFlowRun:
+    """One flow run, from its row to its final state."""
+
+    flow: FlowSpec
+    parameters: dict[str, Any]
+    step: Step
+    parent: LocalFlowRun | None
+    owner: str = field(default_factory=identifiers.owner)
+    run_attempt: int = 1
+    runner: LocalRunner = field(init=False)
+    context: FlowRunContext = field(init=False)
+    _invalid: State[Any] | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The id of this run."""
+        return self.step.child_run_id or self.step.id
+
+    def run(self) -> State[Any]:
+        """Carry it out."""
+        with self._running():
+            state = self._invalid or self._attempt()
+            while (delay := self._retry_delay(state)) is not None:
+                time.sleep(delay)
+                self._next_attempt()
+                state = self._attempt()
+        return self._end(state)
+
+    async def run_async(self) -> State[Any]:
+        """Carry it out in the running loop."""
+        with self._running():
+            state = self._invalid or await self._attempt_async()
+            while (delay := self._retry_delay(state)) is not None:
+                await asyncio.sleep(delay)
+                self._next_attempt()
+                state = await self._attempt_async()
+        return self._end(state)
+
+    async def pause(self, step: Step, timeout: float) -> None:
+        """Show as Paused until `resume_flow_run`."""
+        book = self.runner.book
+        assert isinstance(book, Recorded)
+        db, until = database(), clock.now() + timeout
+        local_runs.open_pause(db, book.pause_row(step, until))
+        local_runs.set_state(db, self.run_id, states.Paused(), run_attempt=self.run_attempt)
+        while (ended := local_runs.pause_state(db, step.id)) is None and clock.now() < until:
+            await asyncio.sleep(min(PAUSE_POLL, timeout))
+        local_runs.set_state(db, self.run_id, states.Running(), run_attempt=self.run_attempt)
+        if ended != states.StateType.COMPLETED:
+            local_runs.end_pause(db, step.id)
+            raise PauseTimeout(f"flow run {self.context.run_name!r} was not resumed within {timeout:g} s")
+
+    # -- the parts of a run --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Open the run and its context; what passes its attempt (Ctrl-C, `sys.exit()`) ends it Crashed."""
+        self._invalid = self._validate()
+        self._begin()
+        flow_token, task_token = flow_run_context.set(self.context), task_run_context.set(None)
+        try:
+            with leases.hold(self.owner):
+                yield
+        except BaseException as error:
+            self.runner.abandon()
+            self._end(states.Crashed(states.describe(error)))
+            raise
+        finally:
+            task_run_context.reset(task_token)
+            flow_run_context.reset(flow_token)
+
+    def _validate(self) -> State[Any] | None:
+        """The final state of a run whose parameters do not fit; None: they do, and are coerced now."""
+        if not self.flow.validate_parameters:
+            return None
+        try:
+            self.parameters = validate(self.flow.fn, self.parameters)
+        except ParameterError as error:
+            return states.from_exception(error)
+        return None
+
+    def _begin(self) -> None:
+        above = flow_run_context.get() if self.parent is None else self.parent.context
+        self.context = FlowRunContext(
+            flow=self.flow,
+            run_id=self.run_id,
+            run_name=flow_run_name(self.flow, self.parameters),
+            parameters=self.parameters,
+            runner=self._open_attempt(),
+            parent_run_id=above.run_id if above else None,
+            root_run_id=(above.root_run_id or above.run_id) if above else self.run_id,
+            start_time=clock.now(),
+            log_prints=_first(self.flow.log_prints, above.log_prints if above else None),
+            depth=above.depth + 1 if above else 0,
+        )
+        local_runs.start_run(database(), self._row(above), states.Running())
+        engine_logger(self.context).info("started flow %r", self.flow.name)
+
+    def _row(self, above: FlowRunContext | None) -> local_runs.NewLocalRun:
+        return local_runs.NewLocalRun(
+            id=self.run_id,
+            name=self.context.run_name,
+            flow_name=self.flow.name,
+            path=self.flow.path,
+            owner=self.owner,
+            lease_seconds=settings.current().lease_seconds,
+            entrypoint=self.flow.entrypoint,
+            description=self.flow.description,
+            version=self.flow.version,
+            parameters=_encoded(self.parameters),
+            parent_run_id=self.context.parent_run_id,
+            parent_attempt=above.run_attempt if above else None,
+            parent_step_key=self.step.key,
+            root_run_id=self.context.root_run_id,
+            depth=self.context.depth,
+            timeout_seconds=self.flow.timeout_seconds,
+        )
+
+    def _open_attempt(self, earlier: Finished | None = None) -> LocalRunner:
+        book = Recorded(self.run_id, self.run_attempt)
+        finished = Finished(earlier) if self.flow.retries else None
+        self.runner = LocalRunner(book, ChildFlows(self), max_workers=self.flow.max_workers, finished=finished)
+        return self.runner
+
+    def _next_attempt(self) -> None:
+        self.run_attempt += 1
+        self.context.run_attempt = self.run_attempt
+        self.context.runner = self._open_attempt(self.runner.finished)
+        local_runs.set_state(database(), self.run_id, states.Running(name="Retrying"), run_attempt=self.run_attempt)
+
+    def _attempt(self) -> State[Any]:
+        args, kwargs = call_with(self.flow.fn, self.parameters)
+        body = _body(self.flow.fn, self.runner.drain)
+        try:
+            return flow_state(bodies.call(body, args, kwargs, **self._body_options()))
+        except Exception as error:
+            self.runner.abandon()
+            return states.from_exception(error)
+
+    async def _attempt_async(self) -> State[Any]:
+        args, kwargs = call_with(self.flow.fn, self.parameters)
+        body = _body_async(self.flow.fn, self.runner.drain_async)
+        try:
+            return flow_state(await bodies.call_async(body, args, kwargs, **self._body_options()))
+        except Exception as error:
+            self.runner.abandon()
+            return states.from_exception(error)
+
+    def _body_options(self) -> dict[str, Any]:
+        return {"timeout": self.flow.timeout_seconds, "log_prints": self.context.log_prints}
+
+    def _retry_delay(self, state: State[Any]) -> float | None:
+        """Seconds until the next run attempt; None: there is none."""
+        if self._invalid or not state.is_failed():
+            return None
+        delay = retries.next_delay(self.flow.retries, self.flow.retry_delay_seconds, self.run_attempt)
+        if delay is not None:
+            waiting = states.Scheduled(state.message, name="AwaitingRetry")
+            local_runs.set_state(database(), self.run_id, waiting, run_attempt=self.run_attempt)
+            say = "%s; run attempt %d of %d in %.3g s"
+            engine_logger(self.context).warning(say, state.message, self.run_attempt + 1, self.flow.retries + 1, delay)
+        return delay
+
+    def _end(self, state: State[Any]) -> State[Any]:
+        """Record the final state, and see that all that was written behind is there."""
+        state = replace(state, state_details=states.StateDetails(self.run_id))
+        logger = engine_logger(self.context)
+        logger.log(logging.INFO if state.is_completed() else logging.ERROR, "ended %s", _described(state))
+        try:
+            if not local_runs.finish_run(database(), self.run_id, self.owner, state):
+                logger.warning("the end of this run is not recorded: another process has ended or claimed it")
+        except OrchestraError as error:
+            logger.warning("the end of this run is not recorded: %s", error)
+        if self.context.parent_run_id is None:
+            behind().flush(FLUSH_PATIENCE)
+        return state
+
+
+def _body(fn: Callable[..., Any], drain: Callable[[], None]) -> Callable[..., Any]:
+    """`fn`, and then the end of all that it submitted; after a timeout nothing is waited for."""
+
+    @wraps(fn)
+    def body(*args: Any, **kwargs: Any) -> Any:
+        try:
+            value = fn(*args, **kwargs)
+        except Exception:
+            drain()
+            raise
+        drain()
+        return value
+
+    return body
+
+
+def _body_async(fn: Callable[..., Any], drain: Callable[[], Awaitable[None]]) -> Callable[..., Any]:
+    """As `_body`, for a coroutine function."""
+
+    @wraps(fn)
+    async def body(*args: Any, **kwargs: Any) -> Any:
+        try:
+            value = await fn(*args, **kwargs)
+        except Exception:
+            await drain()
+            raise
+        await drain()
+        return value
+
+    return body
+
+
+def _encoded(parameters: dict[str, Any]) -> bytes | None:
+    """The parameters as they are kept; None where they cannot be: locally that fails nothing."""
+    try:
+        return check_parameters(encode(parameters, what="the parameters"))
+    except OrchestraError:
+        return None
+
+
+def _described(state: State[Any]) -> str:
+    return state.name if state.message is None else f"{state.name}: {state.message}"
+
+
+def _first(*given: bool | None) -> bool:
+    return next((value for value in given if value is not None), False)

@@ -1,0 +1,399 @@
+"""One segment of a flow run on a worker: claim the run, replay its body, go on, and end or park it.
+
+Whatever happens here ends in one of these: the run parked, ended, given back, held, or its claim lost.
+Nothing is raised for what a user's code did.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from orchestra import clock, retries, serializers, states
+from orchestra.context import FlowRunContext, flow_run_context, task_run_context
+from orchestra.engine import bodies, branches, definitions, interrupts
+from orchestra.engine.arguments import replace_futures
+from orchestra.engine.branches import Line, Waiters, current_line
+from orchestra.engine.durable import DurableRunner
+from orchestra.engine.future import JournalFuture
+from orchestra.engine.heartbeat import Heart
+from orchestra.engine.outcomes import flow_state
+from orchestra.engine.parameters import call_with, validate
+from orchestra.engine.values import ending_of
+from orchestra.errors import (
+    Cancelled,
+    CancelledRun,
+    ClaimLost,
+    CrashedRun,
+    DefinitionNotFound,
+    Fenced,
+    NonDeterministic,
+    OrchestraError,
+    Parked,
+)
+from orchestra.logging import engine_logger
+from orchestra.runners.carrier import Carrier
+from orchestra.serializers import StepRef, clean_text
+from orchestra.specs import FlowSpec
+from orchestra.states import State
+from orchestra.store import claims, interventions, journal, logs, runs, waits
+from orchestra.store.claims import Claimed
+from orchestra.store.database import Database
+from orchestra.store.journal import Ending
+from orchestra.store.waits import Park
+
+logger = logging.getLogger("orchestra.engine")
+
+#: For how long a run waits whose flow this worker does not know, in seconds.
+UNKNOWN_WAIT = 5.0
+
+
+def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart) -> None:
+    """Claim a flow run, if it is due, and carry it on as far as it goes.
+
+    Raises:
+        StoreError: The database is away; the claim lapses, and the run is taken up again.
+    """
+    claimed = claims.claim_run(database, run_id)
+    if claimed is None:
+        return
+    heart.mark(claimed.row["queue"], claimed.row["announced_at"])
+    try:
+        flow = definitions.load_flow(claimed.row["path"], claimed.row["entrypoint"])
+    except DefinitionNotFound as error:
+        _wait_for_code(database, claimed, error)
+        return
+    Segment(database, flow, claimed, carrier, heart).run()
+
+
+def _wait_for_code(database: Database, claimed: Claimed, error: DefinitionNotFound) -> None:
+    """Leave a run to a worker that knows its flow, and say for what it waits."""
+    message = f"waiting for a worker that knows it: {error}"
+    logger.warning("flow run %s: %s", claimed.claim.run_id, message)
+    claims.give_back(database, claimed.claim, due_in=UNKNOWN_WAIT, message=clean_text(message))
+
+
+class Segment:
+    """One claimed flow run, from its claim to the end of the claim."""
+
+    def __init__(
+        self,
+        database: Database,
+        flow: FlowSpec,
+        claimed: Claimed,
+        carrier: Carrier,
+        heart: Heart,
+        waiters: Waiters | None = None,
+    ) -> None:
+        self.database = database
+        self.flow = flow
+        self.claimed = claimed
+        self.claim = claimed.claim
+        self.row = claimed.row
+        self.carrier = carrier
+        self.heart = heart
+        self.waiters = waiters or Waiters()
+        self.runner: DurableRunner
+        self.context: FlowRunContext
+
+    def run(self) -> State[Any] | None:
+        """Carry the run on; gives its final state, or None where it did not end here."""
+        try:
+            with self.heart.hold(self.claim):
+                return self._carry_on()
+        except (Fenced, ClaimLost) as lost:
+            logger.warning("flow run %s goes on elsewhere: %s", self.claim.run_id, lost or "its claim was taken over")
+            return None
+
+    def _carry_on(self) -> State[Any] | None:
+        self._open()
+        if self.claim.cancelled:
+            return self._finish_cancelled()
+        if self.claimed.over_budget:
+            return self._finish_crashed()
+        if self.row["outcome"] is not None:
+            return self._conclude(self.row["outcome"])
+        return self._run_body()
+
+    def _open(self) -> None:
+        """Read the journal, and prepare what the body will find around it."""
+        first = self.claim.number == 1
+        records = [] if first else journal.load(self.database, self.claim.run_id, self.claim.run_attempt)
+        written = {} if first else self.database.read(lambda c: logs.written_lines(c, self.claim.run_id))
+        self.runner = DurableRunner(
+            self.database, self.claimed, self.flow, self.carrier, records, self._run_child, self.waiters
+        )
+        self.context = FlowRunContext(
+            flow=self.flow,
+            run_id=self.claim.run_id,
+            run_name=self.row["name"],
+            parameters={},
+            runner=self.runner,
+            run_attempt=self.claim.run_attempt,
+            parent_run_id=self.row["parent_run_id"],
+            root_run_id=self.row["root_run_id"],
+            scheduled_start_time=self.row["due_at"],
+            start_time=self.row["start_time"],
+            log_prints=bool(self.flow.log_prints),
+            lines=Lines(self.claim.run_attempt, written),
+            depth=self.row["depth"],
+        )
+        above = flow_run_context.get()
+        if self.flow.log_prints is None and above is not None:
+            self.context.log_prints = above.log_prints
+        self.runner.context = self.context
+
+    # -- the body ------------------------------------------------------------------------------------------------
+
+    def _run_body(self) -> State[Any] | None:
+        tokens = (
+            flow_run_context.set(self.context),
+            task_run_context.set(None),
+            current_line.set(Line()),
+        )
+        try:
+            state = self._call_body()
+        except Parked:
+            return None
+        except NonDeterministic as error:
+            self._hold(error)
+            return None
+        except Cancelled:
+            return self._finish_cancelled()
+        finally:
+            current_line.reset(tokens[2])
+            task_run_context.reset(tokens[1])
+            flow_run_context.reset(tokens[0])
+            self.waiters.looks.remove(self.runner._look)
+        return self._end_body(state)
+
+    def _call_body(self) -> Any:
+        """Run the body; gives what it returned, or a failed State.
+
+        Raises:
+            Parked: The segment has parked, however the body then ended.
+            Cancelled, Fenced, NonDeterministic: The body was stopped so.
+        """
+        try:
+            parameters = self._parameters()
+            args, kwargs = call_with(self.flow.fn, parameters)
+            value = self._call(args, kwargs)
+        except Exception as error:
+            self._check_stopped(error)
+            value = states.from_exception(error)
+        except BaseException as error:
+            self._check_stopped(error)
+            if isinstance(error, (Parked, Cancelled, Fenced)):
+                raise
+            value = states.from_exception(error)
+        self._check_stopped(None)
+        if not isinstance(value, State) or value.is_completed():
+            self.runner.replay.check_ended()
+        return value
+
+    def _check_stopped(self, error: BaseException | None) -> None:
+        """What a body does with a signal changes nothing: parked is parked, lost is lost."""
+        if isinstance(error, NonDeterministic):
+            raise error
+        if self.runner.parked:
+            raise Parked
+        if self.claim.lost:
+            raise Fenced
+        if self.claim.cancelled:
+            raise Cancelled
+        if self.runner.mismatch is not None:
+            raise self.runner.mismatch
+
+    def _parameters(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = serializers.decode(self.row["parameters"])
+        self.context.parameters = parameters
+        if self.flow.validate_parameters:
+            self.context.parameters = validate(self.flow.fn, parameters)
+        return self.context.parameters
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        claims.ensure(self.database, self.claim)
+        if self.flow.is_async:
+            with interrupts.armed():
+                return branches.run(self._awaited(args, kwargs), self.waiters)
+        timeout = self._seconds_left() if interrupts.available() else None
+        with interrupts.armed():
+            return bodies.call(self.flow.fn, args, kwargs, timeout=timeout, log_prints=self.context.log_prints)
+
+    def _awaited(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, Any]:
+        return bodies.call_async(
+            self.flow.fn, args, kwargs, timeout=self._seconds_left(), log_prints=self.context.log_prints
+        )
+
+    def _seconds_left(self) -> float | None:
+        """Until the deadline; a body that is replayed after it is timed out where it blocks."""
+        deadline = self.row["deadline_at"]
+        if deadline is None:
+            return None
+        left = deadline - clock.now()
+        return float(left) if left > 0 else None
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _end_body(self, value: Any) -> State[Any] | None:
+        """The body has ended: keep how, and end the run, or wait for the rest of its submitted work."""
+        runner = self.runner
+        if not runner.unfinished:
+            return self._finish(self._final(value))
+        try:
+            outcome = self._encode_outcome(value)
+        except OrchestraError as error:
+            outcome = self._encode_outcome(states.from_exception(error))
+        parking = runner.guard(
+            lambda: runs.body_ended(
+                self.database, self.claim, outcome, runner.take_unwritten(), window=runner.window
+            )
+        )
+        self.carrier.announce(parking.announcements)
+        return None if parking.parked else self._conclude(outcome)
+
+    def _encode_outcome(self, value: Any) -> bytes:
+        """How a body ended, with step keys in place of futures. `E` an exception, `V` a value."""
+        if isinstance(value, State) and isinstance(value.data, BaseException) and not value.is_completed():
+            ending, _ = ending_of(value, what="the result of a flow")
+            head = serializers.encode([str(value.type), value.name, value.message])
+            return b"E%08d" % len(head) + head + (ending.result or b"")
+        if isinstance(value, State):
+            return b"S" + serializers.encode([str(value.type), value.name, value.message, value.data])
+        refs = replace_futures(value, lambda future, strict: StepRef(getattr(future, "key", "")))
+        return b"V" + serializers.encode(refs, what=f"the result of flow {self.flow.name!r}")
+
+    def _conclude(self, outcome: bytes) -> State[Any] | None:
+        """All submitted work has ended: end the run as its body did."""
+        if self.runner.unfinished and runs.unfinished(self.database, self.claim.run_id, self.claim.run_attempt):
+            parking = waits.park(self.database, self.claim, Park(None), window=self.runner.window)
+            if parking.parked:
+                return None
+        self.runner.reload()
+        return self._finish(self._final(self._decode_outcome(outcome)))
+
+    def _decode_outcome(self, outcome: bytes) -> Any:
+        kind, rest = outcome[:1], outcome[1:]
+        if kind == b"E":
+            size = int(rest[:8])
+            state_type, name, message = serializers.decode(rest[8 : 8 + size])
+            error = serializers.decode_exception(rest[8 + size :])
+            return State(states.StateType(state_type), name, message, error)
+        if kind == b"S":
+            state_type, name, message, data = serializers.decode(rest)
+            return State(states.StateType(state_type), name, message, data)
+        return _with_futures(serializers.decode(rest), self.runner)
+
+    def _final(self, value: Any) -> State[Any]:
+        try:
+            return flow_state(value)
+        except Exception as error:
+            return states.from_exception(error)
+
+    def _finish(self, state: State[Any]) -> State[Any] | None:
+        """Write the final state, or open the next run attempt."""
+        runner = self.runner
+        if (delay := self._retry_delay(state)) is not None:
+            engine_logger(self.context).warning("%s; the flow is retried in %.3g s", state.message, delay)
+            announcement = runner.guard(
+                lambda: runs.reopen(
+                    self.database, self.claim, delay=delay, message=_clean(state.message),
+                    new=runner.take_unwritten(), window=runner.window,
+                )
+            )
+            if announcement is not None:
+                self._announce_at(announcement)
+            return None
+        ending, final = ending_of(state, what=f"the result of flow {self.flow.name!r}")
+        return self._write_end(ending, final)
+
+    def _write_end(self, ending: Ending, final: State[Any]) -> State[Any]:
+        runner = self.runner
+        level = logging.INFO if final.is_completed() else logging.ERROR
+        engine_logger(self.context).log(level, "ended %s%s", final.name, f": {final.message}" if final.message else "")
+        announcements = runner.guard(
+            lambda: runs.finish(
+                self.database, self.claim, ending, runner.take_unwritten(), window=runner.window
+            )
+        )
+        self.carrier.announce(announcements)
+        return final
+
+    def _announce_at(self, announcement: Any) -> None:
+        if announcement.due_at > clock.now():
+            self.carrier.later(announcement)
+        else:
+            self.carrier.announce([announcement])
+
+    def _retry_delay(self, state: State[Any]) -> float | None:
+        if not state.is_failed() or self.claim.cancelled:
+            return None
+        try:
+            return retries.next_delay(self.flow.retries, self.flow.retry_delay_seconds, self.claim.run_attempt)
+        except Exception:
+            logger.exception("retry_delay_seconds of flow %r raised; the flow is not retried", self.flow.name)
+            return None
+
+    def _finish_cancelled(self) -> State[Any] | None:
+        """End a cancelled run, once its running steps have ended. This is where hooks and rollbacks are due first."""
+        self.runner.take_unwritten()
+        if runs.unfinished(self.database, self.claim.run_id, self.claim.run_attempt):
+            parking = waits.park(self.database, self.claim, Park(None), window=self.runner.window)
+            if parking.parked:
+                return None
+        state = states.from_exception(CancelledRun("the flow run was cancelled"))
+        return self._write_end(*ending_of(state, what="the result of a flow"))
+
+    def _finish_crashed(self) -> State[Any]:
+        """End a run that was started too often without getting on; it is kept for `flow-run retry`."""
+        starts = self.row["lapses"]
+        error = CrashedRun(
+            f"its worker died or hung {starts} times in a row without getting any further; mend what kills it, then "
+            f"run `orchestra flow-run retry {self.claim.run_id}`"
+        )
+        return self._write_end(*ending_of(states.from_exception(error), what="the result of a flow"))
+
+    def _hold(self, error: NonDeterministic) -> None:
+        """Park a run whose body no longer asks for the steps of its journal; nothing is run until a person acts."""
+        engine_logger(self.context).error("%s", error)
+        self.runner.take_unwritten()
+        interventions.hold_claimed(
+            self.database, self.claim, interventions.NONDETERMINISTIC, "NonDeterministic", clean_text(str(error))
+        )
+
+    def _run_child(self, flow: FlowSpec, claimed: Claimed) -> State[Any] | None:
+        """Run a child run inside this segment, under its own claim."""
+        return Segment(self.database, flow, claimed, self.carrier, self.heart).run()
+
+
+class Lines:
+    """Numbers the log lines of a body, branch by branch; those already written are dropped in a replay."""
+
+    def __init__(self, run_attempt: int, written: dict[str, int]) -> None:
+        self._prefix = f"{run_attempt}/"
+        self._written = written
+        self._counts: dict[str, int] = {}
+
+    def next(self) -> tuple[str, int] | None:
+        """Branch and ordinal of the next line of the calling branch; None where it was written before."""
+        line = current_line.get()
+        branch = self._prefix + (line.branch.id if line is not None else "")
+        ordinal = self._counts.get(branch, 0)
+        self._counts[branch] = ordinal + 1
+        return None if ordinal < self._written.get(branch, 0) else (branch, ordinal)
+
+
+def _with_futures(value: Any, runner: DurableRunner) -> Any:
+    """The value with futures again where step keys stand."""
+    if isinstance(value, StepRef):
+        return JournalFuture(runner, value.step_key)
+    if isinstance(value, dict):
+        return {key: _with_futures(item, runner) for key, item in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(_with_futures(item, runner) for item in value)
+    return value
+
+
+def _clean(message: str | None) -> str | None:
+    return None if message is None else clean_text(message)

@@ -1,0 +1,236 @@
+"""One task message: claim the step, resolve its arguments from the journal, run it, and write what follows."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import sqlalchemy as sa
+
+from orchestra import clock, identifiers, serializers, states
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
+from orchestra.engine import definitions, interrupts
+from orchestra.engine.heartbeat import Heart
+from orchestra.engine.parameters import bind
+from orchestra.engine.run_names import task_run_name
+from orchestra.engine.task_run import Ended, RetryLater, run_attempts
+from orchestra.engine.values import decode_inputs, ending_of, state_of
+from orchestra.errors import (
+    Cancelled,
+    CancelledRun,
+    ClaimLost,
+    CrashedRun,
+    DefinitionNotFound,
+    Fenced,
+    OrchestraError,
+)
+from orchestra.failpoints import failpoint
+from orchestra.runners.carrier import Carrier
+from orchestra.serializers import StepRef, clean_text
+from orchestra.specs import FlowSpec, TaskSpec
+from orchestra.states import State
+from orchestra.store import claims, journal, settle
+from orchestra.store.claims import Claimed
+from orchestra.store.database import Database
+from orchestra.store.tables import flow_runs
+
+logger = logging.getLogger("orchestra.engine")
+
+#: Retry delays below this are slept in place, in seconds.
+IN_PLACE = 1.0
+#: For how long a step waits whose task this worker does not know, in seconds.
+UNKNOWN_WAIT = 5.0
+
+
+def run_step(
+    database: Database, run_id: str, run_attempt: int, step_key: str, carrier: Carrier, heart: Heart
+) -> None:
+    """Claim a step, if it is due, and run it to its end, or to a retry that is due later.
+
+    Raises:
+        StoreError: The database is away; the claim lapses, and the step is run again.
+    """
+    claimed = claims.claim_step(database, run_id, run_attempt, step_key)
+    if claimed is None:
+        return
+    heart.mark(claimed.row["queue"], claimed.row["announced_at"])
+    try:
+        with heart.hold(claimed.claim):
+            _Step(database, claimed, carrier).run()
+    except (Fenced, ClaimLost) as lost:
+        logger.warning(
+            "step %s of flow run %s goes on elsewhere: %s", step_key, run_id, lost or "its claim was taken over"
+        )
+
+
+class _Step:
+    def __init__(self, database: Database, claimed: Claimed, carrier: Carrier) -> None:
+        self.database = database
+        self.claimed = claimed
+        self.claim = claimed.claim
+        self.row = claimed.row
+        self.carrier = carrier
+
+    def run(self) -> None:
+        try:
+            task = definitions.load_task(self.row["path"])
+        except DefinitionNotFound as error:
+            self._wait_for_code(error)
+            return
+        if self.claimed.over_budget:
+            self._end(_crashed(self.row["lapses"]))
+            return
+        try:
+            outcome = self._attempts(task)
+        except Cancelled:
+            outcome = Ended(states.from_exception(CancelledRun("the task run was cancelled")), self.row["attempt"])
+        if isinstance(outcome, RetryLater):
+            self._retry_later(outcome)
+        else:
+            self._end(outcome.state, outcome.attempt)
+
+    def _attempts(self, task: TaskSpec) -> Ended | RetryLater:
+        try:
+            args, kwargs = self._inputs()
+        except OrchestraError as error:
+            return Ended(states.from_exception(error), self.row["attempt"])
+        context = self._context(task, args, kwargs)
+        token = flow_run_context.set(context.flow_run)
+        try:
+            with interrupts.armed():
+                return run_attempts(
+                    task, args, kwargs, context, longest_sleep=IN_PLACE, before_attempt=self._before_body
+                )
+        finally:
+            flow_run_context.reset(token)
+
+    def _before_body(self) -> None:
+        with interrupts.shielded():
+            claims.ensure(self.database, self.claim)
+        if self.claim.cancelled:
+            raise Cancelled
+        failpoint("in_body")
+
+    def _inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments, with the results of upstreams in the place of their keys."""
+        args, kwargs = decode_inputs(self.row["inputs"])
+        keys = sorted(set(_refs([args, kwargs])))
+        if not keys:
+            return args, kwargs
+        records = journal.inputs_of(self.database, self.claim.run_id, self.claim.run_attempt, keys)
+        values = {
+            key: state_of(record.state_type, record.state_name, record.state_message, record.result)
+            for key, record in records.items()
+        }
+        return _fill(args, values), _fill(kwargs, values)
+
+    def _context(self, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskRunContext:
+        flow_run = self._flow_run()
+        try:
+            parameters = bind(task.fn, args, kwargs)
+        except TypeError:
+            # The body's call will raise it, as the task's own failure.
+            parameters = dict(kwargs)
+        log_prints = flow_run.log_prints if task.log_prints is None else task.log_prints
+        return TaskRunContext(
+            task=task,
+            task_run_id=self.row["id"],
+            task_run_name=task_run_name(task, parameters, self.row["name"]),
+            flow_run=flow_run,
+            step_key=self.claim.step_key,
+            attempt=self.row["attempt"],
+            idempotency_key=identifiers.idempotency_key(self.claim.run_id, self.row["step_key"]),
+            parameters=parameters,
+            log_prints=log_prints,
+        )
+
+    def _flow_run(self) -> FlowRunContext:
+        """The run this step belongs to, as its body may ask for it."""
+        column = flow_runs.c
+        query = sa.select(
+            column.name, column.flow_name, column.path, column.entrypoint, column.parent_run_id, column.root_run_id,
+            column.start_time, column.depth, column.parameters,
+        ).where(column.id == self.claim.run_id)
+        row = self.database.read(lambda connection: connection.execute(query).one())
+        flow = _flow_of(row)
+        return FlowRunContext(
+            flow=flow,
+            run_id=self.claim.run_id,
+            run_name=row.name,
+            parameters=serializers.decode(row.parameters) if row.parameters else {},
+            runner=None,  # type: ignore[arg-type]  # a task's calls run plainly, in its process
+            run_attempt=self.claim.run_attempt,
+            parent_run_id=row.parent_run_id,
+            root_run_id=row.root_run_id,
+            start_time=row.start_time,
+            log_prints=bool(flow.log_prints),
+            depth=row.depth,
+        )
+
+    def _end(self, state: State[Any], attempt: int = 1) -> None:
+        failpoint("after_body")
+        ending, _ = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
+        announcements = settle.complete(self.database, self.claim, ending)
+        failpoint("before_announce")
+        now = clock.now()
+        self.carrier.announce([each for each in announcements if each.due_at <= now])
+        for each in announcements:
+            if each.due_at > now:
+                self.carrier.later(each)
+        failpoint("after_announce")
+
+    def _retry_later(self, outcome: RetryLater) -> None:
+        announcement = settle.retry_later(
+            self.database,
+            self.claim,
+            delay=outcome.delay,
+            attempt=outcome.attempt + 1,
+            message=None if outcome.state.message is None else clean_text(outcome.state.message),
+        )
+        if announcement is not None:
+            self.carrier.later(announcement)
+
+    def _wait_for_code(self, error: DefinitionNotFound) -> None:
+        message = f"waiting for a worker that knows it: {error}"
+        logger.warning("step %s of flow run %s: %s", self.claim.step_key, self.claim.run_id, message)
+        claims.give_back(self.database, self.claim, due_in=UNKNOWN_WAIT, message=clean_text(message))
+
+
+def _flow_of(row: Any) -> FlowSpec:
+    try:
+        return definitions.load_flow(row.path, row.entrypoint)
+    except DefinitionNotFound:
+        # A worker may know a task and not the flow that called it.
+        return FlowSpec(fn=_unknown, name=row.flow_name, path=row.path)
+
+
+def _unknown(*args: Any, **kwargs: Any) -> None:
+    raise NotImplementedError("this flow's code is not on this worker")
+
+
+def _crashed(lapses: int) -> State[Any]:
+    message = f"its worker died or hung {lapses} times in a row while running it"
+    return states.from_exception(CrashedRun(message))
+
+
+def _refs(value: Any) -> list[str]:
+    if isinstance(value, StepRef):
+        return [value.step_key]
+    if isinstance(value, dict):
+        return [key for item in value.values() for key in _refs(item)]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [key for item in value for key in _refs(item)]
+    return []
+
+
+def _fill(value: Any, values: dict[str, State[Any]]) -> Any:
+    """The value with results where step keys stand; with exceptions where failure is allowed."""
+    if isinstance(value, StepRef):
+        return values[value.step_key].result(raise_on_failure=not value.allow_failure)
+    if isinstance(value, dict):
+        return {key: _fill(item, values) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_fill(item, values) for item in value))
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(_fill(item, values) for item in value)
+    return value

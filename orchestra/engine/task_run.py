@@ -1,0 +1,191 @@
+"""Run a task's body: try, and try again. Shared by the local run and by workers; nothing is recorded here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from orchestra import retries, states
+from orchestra.context import TaskRunContext, task_run_context
+from orchestra.engine import bodies
+from orchestra.engine.outcomes import task_state
+from orchestra.errors import Signal
+from orchestra.specs import TaskSpec
+from orchestra.states import State
+
+_logger = logging.getLogger("orchestra.task_runs")
+
+#: What a body may raise to fail its task on a worker; locally Ctrl-C and `sys.exit()` end the program.
+EVERYTHING: tuple[type[BaseException], ...] = (Exception, SystemExit, KeyboardInterrupt)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The task run has ended."""
+
+    state: State[Any]
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """The attempt failed; the next one is due after `delay` seconds, which is too long to sleep here."""
+
+    delay: float
+    attempt: int
+    state: State[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """What a `retry_condition_fn` sees of a task run."""
+
+    id: str
+    name: str
+    flow_run_id: str | None
+    run_count: int
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def run_attempts(
+    task: TaskSpec,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: TaskRunContext,
+    *,
+    longest_sleep: float = math.inf,
+    before_attempt: Callable[[], object] = _nothing,
+    on_retry: Callable[[State[Any], float], object] = _nothing,
+    contain: tuple[type[BaseException], ...] = EVERYTHING,
+) -> Ended | RetryLater:
+    """Run the body from attempt `context.attempt` on, until it ends well or no retry is left.
+
+    Args:
+        longest_sleep: Retry delays up to this many seconds are slept through; a longer one ends the call.
+        before_attempt: Called before each start of the body; what it raises goes to the caller.
+        on_retry: Called with the failed state and the delay before a delay is slept through.
+        contain: What the body may raise to fail the attempt; orchestra's signals always pass.
+    """
+    token = task_run_context.set(context)
+    try:
+        while True:
+            before_attempt()
+            state = _attempt(task, args, kwargs, context, contain)
+            step = _next(task, context, state, longest_sleep, on_retry)
+            if not isinstance(step, float):
+                return step
+            time.sleep(step)
+            context.attempt += 1
+    finally:
+        task_run_context.reset(token)
+
+
+async def run_attempts_async(
+    task: TaskSpec,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: TaskRunContext,
+    *,
+    longest_sleep: float = math.inf,
+    before_attempt: Callable[[], object] = _nothing,
+    on_retry: Callable[[State[Any], float], object] = _nothing,
+    contain: tuple[type[BaseException], ...] = EVERYTHING,
+) -> Ended | RetryLater:
+    """As `run_attempts`, for a coroutine function, in the running loop."""
+    token = task_run_context.set(context)
+    try:
+        while True:
+            before_attempt()
+            state = await _attempt_async(task, args, kwargs, context, contain)
+            step = _next(task, context, state, longest_sleep, on_retry)
+            if not isinstance(step, float):
+                return step
+            await asyncio.sleep(step)
+            context.attempt += 1
+    finally:
+        task_run_context.reset(token)
+
+
+def _attempt(
+    task: TaskSpec,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: TaskRunContext,
+    contain: tuple[type[BaseException], ...],
+) -> State[Any]:
+    try:
+        return task_state(
+            bodies.call(task.fn, args, kwargs, timeout=task.timeout_seconds, log_prints=context.log_prints)
+        )
+    except Signal:
+        raise
+    except contain as error:
+        return states.from_exception(error)
+
+
+async def _attempt_async(
+    task: TaskSpec,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: TaskRunContext,
+    contain: tuple[type[BaseException], ...],
+) -> State[Any]:
+    try:
+        return task_state(
+            await bodies.call_async(
+                task.fn, args, kwargs, timeout=task.timeout_seconds, log_prints=context.log_prints
+            )
+        )
+    except Signal:
+        raise
+    except contain as error:
+        return states.from_exception(error)
+
+
+def _next(
+    task: TaskSpec,
+    context: TaskRunContext,
+    state: State[Any],
+    longest_sleep: float,
+    on_retry: Callable[[State[Any], float], object],
+) -> Ended | RetryLater | float:
+    """What follows an attempt: the end, a later retry, or a delay to sleep through here."""
+    delay = _retry_delay(task, context, state)
+    if delay is None:
+        return Ended(state, context.attempt)
+    if delay > longest_sleep:
+        return RetryLater(delay, context.attempt, state)
+    on_retry(state, delay)
+    return delay
+
+
+def _retry_delay(task: TaskSpec, context: TaskRunContext, state: State[Any]) -> float | None:
+    if not state.is_failed() or context.attempt > task.retries or not _may_retry(task, context, state):
+        return None
+    try:
+        return retries.next_delay(
+            task.retries, task.retry_delay_seconds, context.attempt, jitter=task.retry_jitter_factor
+        )
+    except Exception:
+        _logger.exception("retry_delay_seconds of task %r raised; the task is not tried again", task.name)
+        return None
+
+
+def _may_retry(task: TaskSpec, context: TaskRunContext, state: State[Any]) -> bool:
+    if task.retry_condition_fn is None:
+        return True
+    flow_run_id = context.flow_run.run_id if context.flow_run else None
+    run = TaskRun(context.task_run_id, context.task_run_name, flow_run_id, context.attempt)
+    try:
+        return bool(bodies.call(task.retry_condition_fn, (task, run, state), {}))
+    except Exception:
+        _logger.exception("retry_condition_fn of task %r raised; the task is not tried again", task.name)
+        return False

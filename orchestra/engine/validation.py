@@ -1,0 +1,63 @@
+"""Make parameters fit their annotations, by pydantic. The only file of the engine that loads it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from orchestra.engine.parameters import hints, signature
+from orchestra.errors import DefinitionError, ParameterTypeError
+
+_Model = type[BaseModel]
+
+
+def validate(fn: Callable[..., Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    """Some of the parameters of `fn`, coerced as pydantic does.
+
+    Raises:
+        ParameterTypeError: A value does not fit its annotation; every misfit is named.
+    """
+    model, fields = _model(fn, tuple(parameters))
+    try:
+        checked = model.model_validate(parameters)
+    except ValidationError as error:
+        raise ParameterTypeError(_sentence(fn, error)) from error
+    return {name: getattr(checked, field) for field, name in fields.items()}
+
+
+@lru_cache(maxsize=1024)
+def _model(fn: Callable[..., Any], names: tuple[str, ...]) -> tuple[_Model, dict[str, str]]:
+    # Fields are named p0, p1… with the parameter's name as alias: `schema` or `_x` are no names for pydantic fields.
+    fields = {f"p{index}": name for index, name in enumerate(names)}
+    definitions: Any = {field: (_annotation(fn, name), Field(alias=name)) for field, name in fields.items()}
+    try:
+        return create_model("Parameters", __config__=ConfigDict(arbitrary_types_allowed=True), **definitions), fields
+    except Exception as error:
+        raise DefinitionError(f"the annotations of {fn!r} cannot be validated: {error}") from error
+
+
+def _annotation(fn: Callable[..., Any], name: str) -> Any:
+    hint: Any = hints(fn).get(name, Any)
+    kind = signature(fn).parameters[name].kind
+    if kind is inspect.Parameter.VAR_POSITIONAL:
+        return tuple.__class_getitem__((hint, ...))
+    if kind is inspect.Parameter.VAR_KEYWORD:
+        return dict.__class_getitem__((str, hint))
+    return hint
+
+
+def _sentence(fn: Callable[..., Any], error: ValidationError) -> str:
+    problems = [
+        f"{'.'.join(map(str, problem['loc']))!r}: {problem['msg']} (given {_short(problem['input'])})"
+        for problem in error.errors(include_url=False)
+    ]
+    return f"parameters of {getattr(fn, '__name__', fn)!r} do not fit: " + "; ".join(problems)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

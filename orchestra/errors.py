@@ -1,0 +1,296 @@
+"""Every error orchestra raises, in one tree, and the signals that are not errors.
+
+An error's constructor takes the facts and keeps them as attributes; the sentence says what happened and what
+to do. Signals derive from BaseException, so that a body's `except Exception` does not eat them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class OrchestraError(Exception):
+    """Root of all errors of orchestra."""
+
+
+# -- wrong use ---------------------------------------------------------------------------------------------------
+
+
+class ConfigurationError(OrchestraError, ValueError):
+    """A setting is missing or wrong."""
+
+
+class NoBroker(ConfigurationError):
+    """Neither a Celery app nor a broker is configured."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "there is neither a Celery app nor a broker to send this run through: run `orchestra dev` in another "
+            "terminal, or set ORCHESTRA_BROKER_URL, or call orchestra.celery.install(app) beside your Celery app"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (), self.__dict__
+
+
+class SecretKeyMismatch(ConfigurationError):
+    """This process signs with another key than the database was written with."""
+
+
+class DefinitionError(OrchestraError, TypeError):
+    """A flow or task is declared or used in a way that cannot work."""
+
+
+class ReservedArgumentError(DefinitionError):
+    """A flow's or task's parameter has a name that orchestra keeps for itself."""
+
+
+class NotImportable(DefinitionError):
+    """A worker could not import this flow or task: it lives in `__main__`, a notebook, a lambda or a function."""
+
+
+class ForeignThread(OrchestraError, RuntimeError):
+    """Orchestra was called from a thread that a flow body started itself, so its order cannot be journaled."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} was called from a thread that the flow body started itself; the order of such calls "
+            "cannot be replayed. Use .submit()/.map(), or make the thread's function a task"
+        )
+
+
+# -- parameters and values ---------------------------------------------------------------------------------------
+
+
+class ParameterError(OrchestraError, TypeError):
+    """Parameters do not fit a flow's or task's signature."""
+
+
+class ParameterTypeError(ParameterError):
+    """A parameter's value does not fit its annotation."""
+
+
+class ParameterBindError(ParameterError):
+    """Arguments cannot be bound to the signature."""
+
+
+class SignatureMismatchError(ParameterError):
+    """Parameters were given that the signature has not."""
+
+
+class MappingLengthMismatch(OrchestraError, ValueError):
+    """The iterables given to `.map()` have different lengths."""
+
+
+class MappingMissingIterable(OrchestraError, ValueError):
+    """None of the arguments given to `.map()` is iterable."""
+
+
+class SerializationError(OrchestraError, TypeError):
+    """A value cannot be written, or what was written cannot be read."""
+
+
+class ValueTooLarge(SerializationError):
+    """An encoded value is over its cap."""
+
+    def __init__(self, what: str, size: int, cap: int) -> None:
+        super().__init__(what, size, cap)
+        self.what, self.size, self.cap = what, size, cap
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} is {self.size:,} bytes when encoded; at most {self.cap:,} are kept. Store the data "
+            "elsewhere and hand on a reference to it"
+        )
+
+
+class SignatureInvalid(SerializationError):
+    """A stored value was not signed with this installation's key; it was not loaded."""
+
+
+class ResultCorrupt(SerializationError):
+    """A stored result is damaged: its SHA-256 does not match what was written."""
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------
+
+
+class RunFailed(OrchestraError):
+    """A run ended in a state that is not COMPLETED, and no exception of its own is kept."""
+
+
+class TaskFailed(RunFailed):
+    """A task failed with an exception that cannot be carried; its type and traceback are kept as text."""
+
+    def __init__(self, type_name: str, message: str, traceback: str = "") -> None:
+        super().__init__(type_name, message, traceback)
+        self.type_name, self.message, self.traceback = type_name, message, traceback
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}" + (f"\n{self.traceback}" if self.traceback else "")
+
+
+class FailedRun(RunFailed):
+    """A run ended FAILED."""
+
+
+class CrashedRun(RunFailed):
+    """A run ended CRASHED: its worker died too often while running it."""
+
+
+class CancelledRun(RunFailed):
+    """A run was cancelled."""
+
+
+class UpstreamFailed(RunFailed):
+    """A task was not run because one that it depends on did not succeed."""
+
+    def __init__(self, culprit: str, reason: str = "") -> None:
+        super().__init__(culprit, reason)
+        self.culprit, self.reason = culprit, reason
+
+    def __str__(self) -> str:
+        return f"not run, because {self.culprit!r} did not succeed" + (f": {self.reason}" if self.reason else "")
+
+
+class UnfinishedRun(OrchestraError, RuntimeError):
+    """The result of a run was asked for before it ended."""
+
+
+class MissingResult(OrchestraError):
+    """The result of a run was not kept."""
+
+
+class RunTimeout(OrchestraError, TimeoutError):
+    """A flow or task ran longer than its `timeout_seconds`."""
+
+
+class ResultTimeout(OrchestraError, TimeoutError):
+    """A result did not come within the time given; the run goes on."""
+
+
+class PauseTimeout(OrchestraError, TimeoutError):
+    """A paused flow run was not resumed in time."""
+
+
+class NonDeterministic(OrchestraError):
+    """A flow body did not ask for the steps its journal holds."""
+
+    def __init__(self, branch: str, position: int, recorded: str | None, asked: str | None) -> None:
+        super().__init__(branch, position, recorded, asked)
+        self.branch, self.position, self.recorded, self.asked = branch, position, recorded, asked
+
+    def __str__(self) -> str:
+        recorded = repr(self.recorded) if self.recorded else "nothing"
+        asked = f"asks for {self.asked!r}" if self.asked else "has ended"
+        return (
+            f"replay of the flow body differs from its journal: at position {self.position} of branch "
+            f"{self.branch!r} the journal holds {recorded}, the body {asked}. Nothing was run. Mend the code and "
+            "run `orchestra flow-run retry`, or cancel the run"
+        )
+
+
+# -- things that are not there, or in the way --------------------------------------------------------------------
+
+
+class NotFound(OrchestraError, LookupError):
+    """There is no such thing."""
+
+
+class FlowRunNotFound(NotFound):
+    """There is no flow run with this id."""
+
+    def __init__(self, flow_run_id: str) -> None:
+        super().__init__(flow_run_id)
+        self.flow_run_id = flow_run_id
+
+    def __str__(self) -> str:
+        return f"there is no flow run {self.flow_run_id!r}; `orchestra flow-run ls` lists the recent ones"
+
+
+class TaskRunNotFound(NotFound):
+    """There is no task run with this id."""
+
+    def __init__(self, task_run_id: str) -> None:
+        super().__init__(task_run_id)
+        self.task_run_id = task_run_id
+
+    def __str__(self) -> str:
+        return f"there is no task run {self.task_run_id!r}; `orchestra task-run ls` lists the recent ones"
+
+
+class DefinitionNotFound(NotFound):
+    """The code of a flow or task cannot be imported here."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path!r} cannot be imported here: {self.reason}"
+
+
+class MissingContextError(OrchestraError, RuntimeError):
+    """Something was asked for that exists only while a flow or task runs."""
+
+
+class Conflict(OrchestraError):
+    """What was asked for does not fit the present state."""
+
+
+class IllegalTransition(Conflict):
+    """A run cannot go from its present state to the one asked for."""
+
+    def __init__(self, run_id: str, state: str, wanted: str) -> None:
+        super().__init__(run_id, state, wanted)
+        self.run_id, self.state, self.wanted = run_id, state, wanted
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} is {self.state}; it cannot be {self.wanted}"
+
+
+class IdempotencyConflict(Conflict):
+    """An idempotency key was used again with other parameters."""
+
+
+class ClaimLost(Conflict):
+    """This process no longer holds the claim it works under; what it did since is not recorded."""
+
+
+class StoreError(OrchestraError):
+    """The database did not do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The database did not answer in time."""
+
+
+class SchemaMismatch(StoreError):
+    """The database's schema is of another version than this code."""
+
+
+class BrokerUnavailable(OrchestraError):
+    """The broker did not answer in time; runs are kept, and announced when it is back."""
+
+
+# -- signals -----------------------------------------------------------------------------------------------------
+
+
+class Signal(BaseException):
+    """Root of what ends a body from outside; not an error, so that `except Exception` lets it pass."""
+
+
+class Parked(Signal):
+    """The body waits for something that is not there; this segment ends and the slot is free."""
+
+
+class Cancelled(Signal):
+    """The run was cancelled."""
+
+
+class Fenced(Signal):
+    """Another process has claimed this row; nothing more may be written for it here."""

@@ -1,0 +1,55 @@
+"""The few upward calls: a name to "module:object", imported at first use and never before.
+
+Everything else in orchestra imports downward only (docs/contributing/floors). Heavy packages (celery,
+sqlalchemy, pydantic) stay unloaded until something of theirs is needed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+#: What may be reached upward, and where it lives.
+DOORS = {
+    "local_runner": "orchestra.engine.local:runner",
+    "validate_parameters": "orchestra.engine.validation:validate",
+    "submit_flow_run": "orchestra.celery.submit:submit_flow_run",
+    "database": "orchestra.store.database:database",
+    "heart": "orchestra.engine.heartbeat:heart",
+    "run_segment": "orchestra.engine.segment:run_segment",
+    "run_step": "orchestra.engine.step:run_step",
+    "install": "orchestra.celery:install",
+    "current_app": "orchestra.celery.apps:current_app",
+    "reach_broker": "orchestra.celery.reach:reach",
+    "carrier": "orchestra.celery.dispatch:carrier",
+    "resume_flow_run": "orchestra.engine.resuming:resume_flow_run",
+    "keep_log_line": "orchestra.store.logs:keep",
+    "flow_canvas": "orchestra.celery.canvas:flow_canvas",
+    "pickle_dumps": "orchestra.pickles:dumps",
+    "pickle_loads": "orchestra.pickles:loads",
+    "exception_dumps": "orchestra.pickles:dump_exception",
+    "exception_loads": "orchestra.pickles:load_exception",
+}
+
+
+def load(name: str) -> Any:
+    """The object behind a door of `DOORS`.
+
+    Raises:
+        KeyError: No such door.
+    """
+    return resolve(DOORS[name])
+
+
+def resolve(path: str) -> Any:
+    """The object at "module:qualname".
+
+    Raises:
+        ImportError: The module cannot be imported.
+        AttributeError: The module has no such object.
+    """
+    module, _, qualname = path.partition(":")
+    found: Any = import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,35 @@
+"""Names for people: flow names from functions, run names from words."""
+
+from __future__ import annotations
+
+import random
+import re
+
+_ADJECTIVES = (
+    "amber bold brave brisk calm clever crimson curious daring dapper eager early fair fleet gentle glad golden hardy "
+    "honest humble jolly keen kind lively lucky mellow merry mighty misty modest nimble noble patient placid polite "
+    "proud quick quiet rapid rosy serene sharp shy silver simple sleek sly smart snowy solid spry steady still sunny "
+    "swift tidy tranquil upbeat vivid warm wise witty young zesty"
+).split()
+_NOUNS = (
+    "badger bear beetle bison bobcat buck camel caribou cobra condor coyote crane cricket deer dingo dolphin dove eagle "
+    "egret elk falcon ferret finch fox gazelle gecko goose hare hawk heron ibex ibis jackal jay kestrel kiwi koala "
+    "lark lemur lion llama lynx magpie marmot marten mole moose newt ocelot orca osprey otter owl panda pelican "
+    "penguin puffin puma quail rabbit raven robin salmon seal shrew skunk sloth sparrow squid stoat stork swan tapir "
+    "tern tiger toad trout viper vole walrus weasel whale wolf wombat wren yak zebra"
+).split()
+
+
+def flow_name(function_name: str) -> str:
+    """A flow's default name: its function's, with `_` read as `-`."""
+    return function_name.replace("_", "-")
+
+
+def step_name(task_name: str) -> str:
+    """A task's name as it stands in step keys: without the characters that part a key (`/`, white space)."""
+    return re.sub(r"[\s/]+", "-", task_name) or "task"
+
+
+def run_name() -> str:
+    """A random name for a flow run, two words."""
+    return f"{random.choice(_ADJECTIVES)}-{random.choice(_NOUNS)}"

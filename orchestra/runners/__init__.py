@@ -1,0 +1,1 @@
+"""Runners: how calls are carried out, in this process or by Celery."""

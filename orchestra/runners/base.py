@@ -1,0 +1,58 @@
+"""The Runner protocol: what a body's calls become.
+
+The local runner carries them out here; the durable one (engine/segment.py) journals them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from orchestra.futures import Future, Waiter
+from orchestra.specs import Call, FlowSpec, TaskSpec
+from orchestra.states import State
+
+
+class Runner(Waiter, Protocol):
+    """How the calls of one flow body are carried out. Every wait is in seconds."""
+
+    def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
+        """The final state of a direct call, carried out now; arguments may hold futures."""
+        ...
+
+    async def call_task_async(self, task: TaskSpec, call: Call) -> State[Any]:
+        """As `call_task`, for a coroutine function."""
+        ...
+
+    def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
+        """Have the task run as soon as its upstreams are done; returns at once."""
+        ...
+
+    def call_flow(self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]) -> State[Any]:
+        """The final state of a child run. Parameters are bound, not yet resolved or validated."""
+        ...
+
+    async def call_flow_async(
+        self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]
+    ) -> State[Any]:
+        """As `call_flow`, for a coroutine function."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Go on after `seconds`."""
+        ...
+
+    async def sleep_async(self, seconds: float) -> None:
+        """As `sleep`, holding up the calling branch only."""
+        ...
+
+    def pause(self, *, timeout: float, key: str | None) -> None:
+        """Go on when a person resumes the run.
+
+        Raises:
+            PauseTimeout: Nobody did within `timeout` seconds.
+        """
+        ...
+
+    async def pause_async(self, *, timeout: float, key: str | None) -> None:
+        """As `pause`, holding up the calling branch only."""
+        ...

@@ -1,0 +1,452 @@
+"""The local runner: direct calls in the caller's thread, submitted ones in a pool of threads of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures as pools
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from orchestra import identifiers, states
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
+from orchestra.engine import bodies
+from orchestra.engine.arguments import find_futures, replace_futures, settled
+from orchestra.engine.parameters import bind
+from orchestra.engine.run_names import task_run_name
+from orchestra.engine.task_run import EVERYTHING, Ended, RetryLater, run_attempts, run_attempts_async
+from orchestra.errors import Cancelled, UpstreamFailed
+from orchestra.futures import Future
+from orchestra.logging import engine_logger
+from orchestra.runners.steps import Finished, Step, StepBook
+from orchestra.specs import Call, FlowSpec, TaskSpec
+from orchestra.states import State
+from orchestra.store.tables import Kind
+
+T = TypeVar("T")
+
+#: Threads of a pool for which no `max_workers` is given: more would only wait for each other.
+MOST_THREADS = 256
+
+_HERE: tuple[type[BaseException], ...] = (Exception,)
+_in_pool = threading.local()
+
+
+class FlowRunner(Protocol):
+    """Carries out the flows that a body calls."""
+
+    def run(self, flow: FlowSpec, parameters: dict[str, Any], step: Step) -> State[Any]:
+        """Run `flow` here, as the child run of `step`."""
+        ...
+
+    async def run_async(self, flow: FlowSpec, parameters: dict[str, Any], step: Step) -> State[Any]:
+        """As `run`, for a coroutine function."""
+        ...
+
+    def pause(self, step: Step, timeout: float) -> Coroutine[Any, Any, None]:
+        """Wait until the run is resumed."""
+        ...
+
+
+class LocalFuture(Future[Any]):
+    """A task run in the pool of a local run."""
+
+    def __init__(self, step: Step, runner: LocalRunner, upstreams: Sequence[LocalFuture]) -> None:
+        super().__init__(step.id, step.name, runner)
+        self.box: pools.Future[State[Any]] = pools.Future()
+        self.upstreams = upstreams
+        self._work: Callable[[], State[Any]] | None = None
+        self._lock = threading.Lock()
+        self._started = False
+
+    def peek(self) -> State[Any] | None:
+        """The final state, if the task run has ended."""
+        return self.box.result() if self.box.done() else None
+
+    @property
+    def state(self) -> State[Any]:
+        """The present state."""
+        if (final := self.peek()) is not None:
+            return final
+        return states.Running() if self._started else states.Pending()
+
+    def add_done_callback(self, callback: Callable[[Future[Any]], object]) -> None:
+        """Call `callback(future)` when the task run has ended."""
+        self.box.add_done_callback(lambda box: callback(self))
+
+    def prepare(self, work: Callable[[], State[Any]]) -> None:
+        """Say what running it means."""
+        self._work = work
+
+    def run(self) -> None:
+        """Run it in this thread, unless another one has begun."""
+        work = self._take()
+        if work is not None:
+            try:
+                self.box.set_result(work())
+            except BaseException as error:  # a signal, or orchestra's own failure: nobody may wait for ever
+                self.box.set_result(State(states.StateType.CRASHED, "Crashed", states.describe(error), None))
+
+    def drop(self) -> None:
+        """Cancel it, unless it has begun."""
+        if self._take() is not None:
+            self.box.set_result(states.Cancelled("its flow run ended before it began"))
+
+    def _take(self) -> Callable[[], State[Any]] | None:
+        with self._lock:
+            if self._started:
+                return None
+            self._started = True
+        work, self._work = self._work, None
+        return work
+
+
+class LocalRunner:
+    """Carries out the calls of one run attempt here, or those made outside of any run."""
+
+    def __init__(
+        self,
+        book: StepBook,
+        flows: FlowRunner,
+        *,
+        max_workers: int | None = None,
+        finished: Finished | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            book: Numbers and records the steps.
+            flows: Carries out child runs.
+            max_workers: Threads for submitted tasks; None: as many as there are, up to 256.
+            finished: What the run attempt before has ended.
+        """
+        self.book, self.flows, self.finished = book, flows, finished
+        self._abandoned = False
+        self._max_workers = max_workers or MOST_THREADS
+        self._pool: pools.ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._submitted: list[LocalFuture] = []
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
+        """The final state of a direct call."""
+        step = self._open(task.name, Kind.TASK, task.path)
+        self.wait(_upstreams(call), None)
+        return self._run_step(task, call, step, _HERE)
+
+    async def call_task_async(self, task: TaskSpec, call: Call) -> State[Any]:
+        """The final state of a direct call to a coroutine function."""
+        step = self._open(task.name, Kind.TASK, task.path)
+        await self.wait_async(_upstreams(call), None)
+        try:
+            args, kwargs = _inputs(call)
+        except UpstreamFailed as error:
+            return self._not_run(task, step, error)
+        if (state := self._find(step, args, kwargs)) is not None:
+            return state
+        context = self._context(task, args, kwargs, step)
+        with _closing(self.book, step, context):
+            ended = await run_attempts_async(
+                task, args, kwargs, context, on_retry=self._on_retry(step, context), contain=_HERE
+            )
+        return self._ended(context, step, (args, kwargs), ended)
+
+    def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
+        """Run the task in the pool when its upstreams have ended."""
+        upstreams = [future for future in _upstreams(call) if isinstance(future, LocalFuture)]
+        step = self._open(task.name, Kind.TASK, task.path)
+        future = LocalFuture(step, self, upstreams)
+        run = partial(self._run_step, task, call, step, EVERYTHING)
+        future.prepare(partial(contextvars.copy_context().run, run))
+        with self._lock:
+            self._submitted.append(future)
+        self._start_after(future, [upstream for upstream in upstreams if not upstream.box.done()])
+        return future
+
+    def _start_after(self, future: LocalFuture, upstreams: Sequence[LocalFuture]) -> None:
+        if not upstreams:
+            self._start(future)
+            return
+        left = set(map(id, upstreams))
+        lock = threading.Lock()
+
+        def ended(upstream: Future[Any]) -> None:
+            with lock:
+                left.discard(id(upstream))
+                ready = not left
+            if ready:
+                self._start(future)
+
+        for upstream in {id(upstream): upstream for upstream in upstreams}.values():
+            upstream.add_done_callback(ended)
+
+    def _start(self, future: LocalFuture) -> None:
+        with self._lock:
+            if self._pool is None:
+                self._pool = pools.ThreadPoolExecutor(self._max_workers, "orchestra-task", _mark_pool_thread)
+            pool = self._pool
+        pool.submit(future.run)
+
+    def _run_step(
+        self, task: TaskSpec, call: Call, step: Step, contain: tuple[type[BaseException], ...]
+    ) -> State[Any]:
+        try:
+            args, kwargs = _inputs(call)
+        except UpstreamFailed as error:
+            return self._not_run(task, step, error)
+        if (state := self._find(step, args, kwargs)) is not None:
+            return state
+        context = self._context(task, args, kwargs, step)
+        with _closing(self.book, step, context):
+            ended = run_attempts(
+                task, args, kwargs, context, on_retry=self._on_retry(step, context), contain=contain
+            )
+        return self._ended(context, step, (args, kwargs), ended)
+
+    def _context(self, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], step: Step) -> TaskRunContext:
+        flow_run = flow_run_context.get()
+        parameters = bind(task.fn, args, kwargs)
+        step.name = task_run_name(task, parameters, step.name)
+        return TaskRunContext(
+            task=task,
+            task_run_id=step.id,
+            task_run_name=step.name,
+            flow_run=flow_run,
+            step_key=step.key,
+            attempt=1,
+            idempotency_key=_idempotency_key(flow_run, step),
+            parameters=parameters,
+            log_prints=_prints(task, flow_run),
+            runner=self,
+        )
+
+    def _not_run(self, task: TaskSpec, step: Step, error: UpstreamFailed) -> State[Any]:
+        state = replace(states.from_exception(error), state_details=_details(step))
+        self.book.close(step, state, task=task)
+        return state
+
+    def _on_retry(self, step: Step, context: TaskRunContext) -> Callable[[State[Any], float], None]:
+        def note(state: State[Any], delay: float) -> None:
+            self.book.retrying(step, state)
+            engine_logger(context).warning(
+                "%s; try %d of %d in %.3g s", state.message, context.attempt + 1, context.task.retries + 1, delay
+            )
+
+        return note
+
+    def _ended(self, context: TaskRunContext, step: Step, inputs: Any, ended: Ended | RetryLater) -> State[Any]:
+        state = replace(ended.state, state_details=_details(step))
+        if not state.is_completed():
+            error = state.data if isinstance(state.data, BaseException) else None
+            engine_logger(context).error("ended %s: %s", state.name, state.message, exc_info=error)
+        self.book.close(step, state, attempt=ended.attempt, task=context.task)
+        if self.finished is not None and context.task.persist_result is not False:
+            self.finished.keep(step, inputs, state)
+        return state
+
+    def _find(self, step: Step, *inputs: Any) -> State[Any] | None:
+        """How the step ended in the run attempt before, if it did and its inputs are equal."""
+        state = self.finished.find(step, inputs) if self.finished is not None else None
+        if state is not None:
+            self.book.close(step, state)
+        return state
+
+    def _open(self, name: str, kind: Kind, path: str | None = None) -> Step:
+        # The thread of a body whose time is over cannot be stopped; it ends here, at its next call.
+        if self._abandoned:
+            raise Cancelled("the flow run of this call has ended")
+        return self.book.open(name, kind, path)
+
+    # -- flows ---------------------------------------------------------------------------------------------------
+
+    def call_flow(self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]) -> State[Any]:
+        """The final state of a child run, run here."""
+        call, step = Call(kwargs=parameters, wait_for=wait_for), self._open_flow(flow)
+        self.wait(_upstreams(call), None)
+        try:
+            given = _inputs(call)[1]
+            state = self._find(step, given) or self.flows.run(flow, given, step)
+        except UpstreamFailed as error:
+            return self._flow_ended(step, parameters, states.from_exception(error))
+        return self._flow_ended(step, given, state)
+
+    async def call_flow_async(
+        self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]
+    ) -> State[Any]:
+        """The final state of a child run whose body is a coroutine function."""
+        call, step = Call(kwargs=parameters, wait_for=wait_for), self._open_flow(flow)
+        await self.wait_async(_upstreams(call), None)
+        try:
+            given = _inputs(call)[1]
+            state = self._find(step, given) or await self.flows.run_async(flow, given, step)
+        except UpstreamFailed as error:
+            return self._flow_ended(step, parameters, states.from_exception(error))
+        return self._flow_ended(step, given, state)
+
+    def _flow_ended(self, step: Step, inputs: Any, state: State[Any]) -> State[Any]:
+        self.book.close(step, state)
+        if self.finished is not None:
+            self.finished.keep(step, (inputs,), state)
+        return state
+
+    def _open_flow(self, flow: FlowSpec) -> Step:
+        step = self._open(flow.name, Kind.SUBFLOW, flow.path)
+        step.child_run_id = identifiers.new_run_id()
+        return step
+
+    # -- time and people -----------------------------------------------------------------------------------------
+
+    def sleep(self, seconds: float) -> None:
+        """Go on after `seconds`."""
+        step = self._open("sleep", Kind.SLEEP)
+        time.sleep(max(0.0, seconds))
+        self.book.close(step, states.Completed())
+
+    async def sleep_async(self, seconds: float) -> None:
+        """Go on after `seconds`, holding up the calling branch only."""
+        step = self._open("sleep", Kind.SLEEP)
+        await asyncio.sleep(seconds)
+        self.book.close(step, states.Completed())
+
+    def pause(self, *, timeout: float, key: str | None) -> None:
+        """Go on when a person resumes the run."""
+        step = self._open(key or "pause", Kind.PAUSE)
+        bodies.run_coroutine(lambda: self.flows.pause(step, timeout))
+
+    async def pause_async(self, *, timeout: float, key: str | None) -> None:
+        """Go on when a person resumes the run, holding up the calling branch only."""
+        await self.flows.pause(self._open(key or "pause", Kind.PAUSE), timeout)
+
+    def observe(self, name: str, look: Callable[[], T]) -> T:
+        """What `look` gives: a local body is not replayed."""
+        return look()
+
+    # -- waiting -------------------------------------------------------------------------------------------------
+
+    def wait(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
+        """Return when all futures are done (`first`: when one is), or after `timeout` seconds."""
+        given = [future for future in futures if isinstance(future, LocalFuture)]
+        if getattr(_in_pool, "yes", False) and timeout is None:
+            _help(given, first)
+        if given:
+            pools.wait([future.box for future in given], timeout, _return_when(first))
+
+    async def wait_async(
+        self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False
+    ) -> None:
+        """As `wait`, without holding up the event loop."""
+        boxes = [future.box for future in futures if isinstance(future, LocalFuture)]
+        if any(not box.done() for box in boxes):
+            waiters = [asyncio.wrap_future(_shadow(box)) for box in boxes]
+            await asyncio.wait(waiters, timeout=timeout, return_when=_return_when(first))
+
+    def drain(self) -> None:
+        """Wait until all that was submitted has ended, also what was submitted meanwhile."""
+        while pending := self._pending():
+            pools.wait([future.box for future in pending])
+        self._shut()
+
+    async def drain_async(self) -> None:
+        """As `drain`, without holding up the event loop."""
+        while pending := self._pending():
+            await self.wait_async(pending, None)
+        self._shut()
+
+    def abandon(self) -> None:
+        """Cancel what has not begun; what runs cannot be stopped and goes on in its thread."""
+        self._abandoned = True
+        for future in self._pending():
+            future.drop()
+        self._shut()
+
+    def _pending(self) -> list[LocalFuture]:
+        with self._lock:
+            return [future for future in self._submitted if not future.box.done()]
+
+    def _shut(self) -> None:
+        with self._lock:
+            pool, self._pool = self._pool, None
+            self._submitted.clear()
+        if pool is not None:
+            pool.shutdown(wait=False)
+
+
+class _closing:
+    """Records the step as Crashed where its body is left by a signal, Ctrl-C or `sys.exit()`."""
+
+    def __init__(self, book: StepBook, step: Step, context: TaskRunContext) -> None:
+        self.book, self.step, self.context = book, step, context
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            state = states.Crashed(states.describe(error))
+            self.book.close(self.step, state, attempt=self.context.attempt, task=self.context.task)
+
+
+def _upstreams(call: Call) -> list[Future[Any]]:
+    return [future for future, _ in find_futures((call.args, call.kwargs, call.wait_for))]
+
+
+def _inputs(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with values in place of futures that are done.
+
+    Raises:
+        UpstreamFailed: One of them, or of `wait_for`, did not succeed.
+    """
+    replace_futures(call.wait_for, settled)
+    return replace_futures(call.args, settled), replace_futures(call.kwargs, settled)
+
+
+def _idempotency_key(flow_run: FlowRunContext | None, step: Step) -> str:
+    if flow_run is None or step.key is None:
+        return step.id
+    return identifiers.idempotency_key(flow_run.run_id, step.key)
+
+
+def _prints(task: TaskSpec, flow_run: FlowRunContext | None) -> bool:
+    if task.log_prints is not None:
+        return task.log_prints
+    return flow_run is not None and flow_run.log_prints
+
+
+def _details(step: Step) -> states.StateDetails:
+    flow_run = flow_run_context.get()
+    return states.StateDetails(flow_run.run_id if flow_run else None, step.id)
+
+
+def _return_when(first: bool) -> str:
+    return pools.FIRST_COMPLETED if first else pools.ALL_COMPLETED
+
+
+def _shadow(box: pools.Future[Any]) -> pools.Future[None]:
+    """Done when `box` is; cancelling it leaves `box` alone."""
+    shadow: pools.Future[None] = pools.Future()
+
+    def done(box: pools.Future[Any]) -> None:
+        if shadow.set_running_or_notify_cancel():
+            shadow.set_result(None)
+
+    box.add_done_callback(done)
+    return shadow
+
+
+def _mark_pool_thread() -> None:
+    _in_pool.yes = True
+
+
+def _help(futures: Iterable[LocalFuture], first: bool) -> None:
+    """Run in this pool thread what has not begun, so that a bounded pool is never full of threads that wait."""
+    for future in futures:
+        if first and future.box.done():
+            return
+        _help((upstream for upstream in future.upstreams if not upstream.box.done()), False)
+        if all(upstream.box.done() for upstream in future.upstreams):
+            future.run()

@@ -1,0 +1,184 @@
+"""The steps of a local flow run: numbered as they are asked for, recorded behind the run as they end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from orchestra import clock, identifiers, names, results
+from orchestra.errors import OrchestraError
+from orchestra.serializers import clean_text, encode
+from orchestra.specs import TaskSpec
+from orchestra.states import Paused, State
+from orchestra.store import tables
+from orchestra.store.behind import behind
+from orchestra.store.tables import Kind, Phase
+
+_logger = logging.getLogger("orchestra.task_runs")
+
+#: The one branch of a local run: its steps are not replayed, so their order need not be told apart.
+BRANCH = "0"
+
+
+@dataclass(slots=True)
+class Step:
+    """One step under way. `start_time` is in seconds since the epoch."""
+
+    id: str
+    key: str | None
+    name: str
+    kind: Kind
+    position: int
+    start_time: float
+    path: str | None = None
+    child_run_id: str | None = None
+
+
+class StepBook(Protocol):
+    """Numbers steps, and keeps how they ended."""
+
+    def open(self, name: str, kind: Kind, path: str | None = None) -> Step:
+        """The next step of this name."""
+        ...
+
+    def retrying(self, step: Step, state: State[Any]) -> None:
+        """An attempt of the step failed, and another one follows."""
+        ...
+
+    def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
+        """The step has ended."""
+        ...
+
+
+class Unrecorded:
+    """Steps outside of a flow run: they get ids, and nothing is kept."""
+
+    def open(self, name: str, kind: Kind, path: str | None = None) -> Step:
+        """The next step of this name."""
+        return Step(identifiers.new_run_id(), None, name, kind, 0, clock.now(), path)
+
+    def retrying(self, step: Step, state: State[Any]) -> None:
+        """Keeps nothing."""
+
+    def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
+        """Keeps nothing."""
+
+
+class Recorded:
+    """Steps of one run attempt, written behind: one row each, when it has ended."""
+
+    def __init__(self, run_id: str, run_attempt: int) -> None:
+        self.run_id, self.run_attempt = run_id, run_attempt
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._position = 0
+
+    def open(self, name: str, kind: Kind, path: str | None = None) -> Step:
+        """The next step of this name."""
+        stem = names.step_name(name)
+        with self._lock:
+            number, position = self._counts[stem], self._position
+            self._counts[stem] += 1
+            self._position += 1
+        key = f"{BRANCH}/{stem}-{number}"
+        step_id = identifiers.step_id(self.run_id, self.run_attempt, key)
+        return Step(step_id, key, f"{name}-{number}", kind, position, clock.now(), path)
+
+    def retrying(self, step: Step, state: State[Any]) -> None:
+        """An attempt of the step failed, and another one follows."""
+        behind().add(tables.states, self._state(step, State(state.type, "Retrying", state.message)))
+
+    def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
+        """The step has ended."""
+        keep = task is not None and task.persist_result and state.is_completed()
+        row = self._row(step, state, attempt, _encoded(state.data, step.name) if keep else None)
+        behind().add(tables.steps, row, keep=True)
+        if attempt > 1:
+            behind().add(tables.states, self._state(step, state))
+
+    def pause_row(self, step: Step, until: float) -> dict[str, Any]:
+        """The row of a pause that begins now and ends at `until` at the latest."""
+        return self._row(step, Paused(), 1, None) | {
+            "phase": Phase.READY.value,
+            "due_at": until,
+            "announce_at": until,
+            "end_time": None,
+        }
+
+    def _row(self, step: Step, state: State[Any], attempt: int, result: bytes | None) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "run_attempt": self.run_attempt,
+            "step_key": clean_text(step.key or step.id),
+            "id": step.id,
+            "branch": BRANCH,
+            "position": step.position,
+            "sequence": step.position,
+            "kind": step.kind.value,
+            "name": clean_text(step.name),
+            "path": step.path,
+            "recorded_attempt": self.run_attempt,
+            "attempt": attempt,
+            "inline": True,
+            "child_run_id": step.child_run_id,
+            "phase": Phase.DONE.value,
+            "state_type": state.type.value,
+            "state_name": clean_text(state.name),
+            "state_message": None if state.message is None else clean_text(state.message),
+            "result": result,
+            "created_at": step.start_time,
+            "start_time": step.start_time,
+            "end_time": clock.now(),
+        }
+
+    def _state(self, step: Step, state: State[Any]) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "step_id": step.id,
+            "type": state.type.value,
+            "name": clean_text(state.name),
+            "message": None if state.message is None else clean_text(state.message),
+            "timestamp": state.timestamp.timestamp(),
+        }
+
+
+class Finished:
+    """What ended well in one run attempt, for the next one: asked for with equal inputs, it is not run again."""
+
+    def __init__(self, earlier: Finished | None) -> None:
+        self._earlier = {} if earlier is None else earlier._ended
+        self._ended: dict[tuple[str, bytes], State[Any]] = {}
+
+    def find(self, step: Step, inputs: Any) -> State[Any] | None:
+        """How this step ended in the run attempt before."""
+        state = self._earlier.get(key) if self._earlier and (key := _key(step, inputs)) else None
+        if state is not None and key is not None:
+            self._ended[key] = state
+        return state
+
+    def keep(self, step: Step, inputs: Any, state: State[Any]) -> None:
+        """Keep how a step ended, if it ended well and its inputs can be told apart."""
+        if state.is_completed() and (key := _key(step, inputs)):
+            self._ended[key] = state
+
+
+def _key(step: Step, inputs: Any) -> tuple[str, bytes] | None:
+    try:
+        return (step.key or step.id), encode(inputs)
+    except OrchestraError:
+        return None
+
+
+def _encoded(value: Any, name: str) -> bytes | None:
+    """A result to keep; None, with a warning, where it cannot be kept: locally that fails nothing."""
+    try:
+        inline, too_big = results.split(encode(value))
+    except OrchestraError as error:
+        _logger.warning("the result of task run %r is not kept: %s", name, error)
+        return None
+    if too_big:
+        _logger.warning("the result of task run %r is not kept: it is too large for its row", name)
+    return inline

@@ -1,0 +1,108 @@
+"""What the engine sees of a flow or task: frozen records, never the decorated objects."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestra.errors import NotImportable
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One task: its function and its options. Durations are in seconds."""
+
+    fn: Callable[..., Any]
+    name: str
+    #: `module:qualname`, by which a worker finds the task.
+    path: str
+    description: str = ""
+    tags: frozenset[str] = frozenset()
+    retries: int = 0
+    retry_delay_seconds: float | tuple[float, ...] | Callable[[int], Any] = 0.0
+    retry_jitter_factor: float | None = None
+    retry_condition_fn: Callable[..., Any] | None = None
+    timeout_seconds: float | None = None
+    log_prints: bool | None = None
+    task_run_name: str | Callable[[], str] | None = None
+    #: False: the result is not journaled, so the task runs again when its flow is replayed (direct calls only).
+    persist_result: bool | None = None
+    queue: str | None = None
+    priority: int | None = None
+    lease_seconds: float | None = None
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function."""
+        return is_async(self.fn)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSpec:
+    """One flow: its function and its options. Durations are in seconds."""
+
+    fn: Callable[..., Any]
+    name: str
+    #: `module:qualname`, by which a worker finds the flow.
+    path: str
+    #: `file.py:qualname` of the source, for flows that live in a script.
+    entrypoint: str | None = None
+    description: str = ""
+    version: str | None = None
+    flow_run_name: str | Callable[..., str] | None = None
+    retries: int = 0
+    retry_delay_seconds: float | tuple[float, ...] | Callable[[int], Any] = 0.0
+    timeout_seconds: float | None = None
+    validate_parameters: bool = True
+    log_prints: bool | None = None
+    #: Threads of the pool that `.submit()` uses here; None: as many as asked for at once.
+    max_workers: int | None = None
+    queue: str | None = None
+    priority: int | None = None
+    static: bool = False
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function."""
+        return is_async(self.fn)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a task: its arguments and what goes with them."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    wait_for: tuple[Any, ...] = ()
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether calling `fn` gives a coroutine; sees through callables with an async `__call__`."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def path_of(fn: Callable[..., Any]) -> str:
+    """`module:qualname` of a function or callable object."""
+    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def require_importable(path: str, what: str) -> None:
+    """Check that another process can import what stands at `path`.
+
+    Raises:
+        NotImportable: It lives in `__main__`, in a function or is a lambda; says where to put it.
+    """
+    module, _, qualname = path.partition(":")
+    if module == "__main__":
+        where = "`__main__` (a script or notebook)"
+    elif "<" in qualname:
+        where = "a function or a lambda"
+    else:
+        return
+    raise NotImportable(
+        f"{what} {qualname!r} lives in {where}, where a worker cannot import it: put it at the top level of a module "
+        "(say flows.py), import it from there, and name that module in ORCHESTRA_FLOWS"
+    )

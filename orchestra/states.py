@@ -1,0 +1,230 @@
+"""States: what people see of a run. Data only; `state.result()` reads what the state carries."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+from orchestra import errors
+
+T = TypeVar("T")
+
+
+class StateType(enum.StrEnum):
+    """The nine kinds of state; names beside them (`Late`, `AwaitingRetry`…) are finer."""
+
+    SCHEDULED = "SCHEDULED"
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    CANCELLING = "CANCELLING"
+    CRASHED = "CRASHED"
+    PAUSED = "PAUSED"
+
+
+#: States a run does not leave by itself.
+FINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
+
+_S = StateType
+_LIVE = frozenset({_S.SCHEDULED, _S.PENDING, _S.RUNNING, _S.PAUSED})
+#: From each type to the types it may go to. A final run is opened again by `flow-run retry` only.
+TRANSITIONS: dict[StateType, frozenset[StateType]] = {
+    _S.SCHEDULED: _LIVE | FINAL | {_S.CANCELLING},
+    _S.PENDING: _LIVE | FINAL | {_S.CANCELLING},
+    _S.RUNNING: _LIVE | FINAL | {_S.CANCELLING},
+    _S.PAUSED: _LIVE | FINAL | {_S.CANCELLING},
+    _S.CANCELLING: frozenset({_S.CANCELLED, _S.CRASHED, _S.FAILED, _S.COMPLETED}),
+    _S.COMPLETED: frozenset({_S.SCHEDULED}),
+    _S.FAILED: frozenset({_S.SCHEDULED}),
+    _S.CRASHED: frozenset({_S.SCHEDULED}),
+    _S.CANCELLED: frozenset({_S.SCHEDULED}),
+}
+
+
+def may_follow(old: StateType, new: StateType) -> bool:
+    """Whether a run may go from `old` to `new`."""
+    return new in TRANSITIONS[old]
+
+
+@dataclass(frozen=True, slots=True)
+class StateDetails:
+    """Which runs a state belongs to."""
+
+    flow_run_id: str | None = None
+    task_run_id: str | None = None
+    cache_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State(Generic[T]):
+    """One state of a run.
+
+    `data` is the value of a COMPLETED run, the exception of a failed one, or None.
+    """
+
+    type: StateType
+    name: str = ""
+    message: str | None = None
+    data: Any = field(default=None, repr=False)
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC), compare=False, repr=False)
+    state_details: StateDetails = field(default_factory=StateDetails, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.type.value.capitalize())
+
+    def result(self, raise_on_failure: bool = True) -> T | Any:
+        """The value of a completed run.
+
+        Args:
+            raise_on_failure: Raise the exception of a run that did not complete; else return it.
+
+        Raises:
+            UnfinishedRun: The run has not ended.
+            Exception: The run's own exception, or a `RunFailed` that says how it ended.
+        """
+        if not self.is_final():
+            raise errors.UnfinishedRun(f"the run is {self.name}; its result is there when it has ended")
+        if self.is_completed():
+            return self.data
+        error = self.data if isinstance(self.data, BaseException) else self._error()
+        if raise_on_failure:
+            raise error
+        return error
+
+    def _error(self) -> errors.RunFailed:
+        kind = {
+            StateType.CANCELLED: errors.CancelledRun,
+            StateType.CRASHED: errors.CrashedRun,
+        }.get(self.type, errors.FailedRun)
+        return kind(self.message or f"the run ended {self.name}")
+
+    def is_final(self) -> bool:
+        """Whether the run has ended."""
+        return self.type in FINAL
+
+    def is_completed(self) -> bool:
+        """Whether the run ended well."""
+        return self.type is StateType.COMPLETED
+
+    def is_failed(self) -> bool:
+        """Whether the run ended FAILED."""
+        return self.type is StateType.FAILED
+
+    def is_crashed(self) -> bool:
+        """Whether the run ended because its process died."""
+        return self.type is StateType.CRASHED
+
+    def is_cancelled(self) -> bool:
+        """Whether the run was cancelled."""
+        return self.type is StateType.CANCELLED
+
+    def is_cancelling(self) -> bool:
+        """Whether the run is being cancelled."""
+        return self.type is StateType.CANCELLING
+
+    def is_running(self) -> bool:
+        """Whether the run is RUNNING."""
+        return self.type is StateType.RUNNING
+
+    def is_scheduled(self) -> bool:
+        """Whether the run waits for its time."""
+        return self.type is StateType.SCHEDULED
+
+    def is_pending(self) -> bool:
+        """Whether the run waits for a worker."""
+        return self.type is StateType.PENDING
+
+    def is_paused(self) -> bool:
+        """Whether the run waits for a person."""
+        return self.type is StateType.PAUSED
+
+
+def Scheduled(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802 - reads as the state it makes
+    """A run that waits for its time."""
+    return State(StateType.SCHEDULED, message=message, **fields)
+
+
+def Pending(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+    """A run that waits for a worker."""
+    return State(StateType.PENDING, message=message, **fields)
+
+
+def Running(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+    """A run whose body runs."""
+    return State(StateType.RUNNING, message=message, **fields)
+
+
+def Completed(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+    """A run that ended well."""
+    return State(StateType.COMPLETED, message=message, **fields)
+
+
+def Failed(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+    """A run that failed."""
+    return State(StateType.FAILED, message=message, **fields)
+
+
+def Crashed(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+    """A run whose process died."""
+    return State(StateType.CRASHED, message=message, **fields)
+
+
+def Cancelling(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+    """A run that is being cancelled."""
+    return State(StateType.CANCELLING, message=message, **fields)
+
+
+def Cancelled(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+    """A run that was cancelled."""
+    return State(StateType.CANCELLED, message=message, **fields)
+
+
+def Paused(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+    """A run that waits for a person."""
+    return State(StateType.PAUSED, message=message, **fields)
+
+
+def from_exception(error: BaseException) -> State[Any]:
+    """The final state of a run whose body raised `error`."""
+    if isinstance(error, errors.RunTimeout):
+        return State(StateType.FAILED, "TimedOut", str(error), error)
+    if isinstance(error, errors.UpstreamFailed):
+        return State(StateType.FAILED, "UpstreamFailed", str(error), error)
+    if isinstance(error, errors.CrashedRun):
+        return State(StateType.CRASHED, "Crashed", str(error), error)
+    if isinstance(error, errors.CancelledRun):
+        return State(StateType.CANCELLED, "Cancelled", str(error), error)
+    return State(StateType.FAILED, "Failed", describe(error), error)
+
+
+def describe(error: BaseException) -> str:
+    """An exception as one line of text, also if its own `__str__` fails."""
+    try:
+        text = str(error)
+    except Exception as broken:
+        text = f"<its text cannot be made: {type(broken).__name__}>"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def aggregate(states: Iterable[State[Any]]) -> State[Any]:
+    """The final state of a flow that returned these states.
+
+    All COMPLETED gives COMPLETED; else any CANCELLED gives CANCELLED, any PAUSED gives PAUSED, else FAILED.
+    """
+    found = list(states)
+    data = [state.data for state in found]
+    bad = [state for state in found if not state.is_completed()]
+    if not bad:
+        return Completed("All states completed.", data=data)
+    counted = f"{len(bad)}/{len(found)} states failed."
+    for kind in (StateType.CANCELLED, StateType.PAUSED):
+        if any(state.type is kind for state in bad):
+            return State(kind, message=counted)
+    first = next((state.data for state in bad if isinstance(state.data, BaseException)), None)
+    return Failed(counted, data=first)

@@ -1,0 +1,303 @@
+"""Claims: the right to work on a row, for as long as its lease is renewed and no other claim was made.
+
+A row may be claimed when it is READY and due, or CLAIMED with a lease that has lapsed. Each claim counts the row's
+claim number up; every later write of the claimant first passes `fence`, which matches while no other claim was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from orchestra import clock, identifiers, settings
+from orchestra.errors import ClaimLost
+from orchestra.failpoints import failpoint
+from orchestra.states import StateType
+from orchestra.store.database import Database, now
+from orchestra.store.tables import Phase, flow_runs, phase_is, steps
+
+
+@dataclass(slots=True)
+class Claim:
+    """One claim, as its process holds it. The heartbeat changes the last three fields."""
+
+    kind: Literal["flow", "step"]
+    run_id: str
+    run_attempt: int
+    step_key: str | None
+    owner: str
+    number: int
+    lease_seconds: float
+    #: Monotonic instant of the last renewal that is known to have been committed.
+    renewed_at: float
+    #: Another process has claimed the row.
+    lost: bool = False
+    #: The run is being cancelled.
+    cancelled: bool = False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether, by this process's monotonic clock, the lease cannot have lapsed yet."""
+        return clock.monotonic() - self.renewed_at < self.lease_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A claim just made, and the row as it then stood."""
+
+    claim: Claim
+    row: RowMapping
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether the row was started too often without getting on, so that it must not be started again."""
+        return bool(self.row["lapses"] >= settings.current().crash_budget)
+
+
+def claim_run(database: Database, run_id: str, *, owner: str | None = None) -> Claimed | None:
+    """Claim a flow run, if it is due and not held; None where it is not.
+
+    Clears what the run waited for, shows it RUNNING (CANCELLING stays), and sets its deadline at the first start of its
+    run attempt. Commits before returning. A lost answer is recognised: `owner` is used for one claim only.
+    """
+    name = owner or identifiers.owner()
+    lease = settings.current().lease_seconds
+    asked_at = clock.monotonic()
+    parameters = {"b_run": run_id, "b_owner": name, "b_lease": lease}
+    row = database.write(lambda connection: _claim(connection, _CLAIM_RUN, _OWN_RUN, parameters))
+    if row is None:
+        return None
+    failpoint("after_claim")
+    number, attempt = row["claim_number"], row["run_attempt"]
+    claim = Claim("flow", run_id, attempt, None, name, number, row["lease_seconds"], asked_at)
+    claim.cancelled = row["state_type"] == StateType.CANCELLING
+    return Claimed(claim, row)
+
+
+def claim_step(
+    database: Database, run_id: str, run_attempt: int, step_key: str, *, owner: str | None = None
+) -> Claimed | None:
+    """Claim a step that is due; None where it is not. As `claim_run` otherwise."""
+    name = owner or identifiers.owner()
+    lease = settings.current().lease_seconds
+    asked_at = clock.monotonic()
+    parameters = {"b_run": run_id, "b_attempt": run_attempt, "b_key": step_key, "b_owner": name, "b_lease": lease}
+    row = database.write(lambda connection: _claim(connection, _CLAIM_STEP, _OWN_STEP, parameters))
+    if row is None:
+        return None
+    failpoint("after_claim")
+    claim = Claim("step", run_id, run_attempt, step_key, name, row["claim_number"], row["lease_seconds"], asked_at)
+    return Claimed(claim, row)
+
+
+def renew(database: Database, claims: Sequence[Claim]) -> None:
+    """Renew claims in one transaction, and note on each whether it was lost or its run is being cancelled."""
+    asked_at = clock.monotonic()
+
+    def work(connection: Connection) -> list[str | None]:
+        return [_renew_one(connection, claim) for claim in claims]
+
+    for claim, state in zip(claims, database.write(work), strict=True):
+        if state is None:
+            claim.lost = True
+            continue
+        claim.renewed_at = asked_at
+        claim.cancelled = claim.cancelled or state == StateType.CANCELLING
+
+
+def ensure(database: Database, claim: Claim) -> None:
+    """Make sure that the claim holds, before its owner acts on it; asks the database only if the lease may have lapsed.
+
+    Raises:
+        ClaimLost: Another claim was made.
+    """
+    if not claim.lost and not claim.fresh:
+        renew(database, [claim])
+    if claim.lost:
+        raise ClaimLost(f"the claim {claim.number} on {_name(claim)} was taken over")
+
+
+def fence(connection: Connection, claim: Claim, **values: Any) -> None:
+    """Pass the fence: renew the claim within this transaction, and count its lapses from zero again.
+
+    The first statement of every write a claimant makes.
+
+    Raises:
+        ClaimLost: Another claim was made, or the row has ended; the transaction must not go on.
+    """
+    table = flow_runs if claim.kind == "flow" else steps
+    statement = (
+        sa.update(table)
+        .where(*_held(claim))
+        .values(lease_until=now() + claim.lease_seconds, lapses=0, **values)
+    )
+    if connection.execute(statement).rowcount != 1:
+        raise ClaimLost(f"the claim {claim.number} on {_name(claim)} was taken over")
+
+
+def is_released(connection: Connection, claim: Claim) -> bool:
+    """Whether the claim's own last transaction was committed: the row is free, and nobody claimed it since.
+
+    For a write whose answer was lost: when it is tried again, its fence does not match, though all is well.
+    """
+    table = flow_runs if claim.kind == "flow" else steps
+    ours = (*_row(claim), table.c.owner == claim.owner, table.c.claim_number == claim.number)
+    phase = connection.scalar(sa.select(table.c.phase).where(*ours))
+    return phase is not None and phase != Phase.CLAIMED
+
+
+def give_back(database: Database, claim: Claim, *, due_in: float = 0.0, message: str | None = None) -> bool:
+    """Make the row READY again, orderly: counts no lapse.
+
+    Args:
+        due_in: Seconds after which it may be claimed again.
+        message: Why, for people; kept as the state's message.
+
+    Returns:
+        Whether the claim still held.
+    """
+    table = flow_runs if claim.kind == "flow" else steps
+    values: dict[str, Any] = {"phase": Phase.READY, "due_at": now() + due_in, "announce_at": now() + due_in}
+    if message is not None:
+        values["state_message"] = message
+    statement = sa.update(table).where(*_held(claim)).values(**values)
+    return database.write(lambda connection: connection.execute(statement).rowcount == 1)
+
+
+def expire_dead(database: Database, host: str, is_alive: Callable[[str], bool]) -> int:
+    """Let the leases of dead processes of this host lapse at once; returns how many.
+
+    Args:
+        host: As in the owners' names.
+        is_alive: Tells of an owner's name whether its process runs.
+    """
+
+    def work(connection: Connection) -> int:
+        dead = [claim for claim in _claims_of(connection, host) if not is_alive(claim.owner)]
+        for claim in dead:
+            table = flow_runs if claim.kind == "flow" else steps
+            values = {"lease_until": now() - 0.001, "announce_at": now()}
+            connection.execute(sa.update(table).where(*_held(claim)).values(**values))
+        return len(dead)
+
+    dead = database.read(lambda c: [claim for claim in _claims_of(c, host) if not is_alive(claim.owner)])
+    return database.write(work) if dead else 0
+
+
+def about_to_lapse(database: Database, host: str) -> list[Claim]:
+    """The claims of this host's processes with less than half of their lease left."""
+    return database.read(lambda connection: _claims_of(connection, host, nearly=True))
+
+
+def _claims_of(connection: Connection, host: str, *, nearly: bool = False) -> list[Claim]:
+    found: list[Claim] = []
+    for kind, table in (("flow", flow_runs), ("step", steps)):
+        key = sa.null() if kind == "flow" else steps.c.step_key
+        run_id = flow_runs.c.id if kind == "flow" else steps.c.run_id
+        column = table.c
+        query = sa.select(
+            run_id.label("run_id"), column.run_attempt, key.label("step_key"), column.owner, column.claim_number, column.lease_seconds
+        ).where(phase_is(table, Phase.CLAIMED), column.owner.startswith(f"{host}:", autoescape=True))
+        if nearly:
+            query = query.where(column.lease_until < now() + column.lease_seconds / 2, column.lease_until > now())
+        else:
+            query = query.where(column.lease_until > now())
+        found.extend(
+            Claim(kind, row.run_id, row.run_attempt, row.step_key, row.owner, row.claim_number, row.lease_seconds, 0.0)  # type: ignore[arg-type]  # the loop's literals
+            for row in connection.execute(query)
+        )
+    return found
+
+
+def _claim(connection: Connection, claim: Any, own: Any, parameters: dict[str, Any]) -> RowMapping | None:
+    row = connection.execute(claim, parameters).mappings().first()
+    if row is None:
+        # Only a claim of ours whose COMMIT was answered too late stands under this owner.
+        row = connection.execute(own, parameters).mappings().first()
+    return row
+
+
+def _renew_one(connection: Connection, claim: Claim) -> str | None:
+    table = flow_runs if claim.kind == "flow" else steps
+    statement = sa.update(table).where(*_held(claim)).values(lease_until=now() + claim.lease_seconds)
+    return connection.execute(statement.returning(table.c.state_type)).scalar()
+
+
+def _row(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    if claim.kind == "flow":
+        return (flow_runs.c.id == claim.run_id,)
+    column = steps.c
+    return column.run_id == claim.run_id, column.run_attempt == claim.run_attempt, column.step_key == claim.step_key
+
+
+def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    table = flow_runs if claim.kind == "flow" else steps
+    ours = (*_row(claim), table.c.owner == claim.owner, table.c.claim_number == claim.number)
+    return *ours, phase_is(table, Phase.CLAIMED)
+
+
+def _name(claim: Claim) -> str:
+    return f"flow run {claim.run_id}" if claim.kind == "flow" else f"step {claim.step_key!r} of flow run {claim.run_id}"
+
+
+def _may_be_claimed(table: sa.Table) -> sa.ColumnElement[bool]:
+    column = table.c
+    due = sa.and_(phase_is(table, Phase.READY), column.due_at <= now())
+    lapsed = sa.and_(phase_is(table, Phase.CLAIMED), column.lease_until < now())
+    return sa.or_(due, lapsed)
+
+
+def _claim_values(table: sa.Table) -> dict[str, Any]:
+    column = table.c
+    lease = sa.func.coalesce(column.lease_seconds, sa.bindparam("b_lease", type_=sa.Double))
+    cancelling = column.state_type == StateType.CANCELLING
+    return {
+        "phase": Phase.CLAIMED,
+        "owner": sa.bindparam("b_owner"),
+        "claim_number": column.claim_number + 1,
+        "lapses": column.lapses + sa.case((column.phase == Phase.CLAIMED, 1), else_=0),
+        "lease_seconds": lease,
+        "lease_until": now() + lease,
+        "announce_at": now() + lease,
+        "start_time": sa.func.coalesce(column.start_time, now()),
+        "state_type": sa.case((cancelling, column.state_type), else_=StateType.RUNNING.value),
+        "state_name": sa.case((cancelling, column.state_name), else_="Running"),
+        "state_message": None,
+    }
+
+
+_CLAIM_RUN = (
+    sa.update(flow_runs)
+    .where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_(None), _may_be_claimed(flow_runs))
+    .values(
+        **_claim_values(flow_runs),
+        wait_needed=None,
+        wait_open=None,
+        wait_count=None,
+        wait_claim=None,
+        deadline_at=sa.func.coalesce(flow_runs.c.deadline_at, now() + flow_runs.c.timeout_seconds),
+    )
+    .returning(*flow_runs.c)
+)
+_OWN_RUN = sa.select(flow_runs).where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.owner == sa.bindparam("b_owner"))
+_CLAIM_STEP = (
+    sa.update(steps)
+    .where(
+        steps.c.run_id == sa.bindparam("b_run"),
+        steps.c.run_attempt == sa.bindparam("b_attempt"),
+        steps.c.step_key == sa.bindparam("b_key"),
+        _may_be_claimed(steps),
+    )
+    .values(**_claim_values(steps), worker=sa.bindparam("b_owner"))
+    .returning(*steps.c)
+)
+_OWN_STEP = sa.select(steps).where(
+    steps.c.run_id == sa.bindparam("b_run"),
+    steps.c.run_attempt == sa.bindparam("b_attempt"),
+    steps.c.step_key == sa.bindparam("b_key"),
+    steps.c.owner == sa.bindparam("b_owner"),
+)

@@ -1,0 +1,344 @@
+"""Engines, transactions and their repetition. No table's meaning is known here.
+
+SQLite: WAL, `BEGIN IMMEDIATE` for writes (a deferred transaction that turns into a writer fails at once, whatever the
+timeout), plain reads. PostgreSQL: READ COMMITTED, the server's clock. An engine belongs to the process that made it;
+after a fork the child makes its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+import sqlalchemy.dialects.postgresql
+import sqlalchemy.dialects.sqlite
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+
+from orchestra import clock, serializers, settings
+from orchestra.errors import ConfigurationError, SchemaMismatch, SecretKeyMismatch, StoreError, StoreUnavailable
+from orchestra.store import tables
+
+T = TypeVar("T")
+
+logger = logging.getLogger("orchestra.store")
+
+#: For how long a transaction is repeated while the database is away or locked, in seconds.
+PATIENCE = 60.0
+#: First and longest pause between two tries, in seconds.
+_PAUSES = (0.02, 1.0)
+#: SQLSTATEs after which the same transaction may be tried again: connection lost, server going down or starting,
+#: serialization failure, deadlock, lock not available, too many connections.
+_TRANSIENT_STATES = ("08", "57P", "40001", "40P01", "55P03", "53300")
+_SQLITE_BUSY = (5, 6)
+#: Version of the schema this code works with: the newest revision under `migrations/`.
+SCHEMA_VERSION = "0001"
+
+_version_table = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
+
+
+class Database:
+    """One database, for one process. Safe to use from any thread."""
+
+    def __init__(self, url: str, *, patience: float = PATIENCE) -> None:
+        """Prepare for `url`; connects at first use.
+
+        Args:
+            url: SQLAlchemy URL, SQLite or PostgreSQL.
+            patience: For how many seconds a transaction is repeated while the database does not answer.
+
+        Raises:
+            ConfigurationError: Neither SQLite nor PostgreSQL.
+        """
+        self.url = url
+        self.patience = patience
+        self._engine, self._reader = _engines(url)
+        self.dialect = self._engine.dialect.name
+
+    def write(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
+        """Run `work` in one transaction and commit it.
+
+        `work` is repeated as a whole when the database was locked or away, also when the answer to COMMIT was lost:
+        it must recognise what an earlier try of it has committed.
+
+        Args:
+            work: Gets the connection; must not catch database errors.
+            durable: On SQLite, survive a power loss too (synchronous FULL), not only the death of processes.
+
+        Raises:
+            StoreUnavailable: No success within `patience`; the outcome is unknown.
+            StoreError: The database refused, for good.
+        """
+        return self._repeat(lambda: self._transaction(work, durable))
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` outside of a transaction: each statement sees what was committed before it.
+
+        Raises:
+            StoreUnavailable: No answer within `patience`.
+        """
+
+        def run() -> T:
+            with self._reader.connect() as connection:
+                return work(connection)
+
+        return self._repeat(run)
+
+    def now(self) -> float:
+        """The clock by which leases and due times are compared, in seconds since the epoch."""
+        if self.dialect == "sqlite":
+            return clock.now()
+        return self.read(instant)
+
+    def close(self) -> None:
+        """Close all connections; the next use opens new ones."""
+        self._engine.dispose()
+
+    def abandon(self) -> None:
+        """Forget connections that belong to the parent process, without closing them."""
+        self._engine.dispose(close=False)
+
+    def _transaction(self, work: Callable[[Connection], T], durable: bool) -> T:
+        engine = self._engine.execution_options(durable=True) if durable and self.dialect == "sqlite" else self._engine
+        with engine.begin() as connection:
+            return work(connection)
+
+    def _repeat(self, run: Callable[[], T]) -> T:
+        end = clock.monotonic() + self.patience
+        pause = _PAUSES[0]
+        while True:
+            try:
+                return run()
+            except DBAPIError as error:
+                if not is_transient(error):
+                    raise StoreError(f"the database refused: {error.orig}") from error
+                if clock.monotonic() > end:
+                    raise StoreUnavailable(
+                        f"the database did not answer for {self.patience:g} s ({error.orig}); run `orchestra doctor`"
+                    ) from error
+                logger.debug("database not available, trying again: %s", error.orig)
+            time.sleep(pause * random.uniform(0.5, 1))
+            pause = min(pause * 2, _PAUSES[1])
+
+
+class now(sa.sql.functions.FunctionElement[float]):
+    """SQL for the present instant: the server's clock on PostgreSQL, this host's on SQLite (to the millisecond)."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: Any, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: Any, **options: Any) -> str:
+    return "CAST(extract(epoch from clock_timestamp()) AS double precision)"
+
+
+def instant(connection: Connection) -> float:
+    """The present instant of the database's clock, in seconds since the epoch."""
+    return float(connection.execute(_SELECT_NOW).scalar_one())
+
+
+_SELECT_NOW = sa.select(now())
+
+
+def is_transient(error: DBAPIError) -> bool:
+    """Whether the same transaction may succeed when tried again."""
+    if error.connection_invalidated:
+        return True
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    if state:
+        return state.startswith(_TRANSIENT_STATES)
+    code: int | None = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _SQLITE_BUSY
+    # psycopg gives no SQLSTATE where the connection was refused or broke.
+    return isinstance(error, OperationalError)
+
+
+# -- engines -----------------------------------------------------------------------------------------------------
+
+
+def _engines(url: str) -> tuple[Engine, Engine]:
+    name = make_url(url).get_backend_name()
+    if name == "sqlite":
+        return _sqlite_engines(url)
+    if name == "postgresql":
+        return _postgresql_engines(url)
+    raise ConfigurationError(f"ORCHESTRA_DATABASE_URL={url!r}: only SQLite and PostgreSQL are supported")
+
+
+def _sqlite_engines(url: str) -> tuple[Engine, Engine]:
+    busy_ms = int(min(settings.current().lease_seconds / 4, 5) * 1000)
+    engine = sa.create_engine(url, pool_size=5, max_overflow=50, connect_args={"check_same_thread": False})
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        # Our own BEGINs instead of those that the driver would guess.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout={busy_ms}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if options.get("plain"):
+            return
+        level = "FULL" if options.get("durable") else "NORMAL"
+        if connection.info.get("synchronous", "NORMAL") != level:
+            connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+            connection.info["synchronous"] = level
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine, engine.execution_options(plain=True)
+
+
+def _postgresql_engines(url: str) -> tuple[Engine, Engine]:
+    target = make_url(url)
+    if target.drivername == "postgresql":
+        target = target.set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(
+        target, pool_size=5, max_overflow=50, isolation_level="READ COMMITTED", connect_args={"connect_timeout": 10}
+    )
+    return engine, engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+# -- schema ------------------------------------------------------------------------------------------------------
+
+
+def schema_version(database: Database) -> str | None:
+    """The revision of the database's schema; None where it is empty."""
+
+    def look(connection: Connection) -> str | None:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.scalar(sa.select(_version_table.c.version_num))
+
+    return database.read(look)
+
+
+def create_schema(database: Database) -> None:
+    """Create all tables in an empty database; does nothing where they are there. Safe to repeat and to race."""
+
+    def create(connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            # Two processes that open an empty database at once: the second waits, then finds it done.
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7022071)"))
+        if sa.inspect(connection).has_table("alembic_version"):
+            return
+        tables.metadata.create_all(connection)
+        _version_table.create(connection)
+        connection.execute(_version_table.insert().values(version_num=SCHEMA_VERSION))
+
+    database.write(create)
+
+
+def check_schema(database: Database) -> None:
+    """Create the schema of an empty database, and refuse one of another version.
+
+    Raises:
+        SchemaMismatch: Older or newer than this code; says what to run.
+    """
+    version = schema_version(database)
+    if version is None:
+        create_schema(database)
+        version = schema_version(database)
+    if version == SCHEMA_VERSION:
+        return
+    older = (version or "") < SCHEMA_VERSION
+    raise SchemaMismatch(
+        f"the database's schema is {version}, this orchestra works with {SCHEMA_VERSION}: "
+        + ("run `orchestra db upgrade`" if older else "install the newer orchestra that made it")
+    )
+
+
+def check_key(database: Database) -> None:
+    """Refuse to go on with another signing key than the database was first used with.
+
+    Raises:
+        SecretKeyMismatch: Says which setting to mend.
+    """
+    ours = serializers.key_fingerprint()
+    column = tables.installation.c
+    query = sa.select(column.value).where(column.key == "key_fingerprint")
+    kept = database.read(lambda connection: connection.scalar(query))
+    if kept is None:
+        database.write(lambda connection: _keep_fingerprint(connection, ours))
+        kept = database.read(lambda connection: connection.scalar(query))
+    if kept != ours:
+        raise SecretKeyMismatch(
+            f"this process signs with key {ours}, the database was written with key {kept}: set "
+            "ORCHESTRA_SECRET_KEY to the key of the other processes, or share their ORCHESTRA_HOME/secret.key"
+        )
+
+
+def _keep_fingerprint(connection: Connection, fingerprint: str) -> None:
+    statement = insert(connection, tables.installation).values(key="key_fingerprint", value=fingerprint)
+    connection.execute(statement.on_conflict_do_nothing())
+
+
+def insert(connection: Connection, table: sa.Table) -> Any:
+    """The dialect's INSERT, which knows ON CONFLICT."""
+    if connection.dialect.name == "sqlite":
+        return sa.dialects.sqlite.insert(table)
+    return sa.dialects.postgresql.insert(table)
+
+
+# -- the database of this process --------------------------------------------------------------------------------
+
+_lock = threading.RLock()
+_current: tuple[int, Database] | None = None
+
+
+def database() -> Database:
+    """The database of this process, by the settings; opened, and its schema checked, at first use.
+
+    Raises:
+        SchemaMismatch: Its schema is of another version.
+        SecretKeyMismatch: It was written under another signing key.
+        StoreUnavailable: It does not answer.
+    """
+    global _current
+    held = _current
+    if held is not None and held[0] == os.getpid():
+        return held[1]
+    with _lock:
+        if _current is None or _current[0] != os.getpid():
+            opened = Database(settings.current().resolved_database_url)
+            check_schema(opened)
+            check_key(opened)
+            _current = (os.getpid(), opened)
+        return _current[1]
+
+
+def reset() -> None:
+    """Close this process's database and forget it, so that the next use reads the settings again."""
+    global _current
+    with _lock:
+        if _current is not None and _current[0] == os.getpid():
+            _current[1].close()
+        _current = None
+
+
+def _after_fork() -> None:
+    global _current, _lock
+    _lock = threading.RLock()
+    if _current is not None:
+        _current[1].abandon()
+        _current = None
+
+
+os.register_at_fork(after_in_child=_after_fork)

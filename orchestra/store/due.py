@@ -1,0 +1,354 @@
+"""What the sweeper asks: which messages are owed, which timers are over, which counters were wrong.
+
+Everything here may run twice, or in two processes at once: each row is checked again in the transaction that
+changes it.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orchestra import serializers, settings
+from orchestra.errors import PauseTimeout
+from orchestra.states import StateType
+from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps
+from orchestra.store.database import Database, instant, now
+from orchestra.store.journal import Ending, upstream_failed
+from orchestra.store.settle import WAIT_COLUMNS, complete_open, make_ready, wake_if_over
+from orchestra.store.tables import Kind, Phase, edges, flow_runs, phase_is, phase_is_not, queue_marks, steps
+
+__all__ = ["Announcement", "complete_due", "expire_local", "next_due", "recount", "take_due"]
+
+#: Steps that a message starts; the others end by themselves when they are due.
+_CARRIED = (Kind.TASK.value,)
+_TIMERS = (Kind.SLEEP.value, Kind.PAUSE.value)
+
+
+def take_due(database: Database, *, limit: int = 500, lapsed: bool = True) -> list[Announcement]:
+    """Take up to `limit` owed messages, longest owed first, and set their next time a lease ahead.
+
+    Owed are READY rows that are due and whose `announce_at` has come, and claimed rows whose lease has lapsed. A row
+    that was announced before is taken only if its message seems lost: one announced later on its queue was claimed, or
+    nothing was claimed there for a lease.
+
+    A crash before the messages are sent costs a lease: then they are owed again.
+
+    Args:
+        lapsed: Take claimed rows too; false while owners that could not renew are given time to come back.
+    """
+    if not database.read(lambda connection: _owed(connection, limit, lapsed)):
+        return []
+
+    def work(connection: Connection) -> list[Announcement]:
+        moment = instant(connection)
+        marks = {row.queue: row for row in connection.execute(sa.select(queue_marks))}
+        taken: list[Announcement] = []
+        for table, row in _owed(connection, limit, lapsed):
+            lost = _seems_lost(row, marks.get(row.queue), moment)
+            _set_ahead(connection, table, row, moment, announced=lost)
+            if lost:
+                taken.append(of_step(row) if table is steps else of_run(row))
+        return taken
+
+    return database.write(work)
+
+
+def complete_due(database: Database) -> list[Announcement]:
+    """End the sleeps and pauses that are over, and make parked runs READY whose deadline has come."""
+    over = database.read(lambda connection: list(connection.execute(_OVER)))
+    announcements: list[Announcement] = []
+    for row in over:
+        announcements += database.write(lambda connection, row=row: _end_timer(connection, row))  # type: ignore[misc]
+    if database.read(lambda connection: connection.execute(_LATE).first()) is not None:
+        announcements += database.write(_wake_late)
+    return announcements
+
+
+def recount(database: Database, *, limit: int = 500) -> list[Announcement]:
+    """Recompute from rows what counters may have got wrong: parked runs, waiting steps, waves that stand still."""
+    announcements: list[Announcement] = []
+    for run_id in database.read(lambda connection: list(connection.scalars(_PARKED_AND_OVER.limit(limit)))):
+        announcements += database.write(lambda connection, run_id=run_id: _recount_run(connection, run_id))  # type: ignore[misc]
+    for join in database.read(lambda connection: list(connection.execute(_WAITED_JOINS.limit(limit)))):
+        # Looked at outside of the write lock first: nearly always there is nothing to mend.
+        if database.read(lambda connection, join=join: join_verdict(connection, join)) is not None:  # type: ignore[misc]
+            announcements += database.write(lambda connection, join=join: _recount_join(connection, join))  # type: ignore[misc]
+    for wave in database.read(_still_waves):
+        announcements += database.write(lambda connection, wave=wave: _start_wave(connection, wave))  # type: ignore[misc]
+    return announcements
+
+
+def next_due(database: Database) -> float | None:
+    """The earliest instant (seconds since the epoch) at which a timer is over or a message is owed, if any."""
+
+    def work(connection: Connection) -> float | None:
+        earliest = [
+            connection.scalar(sa.select(sa.func.min(table.c.announce_at)).where(phase_is(table, Phase.READY)))
+            for table in (steps, flow_runs)
+        ]
+        return min((moment for moment in earliest if moment is not None), default=None)
+
+    return database.read(work)
+
+
+def expire_local(database: Database) -> int:
+    """Mark local runs whose process died as CRASHED; returns how many."""
+    lapsed = sa.and_(
+        flow_runs.c.runner == "local", phase_is(flow_runs, Phase.CLAIMED), flow_runs.c.lease_until < now()
+    )
+    found = sa.select(flow_runs.c.id).where(lapsed).limit(1)
+    if database.read(lambda connection: connection.execute(found).first()) is None:
+        return 0
+    values = {
+        "phase": Phase.DONE,
+        "state_type": StateType.CRASHED.value,
+        "state_name": "Crashed",
+        "state_message": "its process died",
+        "end_time": now(),
+    }
+    statement = sa.update(flow_runs).where(lapsed).values(**values)
+    return database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+# -- owed messages -----------------------------------------------------------------------------------------------
+
+
+def _owed(connection: Connection, limit: int, lapsed: bool) -> list[tuple[sa.Table, Any]]:
+    found: list[tuple[sa.Table, Any]] = []
+    for query, table in ((_OWED_RUNS, flow_runs), (_OWED_STEPS, steps)):
+        found.extend((table, row) for row in connection.execute(query.limit(limit)))
+    for query, table in ((_LAPSED_RUNS, flow_runs), (_LAPSED_STEPS, steps)) if lapsed else ():
+        found.extend((table, row) for row in connection.execute(query.limit(limit)))
+    return found[:limit]
+
+
+def _seems_lost(row: Any, mark: Any, moment: float) -> bool:
+    if row.phase == Phase.CLAIMED or row.announced_at is None or mark is None:
+        return True
+    return bool(mark.announced_at > row.announced_at or mark.claimed_at < moment - settings.current().lease_seconds)
+
+
+def _set_ahead(connection: Connection, table: sa.Table, row: Any, moment: float, *, announced: bool) -> None:
+    # Jitter: rows that were announced together are not all announced again together.
+    ahead = moment + settings.current().lease_seconds * random.uniform(1.0, 1.25)
+    values = {"announce_at": ahead, "announced_at": moment} if announced else {"announce_at": ahead}
+    same = [flow_runs.c.id == row.id] if table is flow_runs else _this_step(row)
+    connection.execute(sa.update(table).where(*same, phase_is_not(table, Phase.DONE)).values(**values))
+
+
+def _this_step(row: Any) -> list[sa.ColumnElement[bool]]:
+    return [steps.c.run_id == row.run_id, steps.c.run_attempt == row.run_attempt, steps.c.step_key == row.step_key]
+
+
+_OWED_RUNS = (
+    sa.select(*RUN_COLUMNS, flow_runs.c.phase, flow_runs.c.announced_at)
+    .where(
+        phase_is(flow_runs, Phase.READY),
+        flow_runs.c.announce_at <= now(),
+        flow_runs.c.due_at <= now(),
+        flow_runs.c.held.is_(None),
+    )
+    .order_by(flow_runs.c.announce_at)
+)
+_OWED_STEPS = (
+    sa.select(*STEP_COLUMNS, steps.c.phase, steps.c.announced_at)
+    .where(
+        phase_is(steps, Phase.READY),
+        steps.c.announce_at <= now(),
+        steps.c.due_at <= now(),
+        steps.c.kind.in_(_CARRIED),
+    )
+    .order_by(steps.c.announce_at)
+)
+_LAPSED_RUNS = (
+    sa.select(*RUN_COLUMNS, flow_runs.c.phase, flow_runs.c.announced_at)
+    .where(
+        phase_is(flow_runs, Phase.CLAIMED),
+        flow_runs.c.lease_until < now(),
+        flow_runs.c.announce_at <= now(),
+        flow_runs.c.runner != "local",
+    )
+    .order_by(flow_runs.c.lease_until)
+)
+_LAPSED_STEPS = (
+    sa.select(*STEP_COLUMNS, steps.c.phase, steps.c.announced_at)
+    .where(phase_is(steps, Phase.CLAIMED), steps.c.lease_until < now(), steps.c.announce_at <= now())
+    .order_by(steps.c.lease_until)
+)
+
+# -- timers ------------------------------------------------------------------------------------------------------
+
+_OVER = (
+    sa.select(*STEP_COLUMNS, steps.c.kind)
+    .where(
+        phase_is(steps, Phase.READY),
+        steps.c.announce_at <= now(),
+        steps.c.due_at <= now(),
+        steps.c.kind.in_(_TIMERS),
+    )
+    .order_by(steps.c.announce_at)
+    .limit(500)
+)
+
+
+def _end_timer(connection: Connection, row: Any) -> list[Announcement]:
+    over = (phase_is(steps, Phase.READY), steps.c.due_at <= now())
+    return complete_open(connection, row.run_id, row.run_attempt, [row.step_key], _timer_ending(row), *over)
+
+
+def _timer_ending(row: Any) -> Ending:
+    if row.kind == Kind.SLEEP:
+        return Ending(StateType.COMPLETED, "Completed", result=serializers.encode(None))
+    error = PauseTimeout("the flow run was paused and not resumed in time")
+    data, _ = serializers.encode_exception(error)
+    return Ending(StateType.FAILED, "TimedOut", str(error), data)
+
+
+_late = sa.and_(
+    phase_is(flow_runs, Phase.WAITING), flow_runs.c.deadline_at.is_not(None), flow_runs.c.deadline_at <= now()
+)
+_LATE = sa.select(flow_runs.c.id).where(_late, flow_runs.c.outcome.is_(None)).limit(1)
+
+
+def _wake_late(connection: Connection) -> list[Announcement]:
+    statement = (
+        sa.update(flow_runs)
+        .where(_late, flow_runs.c.outcome.is_(None))
+        .values(
+            phase=Phase.READY,
+            due_at=now(),
+            announce_at=now() + settings.current().lease_seconds,
+            wait_claim=None,
+            wait_needed=None,
+            wait_open=None,
+        )
+        .returning(*RUN_COLUMNS)
+    )
+    return [of_run(row) for row in connection.execute(statement)]
+
+
+# -- counters ----------------------------------------------------------------------------------------------------
+
+_of_run = sa.and_(steps.c.run_id == flow_runs.c.id, steps.c.run_attempt == flow_runs.c.run_attempt)
+_open_steps = (
+    sa.select(sa.func.count()).select_from(steps).where(_of_run, phase_is_not(steps, Phase.DONE)).scalar_subquery()
+)
+_needed_done = (
+    sa.select(sa.func.count())
+    .select_from(steps)
+    .where(_of_run, phase_is(steps, Phase.DONE), steps.c.awaited_by == flow_runs.c.wait_claim)
+    .scalar_subquery()
+)
+_PARKED_AND_OVER = sa.select(flow_runs.c.id).where(
+    phase_is(flow_runs, Phase.WAITING),
+    flow_runs.c.wait_claim.is_not(None),
+    sa.or_(_open_steps == 0, sa.and_(flow_runs.c.wait_count.is_not(None), _needed_done >= flow_runs.c.wait_count)),
+)
+
+
+def _recount_run(connection: Connection, run_id: str) -> list[Announcement]:
+    # Completions of this run wait for this row's lock, then count down from what is written here.
+    parked = sa.and_(flow_runs.c.id == run_id, phase_is(flow_runs, Phase.WAITING))
+    if connection.execute(sa.select(flow_runs.c.id).where(parked).with_for_update()).first() is None:
+        return []
+    column = flow_runs.c
+    statement = (
+        sa.update(flow_runs)
+        .where(column.id == run_id)
+        .values(wait_open=_open_steps, wait_needed=column.wait_count - _needed_done)
+        .returning(*WAIT_COLUMNS)
+    )
+    return wake_if_over(connection, run_id, connection.execute(statement).one())
+
+
+_WAITED_JOINS = (
+    sa.select(steps.c.run_id, steps.c.run_attempt, steps.c.join_id)
+    .where(phase_is(steps, Phase.WAITING), steps.c.join_id.is_not(None))
+    .distinct()
+)
+
+
+def join_verdict(connection: Connection, join: Any) -> str | None:
+    """What a join's upstreams say of its dependents: "" to go on, the key of a failed upstream, None to wait."""
+    members = (
+        sa.select(edges.c.upstream, edges.c.strict, steps.c.phase, steps.c.state_type)
+        .join(
+            steps,
+            sa.and_(
+                steps.c.run_id == edges.c.run_id,
+                steps.c.run_attempt == edges.c.run_attempt,
+                steps.c.step_key == edges.c.upstream,
+            ),
+        )
+        .where(
+            edges.c.run_id == join.run_id, edges.c.run_attempt == join.run_attempt, edges.c.target_id == join.join_id
+        )
+    )
+    rows = list(connection.execute(members))
+    failed = [r for r in rows if r.strict and r.phase == Phase.DONE and r.state_type != StateType.COMPLETED]
+    if failed:
+        return str(failed[0].upstream)
+    return None if any(row.phase != Phase.DONE for row in rows) else ""
+
+
+def _recount_join(connection: Connection, join: Any) -> list[Announcement]:
+    """Let the dependents of a join go on, or fail, if its upstreams say so, whatever its counter says."""
+    verdict = join_verdict(connection, join)
+    if verdict is None:
+        return []
+    waiting = sa.select(steps.c.step_key).where(
+        steps.c.run_id == join.run_id,
+        steps.c.run_attempt == join.run_attempt,
+        steps.c.join_id == join.join_id,
+        phase_is(steps, Phase.WAITING),
+    )
+    keys = list(connection.scalars(waiting))
+    if not verdict:
+        return make_ready(connection, join.run_id, join.run_attempt, keys)
+    ending = upstream_failed(verdict)
+    return complete_open(connection, join.run_id, join.run_attempt, keys, ending, phase_is(steps, Phase.WAITING))
+
+
+_UNANNOUNCED_WAVES = (
+    sa.select(steps.c.run_id, steps.c.run_attempt, steps.c.wave, sa.func.min(steps.c.wave_index).label("first"))
+    .where(phase_is(steps, Phase.READY), steps.c.announce_at.is_(None), steps.c.wave.is_not(None))
+    .group_by(steps.c.run_id, steps.c.run_attempt, steps.c.wave)
+)
+
+
+def _still_waves(connection: Connection) -> list[Any]:
+    return [wave for wave in connection.execute(_UNANNOUNCED_WAVES).all() if _stands_still(connection, wave)]
+
+
+def _stands_still(connection: Connection, wave: Any) -> bool:
+    """Whether no row of a wave is announced or claimed, so that nothing will announce the rest."""
+    moving = sa.select(steps.c.step_key).where(
+        steps.c.run_id == wave.run_id,
+        steps.c.run_attempt == wave.run_attempt,
+        steps.c.wave == wave.wave,
+        phase_is(steps, Phase.READY, Phase.CLAIMED),
+        steps.c.announce_at.is_not(None),
+    )
+    return connection.execute(moving.limit(1)).first() is None
+
+
+def _start_wave(connection: Connection, wave: Any) -> list[Announcement]:
+    statement = (
+        sa.update(steps)
+        .where(
+            steps.c.run_id == wave.run_id,
+            steps.c.run_attempt == wave.run_attempt,
+            steps.c.wave == wave.wave,
+            steps.c.wave_index >= wave.first,
+            steps.c.wave_index < wave.first + steps.c.wave_window,
+            phase_is(steps, Phase.READY),
+            steps.c.announce_at.is_(None),
+        )
+        .values(announce_at=now() + settings.current().lease_seconds, announced_at=now())
+        .returning(*STEP_COLUMNS)
+    )
+    return of_steps(connection.execute(statement))

@@ -1,0 +1,223 @@
+"""What a person does to a run from outside: cancel, retry, pause, resume, delete. Each is one transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orchestra import serializers, settings
+from orchestra.errors import CancelledRun, FlowRunNotFound, IllegalTransition
+from orchestra.states import StateType
+from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
+from orchestra.store.claims import Claim, fence
+from orchestra.store.database import Database, now
+from orchestra.store.journal import Ending
+from orchestra.store.runs import next_attempt
+from orchestra.store.settle import complete_open
+from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, steps
+
+#: Values of `flow_runs.held`: no claim is made while one stands.
+PAUSED = "paused"
+NONDETERMINISTIC = "nondeterministic"
+
+
+def cancel(database: Database, run_id: str) -> list[Announcement]:
+    """Cancel a run and its children: nothing of them starts any more.
+
+    Steps that nobody works on are CANCELLED at once; running bodies learn it by their heartbeat; each run gets a last
+    segment that ends it. A run that never started is CANCELLED at once. Repeating it changes nothing.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has ended already.
+    """
+
+    def work(connection: Connection) -> list[Announcement]:
+        row = _lock(connection, run_id)
+        if row.phase == Phase.DONE and row.state_type != StateType.CANCELLED:
+            raise IllegalTransition(run_id, row.state_type, "cancelled")
+        return _cancel_tree(connection, run_id)
+
+    return database.write(work)
+
+
+def retry(database: Database, run_id: str) -> list[Announcement]:
+    """Open a new run attempt of an ended run, or replay one that is held as NonDeterministic.
+
+    Completed steps are kept; what failed, and what depends on it, is run again.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has not ended.
+    """
+
+    def work(connection: Connection) -> list[Announcement]:
+        row = _lock(connection, run_id)
+        if row.held == NONDETERMINISTIC:
+            return [_release(connection, run_id)]
+        if row.phase != Phase.DONE:
+            raise IllegalTransition(run_id, row.state_type, "retried before it has ended")
+        return [next_attempt(connection, run_id, row.run_attempt, 0.0, "retried by hand")]
+
+    return database.write(work)
+
+
+def hold(database: Database, run_id: str) -> None:
+    """Pause a run from outside: no segment of it is started until it is resumed; running steps end.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has ended, or is being cancelled.
+    """
+
+    def work(connection: Connection) -> None:
+        row = _lock(connection, run_id)
+        if row.phase == Phase.DONE or row.state_type == StateType.CANCELLING:
+            raise IllegalTransition(run_id, row.state_type, "paused")
+        values = {"held": PAUSED, "state_type": StateType.PAUSED.value, "state_name": "Paused"}
+        connection.execute(sa.update(flow_runs).where(flow_runs.c.id == run_id).values(**values))
+
+    database.write(work)
+
+
+def hold_claimed(database: Database, claim: Claim, reason: str, name: str, message: str) -> None:
+    """Hold a run from within its segment: the claim is released, and none is made until a person acts.
+
+    Raises:
+        ClaimLost: Another claim was made.
+    """
+    values = {
+        "phase": Phase.READY, "held": reason, "due_at": now(), "announce_at": now(),
+        "state_type": StateType.PAUSED.value, "state_name": name, "state_message": message,
+    }
+    database.write(lambda connection: fence(connection, claim, **values))
+
+
+def resume(database: Database, run_id: str) -> list[Announcement]:
+    """Let a paused run go on, whether its body paused it or someone from outside.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It is not paused.
+    """
+
+    def work(connection: Connection) -> list[Announcement]:
+        row = _lock(connection, run_id)
+        pauses = _open_steps(connection, run_id, row.run_attempt, Kind.PAUSE)
+        if row.held != PAUSED and not pauses:
+            raise IllegalTransition(run_id, row.state_type, "resumed: it is not paused")
+        announcements = [_release(connection, run_id)] if row.held == PAUSED else []
+        ending = Ending(StateType.COMPLETED, "Completed", result=serializers.encode(None))
+        return announcements + complete_open(connection, run_id, row.run_attempt, pauses, ending)
+
+    return database.write(work)
+
+
+def delete(database: Database, run_id: str) -> None:
+    """Delete a run with all that belongs to it, and its child runs.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has not ended; cancel it first.
+    """
+
+    def work(connection: Connection) -> None:
+        row = _lock(connection, run_id)
+        if row.phase != Phase.DONE:
+            raise IllegalTransition(run_id, row.state_type, "deleted before it has ended; cancel it first")
+        doomed = [run_id]
+        for parent in doomed:
+            doomed += connection.scalars(sa.select(flow_runs.c.id).where(flow_runs.c.parent_run_id == parent))
+        for doomed_id in doomed:
+            connection.execute(sa.delete(flow_runs).where(flow_runs.c.id == doomed_id))
+
+    database.write(work)
+
+
+def _lock(connection: Connection, run_id: str) -> Any:
+    row = connection.execute(sa.select(flow_runs).where(flow_runs.c.id == run_id).with_for_update()).first()
+    if row is None:
+        raise FlowRunNotFound(run_id)
+    return row
+
+
+def _release(connection: Connection, run_id: str) -> Announcement:
+    """Lift what holds a run; one that waits for steps goes on waiting, another is READY now."""
+    waits = sa.and_(phase_is(flow_runs, Phase.WAITING), flow_runs.c.wait_claim.is_not(None))
+    claimed = phase_is(flow_runs, Phase.CLAIMED)
+    stays = sa.or_(waits, claimed)
+    scheduled = sa.and_(flow_runs.c.due_at > now(), flow_runs.c.start_time.is_(None))
+    due_at = sa.case((sa.or_(stays, scheduled), flow_runs.c.due_at), else_=now())
+    statement = (
+        sa.update(flow_runs)
+        .where(flow_runs.c.id == run_id)
+        .values(
+            held=None,
+            phase=sa.case((stays, flow_runs.c.phase), else_=Phase.READY.value),
+            due_at=due_at,
+            announce_at=sa.case((scheduled, flow_runs.c.due_at), else_=now() + settings.current().lease_seconds),
+            state_type=sa.case((flow_runs.c.start_time.is_(None), "SCHEDULED"), else_="RUNNING"),
+            state_name=sa.case((flow_runs.c.start_time.is_(None), "Scheduled"), else_="Waiting"),
+            state_message=None,
+        )
+        .returning(*RUN_COLUMNS)
+    )
+    return of_run(connection.execute(statement).one())
+
+
+def _open_steps(connection: Connection, run_id: str, run_attempt: int, *kinds: Kind) -> list[str]:
+    query = sa.select(steps.c.step_key).where(
+        steps.c.run_id == run_id,
+        steps.c.run_attempt == run_attempt,
+        steps.c.kind.in_([kind.value for kind in kinds]),
+        phase_is(steps, Phase.READY, Phase.WAITING),
+    )
+    return list(connection.scalars(query.order_by(steps.c.sequence)))
+
+
+def _cancel_tree(connection: Connection, run_id: str) -> list[Announcement]:
+    announcements: list[Announcement] = []
+    tree = [run_id]
+    for current in tree:
+        row = _lock(connection, current)
+        if row.phase == Phase.DONE:
+            continue
+        announcements += _cancel_one(connection, row)
+        tree += connection.scalars(sa.select(flow_runs.c.id).where(flow_runs.c.parent_run_id == current))
+    return announcements
+
+
+def _cancel_one(connection: Connection, row: Any) -> list[Announcement]:
+    """Cancel one run: its idle steps end, its running ones are told, and a segment is due that ends it."""
+    announcement = _mark_cancelling(connection, row)
+    error = CancelledRun("its flow run was cancelled")
+    data, _ = serializers.encode_exception(error)
+    ending = Ending(StateType.CANCELLED, "Cancelled", str(error), data)
+    idle = _open_steps(connection, row.id, row.run_attempt, Kind.TASK, Kind.SLEEP, Kind.PAUSE)
+    unclaimed = phase_is(steps, Phase.READY, Phase.WAITING)
+    # Dependents that these endings would make READY are in the same list; nothing is announced.
+    complete_open(connection, row.id, row.run_attempt, idle, ending, unclaimed)
+    connection.execute(
+        sa.update(steps)
+        .where(steps.c.run_id == row.id, steps.c.run_attempt == row.run_attempt, phase_is(steps, Phase.CLAIMED))
+        .values(state_type=StateType.CANCELLING.value, state_name="Cancelling")
+    )
+    return announcement
+
+
+def _mark_cancelling(connection: Connection, row: Any) -> list[Announcement]:
+    values: dict[str, Any] = {
+        "state_type": StateType.CANCELLING.value, "state_name": "Cancelling", "state_message": None, "held": None,
+        "wait_claim": None, "wait_needed": None, "wait_open": None, "wait_count": None,
+    }
+    never_started = row.claim_number == 0 and row.parent_step_key is None
+    if never_started:
+        values |= {"state_type": StateType.CANCELLED.value, "state_name": "Cancelled"}
+        values |= {"phase": Phase.DONE, "end_time": now()}
+    elif row.phase != Phase.CLAIMED:
+        values |= {"phase": Phase.READY, "due_at": now(), "announce_at": now() + settings.current().lease_seconds}
+    statement = sa.update(flow_runs).where(flow_runs.c.id == row.id).values(**values).returning(*RUN_COLUMNS)
+    found = connection.execute(statement).one()
+    return [] if never_started or row.phase == Phase.CLAIMED else [of_run(found)]

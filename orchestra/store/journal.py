@@ -1,0 +1,432 @@
+"""The journal: writing the steps of a flow run under its fence, and reading them back for replay.
+
+Every write carries all steps not yet written, so that a crash leaves no hole. Rows are keyed by run, run attempt and
+step key; writing a row that is there already changes nothing, so that a write may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orchestra import graph, identifiers, serializers, settings
+from orchestra.errors import UpstreamFailed
+from orchestra.failpoints import failpoint
+from orchestra.graph import Edge, Node, Outcome
+from orchestra.states import StateType
+from orchestra.store import blobs
+from orchestra.store.announcements import Announcement, of_steps, step_is
+from orchestra.store.claims import Claim, fence
+from orchestra.store.database import Database, insert, instant
+from orchestra.store.tables import Kind, Phase, edges, joins, phase_is, steps
+
+T = TypeVar("T")
+
+#: Results up to this size are read together with the journal; larger ones when they are used.
+EAGER_RESULT_BYTES = 64 * 1024
+#: Keys named in one statement; SQLite allows 32,766 parameters.
+_CHUNK = 1000
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a step ended."""
+
+    state_type: str
+    state_name: str
+    message: str | None = None
+    #: The encoded value or exception.
+    result: bytes | None = None
+    start_time: float | None = None
+    end_time: float | None = None
+    attempt: int = 1
+
+
+@dataclass(slots=True)
+class NewStep:
+    """A step that the journal has not, as its segment hands it over."""
+
+    key: str
+    branch: str
+    position: int
+    sequence: int
+    kind: Kind
+    name: str
+    path: str | None = None
+    inputs: bytes | None = None
+    fingerprint: str | None = None
+    edges: tuple[Edge, ...] = ()
+    queue: str | None = None
+    priority: int | None = None
+    lease_seconds: float | None = None
+    attempt: int = 1
+    inline: bool = False
+    #: Seconds until it is due: a sleep, a pause's timeout, a retry.
+    delay: float = 0.0
+    child_run_id: str | None = None
+    #: None: still to be done.
+    ending: Ending | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step as the journal holds it."""
+
+    key: str
+    branch: str
+    position: int
+    sequence: int
+    kind: str
+    name: str
+    phase: str
+    recorded_attempt: int
+    attempt: int
+    fingerprint: str | None
+    state_type: str
+    state_name: str
+    state_message: str | None
+    #: None also where it is over `EAGER_RESULT_BYTES`: then `large` is true.
+    result: bytes | None
+    large: bool
+    due_at: float | None
+    child_run_id: str | None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.phase == Phase.DONE
+
+
+def load(database: Database, run_id: str, run_attempt: int) -> list[StepRecord]:
+    """The journal of a run attempt, in the order of asking."""
+    query = (
+        sa.select(*_RECORD_COLUMNS)
+        .where(steps.c.run_id == run_id, steps.c.run_attempt == run_attempt)
+        .order_by(steps.c.sequence)
+    )
+    return database.read(lambda connection: [_record(row) for row in connection.execute(query)])
+
+
+def load_done(database: Database, run_id: str, run_attempt: int, since: float) -> list[StepRecord]:
+    """The steps of a run attempt that ended at or after `since` (seconds since the epoch)."""
+    query = sa.select(*_RECORD_COLUMNS).where(
+        steps.c.run_id == run_id,
+        steps.c.run_attempt == run_attempt,
+        phase_is(steps, Phase.DONE),
+        steps.c.end_time >= since,
+    )
+    return database.read(lambda connection: [_record(row) for row in connection.execute(query)])
+
+
+def load_steps(database: Database, run_id: str, run_attempt: int, keys: Sequence[str]) -> list[StepRecord]:
+    """Some steps of a run attempt, in no order."""
+
+    def work(connection: Connection) -> list[StepRecord]:
+        found: list[StepRecord] = []
+        for part in chunks(keys, _CHUNK):
+            query = sa.select(*_RECORD_COLUMNS).where(
+                steps.c.run_id == run_id, steps.c.run_attempt == run_attempt, steps.c.step_key.in_(part)
+            )
+            found.extend(_record(row) for row in connection.execute(query))
+        return found
+
+    return database.read(work)
+
+
+def result_of(database: Database, run_id: str, run_attempt: int, step_key: str) -> bytes | None:
+    """The encoded result of a step, also a large one.
+
+    Raises:
+        ResultCorrupt: It is damaged.
+        MissingResult: It is no longer there.
+    """
+
+    def work(connection: Connection) -> bytes | None:
+        query = sa.select(steps.c.result, steps.c.result_blob).where(*step_is(run_id, run_attempt, step_key))
+        row = connection.execute(query).one()
+        return blobs.get(connection, row.result_blob) if row.result_blob else row.result
+
+    return database.read(work)
+
+
+def inputs_of(database: Database, run_id: str, run_attempt: int, keys: Sequence[str]) -> dict[str, StepRecord]:
+    """The upstreams a step takes values from, by key; large results are read too."""
+    found = {}
+    for record in load_steps(database, run_id, run_attempt, keys):
+        if record.large:
+            data = result_of(database, run_id, run_attempt, record.key)
+            found[record.key] = _with_result(record, data)
+        else:
+            found[record.key] = record
+    return found
+
+
+def record(
+    database: Database, claim: Claim, new: Sequence[NewStep], *, window: Callable[[str], int], dispatched: bool = False
+) -> list[Announcement]:
+    """Write steps of a flow run under its claim, in one transaction: ended ones and ones that are to be done.
+
+    Args:
+        claim: On the flow run.
+        new: In the order of asking.
+        window: Of a queue, how many rows of a wave are announced ahead.
+        dispatched: Ends the streak of parks: something new was submitted.
+
+    Returns:
+        What to announce, once this has returned. A crash before that costs a sweep: the rows say they are announced.
+
+    Raises:
+        ClaimLost: Another claim was made; nothing was written.
+    """
+    if not new:
+        return []
+    values: dict[str, Any] = {"streak_at": None, "streak_parks": 0} if dispatched else {}
+
+    def work(connection: Connection) -> list[Announcement]:
+        fence(connection, claim, **values)
+        return write(connection, claim, new, window=window)
+
+    failpoint("before_dispatch" if dispatched else "before_record")
+    announcements = database.write(work)
+    failpoint("after_dispatch" if dispatched else "after_record")
+    return announcements
+
+
+def write(
+    connection: Connection, claim: Claim, new: Sequence[NewStep], *, window: Callable[[str], int]
+) -> list[Announcement]:
+    """Insert steps within a transaction that has passed the fence; returns what to announce after its commit."""
+    if not new:
+        return []
+    run_id, run_attempt = claim.run_id, claim.run_attempt
+    moment = instant(connection)
+    submitted = [step for step in new if step.ending is None and step.kind is Kind.TASK]
+    plan = _plan(connection, run_id, run_attempt, submitted)
+    rows = [_row(step, claim, moment, plan) for step in new]
+    announced = _make_waves(rows, plan.ready, window, moment)
+    _keep_large_results(connection, rows)
+    if run_attempt > 1:
+        _set_aside(connection, claim, [step.key for step in new])
+    statement = insert(connection, steps).on_conflict_do_nothing()
+    connection.execute(statement, rows)
+    _insert_joins(connection, run_id, run_attempt, plan)
+    return of_steps(announced)
+
+
+def _plan(connection: Connection, run_id: str, run_attempt: int, submitted: Sequence[NewStep]) -> graph.Plan:
+    nodes = [Node(step.key, step.edges) for step in submitted]
+    new = {node.key for node in nodes}
+    earlier = list(dict.fromkeys(edge.upstream for node in nodes for edge in node.edges if edge.upstream not in new))
+    outcomes = _lock_outcomes(connection, run_id, run_attempt, earlier)
+    # A step asked in this segment and not yet written cannot be an upstream of a dispatch without being in it.
+    return graph.plan(nodes, outcomes)
+
+
+def _lock_outcomes(connection: Connection, run_id: str, run_attempt: int, keys: Sequence[str]) -> dict[str, Outcome]:
+    """How upstreams stand, locked in the order of asking: one that ends later will see the join that counts it."""
+    found: dict[str, Outcome] = {}
+    for part in chunks(keys, _CHUNK):
+        query = (
+            sa.select(steps.c.step_key, steps.c.phase, steps.c.state_type)
+            .where(steps.c.run_id == run_id, steps.c.run_attempt == run_attempt, steps.c.step_key.in_(part))
+            .order_by(steps.c.sequence)
+            .with_for_update()
+        )
+        found.update({row.step_key: outcome(row.phase, row.state_type) for row in connection.execute(query)})
+    return found
+
+
+def outcome(phase: str, state_type: str) -> Outcome:
+    """A step's outcome as its dependents see it."""
+    if phase != Phase.DONE:
+        return Outcome.OPEN
+    return Outcome.SUCCEEDED if state_type == StateType.COMPLETED else Outcome.FAILED
+
+
+def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "run_id": claim.run_id,
+        "run_attempt": claim.run_attempt,
+        "step_key": step.key,
+        "id": identifiers.step_id(claim.run_id, claim.run_attempt, step.key),
+        "branch": step.branch,
+        "position": step.position,
+        "sequence": step.sequence,
+        "kind": step.kind.value,
+        "name": step.name,
+        "path": step.path,
+        "recorded_attempt": claim.run_attempt,
+        "attempt": step.attempt,
+        "inline": step.inline,
+        "inputs": step.inputs,
+        "inputs_fingerprint": step.fingerprint,
+        "queue": step.queue,
+        "priority": step.priority,
+        "lease_seconds": step.lease_seconds,
+        "child_run_id": step.child_run_id,
+        "claim_number": claim.number if step.ending is not None else 0,
+        "created_at": moment,
+        "join_id": None,
+        "wave": None,
+        "wave_index": None,
+        "wave_window": None,
+        "due_at": None,
+        "announce_at": None,
+        "announced_at": None,
+        "worker": claim.owner if step.inline else None,
+    }
+    row.update(_progress(step, moment, plan))
+    return row
+
+
+def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
+    """Phase, state and times of a new row."""
+    ending = step.ending
+    if step.key in plan.failed:
+        ending = upstream_failed(plan.failed[step.key])
+    if ending is not None:
+        return {
+            "phase": Phase.DONE.value,
+            "state_type": str(ending.state_type),
+            "state_name": ending.state_name,
+            "state_message": ending.message,
+            "result": ending.result,
+            "result_blob": None,
+            "start_time": ending.start_time,
+            "end_time": ending.end_time or moment,
+        }
+    open_row = {"state_message": None, "result": None, "result_blob": None, "start_time": None, "end_time": None}
+    if step.key in plan.waiting:
+        join_id = plan.waiting[step.key]
+        return open_row | {
+            "phase": Phase.WAITING.value, "state_type": "PENDING", "state_name": "Pending", "join_id": join_id,
+        }
+    if step.kind is Kind.SUBFLOW:
+        return open_row | {"phase": Phase.WAITING.value, "state_type": "RUNNING", "state_name": "Running"}
+    due_at = moment + step.delay
+    scheduled = step.delay > 0
+    names = {Kind.SLEEP: ("RUNNING", "Sleeping"), Kind.PAUSE: ("PAUSED", "Paused")}
+    retrying = ("SCHEDULED", "AwaitingRetry") if step.attempt > 1 else ("SCHEDULED", "Scheduled")
+    state_type, state_name = names.get(step.kind, retrying if scheduled else ("PENDING", "Pending"))
+    return open_row | {
+        "phase": Phase.READY.value, "state_type": state_type, "state_name": state_name, "due_at": due_at,
+        "announce_at": due_at if scheduled else None,
+    }
+
+
+def upstream_failed(culprit: str) -> Ending:
+    """How a step ends that is not run because of `culprit`, a step key."""
+    error = UpstreamFailed(culprit)
+    return Ending(StateType.FAILED, "UpstreamFailed", str(error), serializers.encode_exception(error)[0])
+
+
+def _make_waves(
+    rows: Sequence[dict[str, Any]], ready: Sequence[str], window: Callable[[str], int], moment: float
+) -> list[Any]:
+    """Number the rows that become READY together, queue by queue, and mark the window of each wave announced."""
+    keys = set(ready)
+    waves: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["step_key"] in keys and row["announce_at"] is None:
+            waves.setdefault(row["queue"] or "", []).append(row)
+    announced: list[Any] = []
+    for queue, wave in waves.items():
+        ahead = window(queue)
+        for index, row in enumerate(wave):
+            if len(wave) > ahead:
+                row.update(wave=wave[0]["step_key"], wave_index=index, wave_window=ahead)
+            if index < ahead:
+                row.update(announce_at=moment + settings.current().lease_seconds, announced_at=moment)
+                announced.append(_AsRow(row))
+    return announced
+
+
+class _AsRow:
+    """A dictionary read by attribute, as a database row is."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        return self._values[name]
+
+
+def _keep_large_results(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        row["result"], row["result_blob"] = blobs.place(connection, row["result"])
+
+
+def _set_aside(connection: Connection, claim: Claim, keys: Sequence[str]) -> None:
+    """Give rows that a retry has moved on, and whose inputs changed, back to the run attempt they came from."""
+    for part in chunks(keys, _CHUNK):
+        connection.execute(
+            sa.update(steps)
+            .where(
+                steps.c.run_id == claim.run_id,
+                steps.c.run_attempt == claim.run_attempt,
+                steps.c.recorded_attempt < claim.run_attempt,
+                steps.c.step_key.in_(part),
+            )
+            .values(run_attempt=steps.c.run_attempt - 1)
+        )
+
+
+def _insert_joins(connection: Connection, run_id: str, run_attempt: int, plan: graph.Plan) -> None:
+    if not plan.joins:
+        return
+    base = {"run_id": run_id, "run_attempt": run_attempt}
+    connection.execute(
+        insert(connection, joins).on_conflict_do_nothing(),
+        [base | {"join_id": j.id, "parent_id": j.parent, "remaining": j.remaining} for j in plan.joins],
+    )
+    connection.execute(
+        insert(connection, edges).on_conflict_do_nothing(),
+        [
+            base | {"upstream": m.edge.upstream, "join_id": m.join, "target_id": m.target, "strict": m.edge.strict}
+            for m in plan.members
+        ],
+    )
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of at most `size`."""
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def _record(row: Any) -> StepRecord:
+    return StepRecord(*row)
+
+
+def _with_result(found: StepRecord, data: bytes | None) -> StepRecord:
+    values = {name: getattr(found, name) for name in StepRecord.__slots__}
+    return StepRecord(**(values | {"result": data, "large": False}))
+
+
+_SIZE = sa.func.length(steps.c.result)
+_LARGE = sa.or_(steps.c.result_blob.is_not(None), sa.func.coalesce(_SIZE, 0) > EAGER_RESULT_BYTES)
+_RECORD_COLUMNS = (
+    steps.c.step_key,
+    steps.c.branch,
+    steps.c.position,
+    steps.c.sequence,
+    steps.c.kind,
+    steps.c.name,
+    steps.c.phase,
+    steps.c.recorded_attempt,
+    steps.c.attempt,
+    steps.c.inputs_fingerprint,
+    steps.c.state_type,
+    steps.c.state_name,
+    steps.c.state_message,
+    sa.case((_SIZE <= EAGER_RESULT_BYTES, steps.c.result), else_=None),
+    _LARGE,
+    steps.c.due_at,
+    steps.c.child_run_id,
+)

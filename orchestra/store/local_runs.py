@@ -1,0 +1,186 @@
+"""Rows of flow runs that are carried out in the process that called them (runner "local").
+
+Their claim is made with the row and renewed while the body runs; another orchestra process marks lapsed ones Crashed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orchestra import clock, identifiers
+from orchestra.serializers import clean_text
+from orchestra.states import State
+from orchestra.store.database import Database, insert, now
+from orchestra.store.tables import Phase, flow_runs, flows, states, steps
+
+
+@dataclass(frozen=True, slots=True)
+class NewLocalRun:
+    """A flow run that begins here. Times are in seconds."""
+
+    id: str
+    name: str
+    flow_name: str
+    path: str
+    owner: str
+    lease_seconds: float
+    entrypoint: str | None = None
+    description: str = ""
+    version: str | None = None
+    parameters: bytes | None = None
+    tags: tuple[str, ...] = ()
+    parent_run_id: str | None = None
+    parent_attempt: int | None = None
+    parent_step_key: str | None = None
+    root_run_id: str | None = None
+    depth: int = 0
+    timeout_seconds: float | None = None
+
+
+def start_run(db: Database, run: NewLocalRun, state: State[Any]) -> None:
+    """Write the row of a run that starts now, claimed by this process, and its flow's. Safe to repeat.
+
+    A crash just after it leaves a run whose lease lapses: Crashed.
+    """
+
+    def write(connection: Connection) -> None:
+        connection.execute(insert(connection, flows).values(_flow_row(run)).on_conflict_do_nothing())
+        row = _run_row(run, state)
+        inserted = connection.execute(insert(connection, flow_runs).values(row).on_conflict_do_nothing())
+        if inserted.rowcount:
+            connection.execute(states.insert().values(_state_row(run.id, state)))
+
+    db.write(write)
+
+
+def set_state(db: Database, run_id: str, state: State[Any], *, run_attempt: int) -> None:
+    """Write a state that is not final: between two run attempts, or while the run is paused."""
+
+    def write(connection: Connection) -> None:
+        connection.execute(_of_run(run_id).values(**_state_values(state), run_attempt=run_attempt))
+        connection.execute(states.insert().values(_state_row(run_id, state)))
+
+    db.write(write)
+
+
+def finish_run(db: Database, run_id: str, owner: str, state: State[Any], *, result: bytes | None = None) -> bool:
+    """Write the final state and give up the claim; false where another process has ended or claimed the run."""
+
+    def write(connection: Connection) -> bool:
+        ended = _of_run(run_id).where(flow_runs.c.owner == owner, flow_runs.c.phase == Phase.CLAIMED)
+        values = {**_state_values(state), "phase": Phase.DONE, "lease_until": None, "end_time": clock.now()}
+        if not connection.execute(ended.values(**values, result=result)).rowcount:
+            return _has_ended(connection, run_id, owner, state)
+        connection.execute(states.insert().values(_state_row(run_id, state)))
+        return True
+
+    return db.write(write)
+
+
+def renew_leases(db: Database, owners: Sequence[str], lease_seconds: float) -> None:
+    """Hold the claims of these owners for another `lease_seconds`."""
+
+    def write(connection: Connection) -> None:
+        held = flow_runs.c.owner.in_(owners) & (flow_runs.c.phase == Phase.CLAIMED)
+        connection.execute(flow_runs.update().where(held).values(lease_until=now() + lease_seconds))
+
+    db.write(write)
+
+
+def open_pause(db: Database, row: dict[str, Any]) -> None:
+    """Write a pause as an open step, which `resume` completes. Safe to repeat."""
+
+    def write(connection: Connection) -> None:
+        connection.execute(insert(connection, steps).values(row).on_conflict_do_nothing())
+
+    db.write(write)
+
+
+def end_pause(db: Database, step_id: str) -> None:
+    """End a pause that nobody has resumed in time. Safe to repeat."""
+    still_open = (steps.c.id == step_id) & (steps.c.phase != Phase.DONE)
+    values = {"phase": Phase.DONE, "state_type": "FAILED", "state_name": "TimedOut", "end_time": clock.now()}
+    db.write(lambda connection: connection.execute(steps.update().where(still_open).values(values)))
+
+
+def pause_state(db: Database, step_id: str) -> str | None:
+    """The state type with which a pause has ended; None: it goes on."""
+    query = sa.select(steps.c.state_type).where(steps.c.id == step_id, steps.c.phase == Phase.DONE)
+    return db.read(lambda connection: connection.scalar(query))
+
+
+def _of_run(run_id: str) -> sa.Update:
+    return flow_runs.update().where(flow_runs.c.id == run_id)
+
+
+def _has_ended(connection: Connection, run_id: str, owner: str, state: State[Any]) -> bool:
+    """Whether an earlier try of the same write was committed."""
+    query = sa.select(flow_runs.c.owner, flow_runs.c.state_type, flow_runs.c.state_name).where(flow_runs.c.id == run_id)
+    row = connection.execute(query).first()
+    return row is not None and tuple(row) == (owner, state.type, state.name)
+
+
+def _flow_row(run: NewLocalRun) -> dict[str, Any]:
+    at = clock.now()
+    return {
+        "id": identifiers.new_run_id(),
+        "name": clean_text(run.flow_name),
+        "path": clean_text(run.path),
+        "description": clean_text(run.description),
+        "created_at": at,
+        "updated_at": at,
+    }
+
+
+def _run_row(run: NewLocalRun, state: State[Any]) -> dict[str, Any]:
+    at = clock.now()
+    return {
+        "id": run.id,
+        "name": clean_text(run.name),
+        "flow_name": clean_text(run.flow_name),
+        "path": clean_text(run.path),
+        "entrypoint": run.entrypoint,
+        "version": run.version,
+        "parameters": run.parameters,
+        "tags": json.dumps([clean_text(tag) for tag in run.tags]),
+        "runner": "local",
+        "parent_run_id": run.parent_run_id,
+        "parent_attempt": run.parent_attempt,
+        "parent_step_key": run.parent_step_key,
+        "root_run_id": run.root_run_id or run.id,
+        "depth": run.depth,
+        "timeout_seconds": run.timeout_seconds,
+        "phase": Phase.CLAIMED,
+        "owner": run.owner,
+        "lease_seconds": run.lease_seconds,
+        "lease_until": now() + run.lease_seconds,
+        "claim_number": 1,
+        "created_at": at,
+        "start_time": at,
+        **_state_values(state),
+    }
+
+
+def _state_values(state: State[Any]) -> dict[str, Any]:
+    return {
+        "state_type": state.type.value,
+        "state_name": clean_text(state.name),
+        "state_message": None if state.message is None else clean_text(state.message),
+    }
+
+
+def _state_row(run_id: str, state: State[Any], step_id: str | None = None) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "step_id": step_id,
+        "type": state.type.value,
+        "name": clean_text(state.name),
+        "message": None if state.message is None else clean_text(state.message),
+        "timestamp": state.timestamp.timestamp(),
+    }

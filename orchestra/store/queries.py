@@ -1,0 +1,634 @@
+"""What people ask of the database: lists and single records, read only, with Prefect's field names.
+
+Lists are paged by key: a page starts after the record whose id is given, so that the last page of a million
+runs costs what the first does. Values are shown as previews: no type is imported and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, or_, select, tuple_
+
+from orchestra import clock, serializers
+from orchestra.errors import FlowRunNotFound, TaskRunNotFound
+from orchestra.states import StateType
+from orchestra.store.database import Database, instant
+from orchestra.store.tables import Kind, Phase, edges, flow_runs, flows, leaders, phase_is, states, steps
+
+T = TypeVar("T")
+
+#: Names of states that are finer than their type, and the type each belongs to: lets a filter use an index.
+_TYPE_OF_NAME = {
+    "Late": StateType.SCHEDULED,
+    "AwaitingRetry": StateType.SCHEDULED,
+    "Waiting": StateType.RUNNING,
+    "Retrying": StateType.RUNNING,
+    "TimedOut": StateType.FAILED,
+    "UpstreamFailed": StateType.FAILED,
+    "NonDeterministic": StateType.PAUSED,
+    "Suspended": StateType.PAUSED,
+} | {kind.value.capitalize(): kind for kind in StateType}
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list."""
+
+    items: tuple[T, ...]
+    #: Hand this as `after` to get the next page; None: this was the last.
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StateRecord:
+    """One state a run was in."""
+
+    type: str
+    name: str
+    message: str | None
+    timestamp: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One flow that ran, or was declared on a worker."""
+
+    id: str
+    name: str
+    path: str
+    description: str | None
+    created: datetime | None
+    updated: datetime | None
+    last_run_state_name: str | None
+    last_run_created: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRun:
+    """One flow run. `total_run_time` is in seconds, up to now for one that runs."""
+
+    id: str
+    name: str
+    flow_id: str | None
+    flow_name: str
+    state_type: str
+    state_name: str
+    state: StateRecord
+    parameters: Any
+    tags: tuple[str, ...]
+    created: datetime | None
+    expected_start_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+    total_run_time: float
+    run_count: int
+    parent_flow_run_id: str | None
+    parent_task_run_id: str | None
+    root_flow_run_id: str
+    idempotency_key: str | None
+    flow_version: str | None
+    work_queue_name: str | None
+    priority: int | None
+    runner: str
+    path: str
+    entrypoint: str | None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run has ended."""
+        return StateType(self.state_type) in _FINAL_TYPES
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRunDetails:
+    """A flow run with what only its own page shows."""
+
+    run: FlowRun
+    result: Any
+    #: Unfinished steps of the run, and those of them it cannot go on without.
+    unfinished: int
+    needed: int
+    deadline: datetime | None
+    worker: str | None
+    lease_until: datetime | None
+    lapses: int
+    states: tuple[StateRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """One step of a flow run; a task run where `kind` is "task". `total_run_time` is in seconds."""
+
+    id: str
+    name: str
+    flow_run_id: str
+    task_key: str | None
+    dynamic_key: str
+    kind: str
+    state_type: str
+    state_name: str
+    state: StateRecord
+    created: datetime | None
+    expected_start_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+    total_run_time: float
+    run_count: int
+    flow_run_run_count: int
+    child_flow_run_id: str | None
+    work_queue_name: str | None
+    worker: str | None
+    inline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRunDetails:
+    """A task run with what only its own page shows."""
+
+    run: TaskRun
+    task_inputs: Any
+    result: Any
+    upstream: tuple[str, ...]
+    lease_until: datetime | None
+    lapses: int
+    states: tuple[StateRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepCount:
+    """How many steps of one task are in one state."""
+
+    name: str
+    kind: str
+    state_type: str
+    state_name: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step as the graph of its run shows it."""
+
+    key: str
+    name: str
+    kind: str
+    state_type: str
+    state_name: str
+    inline: bool
+    queue: str | None
+    #: The same for all steps that were dispatched together; seconds since the epoch.
+    created_at: float
+    #: Step keys it was submitted behind, as far as they had not ended then.
+    upstream: tuple[str, ...] = ()
+
+
+_FINAL_TYPES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
+_RUN_LISTED = [column for column in flow_runs.c if column.name not in {"result", "outcome"}]
+_STEP_LISTED = [column for column in steps.c if column.name not in {"result", "inputs"}]
+
+
+def list_flow_runs(
+    db: Database,
+    *,
+    limit: int = 15,
+    after: str | None = None,
+    flow_name: str | None = None,
+    state_types: Iterable[str] = (),
+    state_names: Iterable[str] = (),
+    parent_flow_run_id: str | None = None,
+) -> Page[FlowRun]:
+    """The newest flow runs first.
+
+    Args:
+        limit: Most runs on the page.
+        after: Id of the last run of the page before.
+        state_types: Only runs of these types ("FAILED").
+        state_names: Only runs in states of these names ("AwaitingRetry").
+
+    Raises:
+        FlowRunNotFound: `after` is not there (any more).
+    """
+    conditions: list[ColumnElement[bool]] = []
+    if flow_name:
+        conditions.append(flow_runs.c.flow_name == flow_name)
+    if parent_flow_run_id:
+        conditions.append(flow_runs.c.parent_run_id == parent_flow_run_id)
+    names, types = tuple(state_names), _types(state_types, state_names)
+    if names:
+        conditions.append(flow_runs.c.state_name.in_(names))
+
+    def page(conn: Connection) -> list[RowMapping]:
+        begin = [*conditions, *_after(conn, flow_runs.c, after, FlowRunNotFound)]
+        newest = (flow_runs.c.created_at.desc(), flow_runs.c.id.desc())
+        query = _select_runs().order_by(*newest).limit(limit + 1)
+        # One query a type, merged here: an IN would make the database sort every run of these types.
+        found = [
+            row
+            for kind in types or (None,)
+            for row in _mappings(conn, query.where(*begin, *([flow_runs.c.state_type == kind] if kind else [])))
+        ]
+        return sorted(found, key=lambda row: (row["created_at"], row["id"]), reverse=True)
+
+    return _page([_flow_run(row) for row in db.read(page)], limit)
+
+
+def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
+    """One flow run.
+
+    Raises:
+        FlowRunNotFound: There is none with this id.
+    """
+
+    def look(conn: Connection) -> tuple[RowMapping, tuple[StateRecord, ...]]:
+        query = _select_runs(flow_runs.c.result, flow_runs.c.outcome).where(flow_runs.c.id == flow_run_id)
+        row = conn.execute(query).mappings().one_or_none()
+        if row is None:
+            raise FlowRunNotFound(flow_run_id)
+        return row, _history(conn, flow_run_id, None)
+
+    row, history = db.read(look)
+    return FlowRunDetails(
+        run=_flow_run(row),
+        result=_result(row),
+        unfinished=row["wait_open"] or 0,
+        needed=row["wait_needed"] or 0,
+        deadline=clock.to_datetime(row["deadline_at"]),
+        worker=row["owner"] if row["phase"] == Phase.CLAIMED else None,
+        lease_until=clock.to_datetime(row["lease_until"]) if row["phase"] == Phase.CLAIMED else None,
+        lapses=row["lapses"],
+        states=history,
+    )
+
+
+def flow_run_state(db: Database, flow_run_id: str) -> StateRecord:
+    """The state a flow run is in; cheap, for polling.
+
+    Raises:
+        FlowRunNotFound: There is none with this id.
+    """
+    columns = [flow_runs.c[name] for name in ("state_type", "state_name", "state_message", "end_time", "start_time")]
+    query = select(*columns).where(flow_runs.c.id == flow_run_id)
+    row = db.read(lambda conn: conn.execute(query).mappings().one_or_none())
+    if row is None:
+        raise FlowRunNotFound(flow_run_id)
+    return _state(row)
+
+
+def list_task_runs(
+    db: Database,
+    *,
+    limit: int = 15,
+    after: str | None = None,
+    flow_run_id: str | None = None,
+    every_attempt: bool = False,
+    kinds: Iterable[str] = (Kind.TASK,),
+    state_types: Iterable[str] = (),
+    state_names: Iterable[str] = (),
+) -> Page[TaskRun]:
+    """Task runs: the newest first, or those of one flow run in the order in which they were asked for.
+
+    Args:
+        limit: Most task runs on the page.
+        after: Id of the last task run of the page before.
+        flow_run_id: Only those of this flow run.
+        every_attempt: Also those of earlier attempts of that flow run.
+        kinds: Kinds of step to list; empty lists all of them.
+        state_types: Only those of these types ("FAILED").
+        state_names: Only those in states of these names ("AwaitingRetry").
+
+    Raises:
+        FlowRunNotFound: There is no flow run with that id.
+        TaskRunNotFound: `after` is not there (any more).
+    """
+    kinds, names, types = tuple(kinds), tuple(state_names), _types(state_types, state_names)
+    conditions: list[ColumnElement[bool]] = []
+    if kinds:
+        conditions.append(steps.c.kind.in_(kinds))
+    if names:
+        conditions.append(steps.c.state_name.in_(names))
+    if types:
+        conditions.append(steps.c.state_type.in_(types))
+
+    def page(conn: Connection) -> Sequence[RowMapping]:
+        query = select(*_STEP_LISTED).where(*conditions).limit(limit + 1)
+        if flow_run_id is None:
+            return _mappings(conn, query.where(*_after(conn, steps.c, after, TaskRunNotFound)).order_by(
+                steps.c.created_at.desc(), steps.c.id.desc()))
+        return _mappings(conn, query.where(
+            *_of_run(conn, flow_run_id, every_attempt), *_after_step(conn, after)
+        ).order_by(steps.c.run_attempt, steps.c.sequence))
+
+    return _page([_task_run(row) for row in db.read(page)], limit)
+
+
+def read_task_run(db: Database, task_run_id: str) -> TaskRunDetails:
+    """One task run (or other step).
+
+    Raises:
+        TaskRunNotFound: There is none with this id.
+    """
+
+    def look(conn: Connection) -> tuple[RowMapping, tuple[str, ...], tuple[StateRecord, ...]]:
+        row = conn.execute(select(steps).where(steps.c.id == task_run_id)).mappings().one_or_none()
+        if row is None:
+            raise TaskRunNotFound(task_run_id)
+        return row, _upstream_of(conn, row), _history(conn, row["run_id"], task_run_id)
+
+    row, upstream, history = db.read(look)
+    return TaskRunDetails(
+        run=_task_run(row),
+        task_inputs=serializers.preview(row["inputs"]),
+        result=_result(row),
+        upstream=upstream,
+        lease_until=clock.to_datetime(row["lease_until"]) if row["phase"] == Phase.CLAIMED else None,
+        lapses=row["lapses"],
+        states=history,
+    )
+
+
+def list_flows(db: Database, *, limit: int = 50, after: str | None = None) -> Page[Flow]:
+    """Flows by name, each with its newest run.
+
+    Args:
+        limit: Most flows on the page.
+        after: Name of the last flow of the page before.
+    """
+    runs = flow_runs.alias("newest")
+    newest = select(runs.c.id).where(runs.c.flow_name == flows.c.name).correlate(flows)
+    newest = newest.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(1)
+    query = (
+        select(flows, flow_runs.c.state_name, flow_runs.c.created_at.label("run_created_at"))
+        .select_from(flows.outerjoin(flow_runs, flow_runs.c.id == newest.scalar_subquery()))
+        .order_by(flows.c.name)
+        .limit(limit + 1)
+    )
+    if after:
+        query = query.where(flows.c.name > after)
+    found = [_flow(row) for row in db.read(lambda conn: _mappings(conn, query))]
+    return Page(tuple(found[:limit]), found[limit - 1].name if len(found) > limit else None)
+
+
+def task_run_names(db: Database, flow_run_id: str) -> dict[str, str]:
+    """The names of all task runs of a flow run, by id."""
+    query = select(steps.c.id, steps.c.name).where(steps.c.run_id == flow_run_id)
+    return db.read(lambda conn: {row.id: row.name for row in conn.execute(query)})
+
+
+def state_history(db: Database, flow_run_id: str, task_run_id: str | None = None) -> tuple[StateRecord, ...]:
+    """The states a flow run, or one of its task runs, was in, oldest first."""
+    return db.read(lambda conn: _history(conn, flow_run_id, task_run_id))
+
+
+def step_counts(db: Database, flow_run_id: str) -> list[StepCount]:
+    """How many steps of each task are in each state, for the run's present attempt, in order of asking.
+
+    Raises:
+        FlowRunNotFound: There is no flow run with this id.
+    """
+    shown = (steps.c.path, steps.c.kind, steps.c.state_type, steps.c.state_name)
+    name = func.min(steps.c.name).label("name")
+
+    def look(conn: Connection) -> Sequence[RowMapping]:
+        query = select(*shown, name, func.count().label("number"), func.min(steps.c.sequence).label("first"))
+        return _mappings(conn, query.where(*_of_run(conn, flow_run_id, False)).group_by(*shown).order_by("first"))
+
+    return [
+        StepCount(_short_name(row), row["kind"], row["state_type"], row["state_name"], row["number"])
+        for row in db.read(look)
+    ]
+
+
+def run_graph(db: Database, flow_run_id: str, *, limit: int = 20_000) -> list[Node]:
+    """The steps of the run's present attempt in order of asking, with what each waited for.
+
+    Raises:
+        FlowRunNotFound: There is no flow run with this id.
+    """
+    names = ("step_key", "name", "kind", "state_type", "state_name", "inline", "queue", "created_at", "join_id")
+
+    def look(conn: Connection) -> tuple[Sequence[RowMapping], dict[str, list[str]]]:
+        of_run = _of_run(conn, flow_run_id, False)
+        query = select(*(steps.c[name] for name in names)).where(*of_run).order_by(steps.c.sequence).limit(limit)
+        return _mappings(conn, query), _edges_of(conn, flow_run_id)
+
+    rows, upstream = db.read(look)
+    return [
+        Node(row["step_key"], row["name"], row["kind"], row["state_type"], row["state_name"], bool(row["inline"]),
+             row["queue"], row["created_at"], tuple(upstream.get(row["join_id"] or "", ())))
+        for row in rows
+    ]
+
+
+def waiting_by_queue(db: Database) -> dict[str, int]:
+    """How many runs and steps wait for a worker now, by queue."""
+
+    def look(conn: Connection) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for table, sent in ((flow_runs, flow_runs.c.runner == "celery"), (steps, steps.c.kind == Kind.TASK)):
+            due = (phase_is(table, Phase.READY), table.c.due_at <= instant(conn), table.c.queue.is_not(None), sent)
+            query = select(table.c.queue, func.count()).where(*due).group_by(table.c.queue)
+            for queue, count in conn.execute(query):
+                found[queue] = found.get(queue, 0) + count
+        return found
+
+    return db.read(look)
+
+
+def last_sweep(db: Database) -> datetime | None:
+    """When a sweeper last did its rounds; None: never."""
+    return clock.to_datetime(db.read(lambda conn: conn.scalar(select(func.max(leaders.c.ticked_at)))))
+
+
+# -- how conditions are made -------------------------------------------------------------------------------------
+
+
+def _types(state_types: Iterable[str], state_names: Iterable[str]) -> tuple[str, ...]:
+    """The state types that can match; empty: any."""
+    given = tuple(dict.fromkeys(str(kind) for kind in state_types))
+    names = tuple(state_names)
+    if given or not names or any(name not in _TYPE_OF_NAME for name in names):
+        return given
+    return tuple(dict.fromkeys(_TYPE_OF_NAME[name].value for name in names))
+
+
+def _after(conn: Connection, columns: Any, last: str | None, missing: type[Exception]) -> list[ColumnElement[bool]]:
+    """Rows that come after `last` where the newest come first."""
+    if last is None:
+        return []
+    created = conn.execute(select(columns.created_at).where(columns.id == last)).scalar_one_or_none()
+    if created is None:
+        raise missing(last)
+    return [tuple_(columns.created_at, columns.id) < tuple_(created, last)]
+
+
+def _after_step(conn: Connection, last: str | None) -> list[ColumnElement[bool]]:
+    """Steps of a run that come after `last` in order of asking."""
+    if last is None:
+        return []
+    row = conn.execute(select(steps.c.run_attempt, steps.c.sequence).where(steps.c.id == last)).one_or_none()
+    if row is None:
+        raise TaskRunNotFound(last)
+    same = and_(steps.c.run_attempt == row.run_attempt, steps.c.sequence > row.sequence)
+    return [or_(steps.c.run_attempt > row.run_attempt, same)]
+
+
+def _of_run(conn: Connection, flow_run_id: str, every_attempt: bool) -> list[ColumnElement[bool]]:
+    """Steps of one run, normally of its present attempt."""
+    attempt = conn.execute(select(flow_runs.c.run_attempt).where(flow_runs.c.id == flow_run_id)).scalar_one_or_none()
+    if attempt is None:
+        raise FlowRunNotFound(flow_run_id)
+    of_run = [steps.c.run_id == flow_run_id]
+    return of_run if every_attempt else [*of_run, steps.c.run_attempt == attempt]
+
+
+def _select_runs(*more: ColumnElement[Any]) -> Select[Any]:
+    return select(*_RUN_LISTED, *more, flows.c.id.label("flow_id"), steps.c.id.label("parent_task_run_id")).outerjoin(
+        flows, flows.c.name == flow_runs.c.flow_name
+    ).outerjoin(
+        steps,
+        and_(
+            steps.c.run_id == flow_runs.c.parent_run_id,
+            steps.c.run_attempt == flow_runs.c.parent_attempt,
+            steps.c.step_key == flow_runs.c.parent_step_key,
+        ),
+    )
+
+
+def _mappings(conn: Connection, query: Select[Any]) -> Sequence[RowMapping]:
+    return conn.execute(query).mappings().all()
+
+
+# -- how rows are read -------------------------------------------------------------------------------------------
+
+
+def _page(found: list[Any], limit: int) -> Page[Any]:
+    more = len(found) > limit > 0
+    return Page(tuple(found[:limit]), found[limit - 1].id if more else None)
+
+
+def _flow_run(row: RowMapping) -> FlowRun:
+    return FlowRun(
+        id=row["id"],
+        name=row["name"],
+        flow_id=row["flow_id"],
+        flow_name=row["flow_name"],
+        state_type=row["state_type"],
+        state_name=row["state_name"],
+        state=_state(row),
+        parameters=serializers.preview(row["parameters"]) if row["parameters"] is not None else {},
+        tags=tuple(json.loads(row["tags"])),
+        created=clock.to_datetime(row["created_at"]),
+        expected_start_time=_expected(row),
+        start_time=clock.to_datetime(row["start_time"]),
+        end_time=clock.to_datetime(row["end_time"]),
+        total_run_time=_run_time(row),
+        run_count=row["run_attempt"],
+        parent_flow_run_id=row["parent_run_id"],
+        parent_task_run_id=row["parent_task_run_id"],
+        root_flow_run_id=row["root_run_id"],
+        idempotency_key=row["idempotency_key"],
+        flow_version=row["version"],
+        work_queue_name=row["queue"],
+        priority=row["priority"],
+        runner=row["runner"],
+        path=row["path"],
+        entrypoint=row["entrypoint"],
+    )
+
+
+def _task_run(row: RowMapping) -> TaskRun:
+    return TaskRun(
+        id=row["id"],
+        name=row["name"],
+        flow_run_id=row["run_id"],
+        task_key=row["path"],
+        dynamic_key=row["step_key"],
+        kind=row["kind"],
+        state_type=row["state_type"],
+        state_name=row["state_name"],
+        state=_state(row),
+        created=clock.to_datetime(row["created_at"]),
+        expected_start_time=_expected(row),
+        start_time=clock.to_datetime(row["start_time"]),
+        end_time=clock.to_datetime(row["end_time"]),
+        total_run_time=_run_time(row),
+        run_count=row["attempt"],
+        flow_run_run_count=row["recorded_attempt"],
+        child_flow_run_id=row["child_run_id"],
+        work_queue_name=row["queue"],
+        worker=row["worker"] or (row["owner"] if row["phase"] == Phase.CLAIMED else None),
+        inline=bool(row["inline"]),
+    )
+
+
+def _flow(row: RowMapping) -> Flow:
+    return Flow(
+        id=row["id"],
+        name=row["name"],
+        path=row["path"],
+        description=row["description"],
+        created=clock.to_datetime(row["created_at"]),
+        updated=clock.to_datetime(row["updated_at"]),
+        last_run_state_name=row["state_name"],
+        last_run_created=clock.to_datetime(row["run_created_at"]),
+    )
+
+
+def _state(row: RowMapping) -> StateRecord:
+    since = row["end_time"] if row["end_time"] is not None else row["start_time"]
+    return StateRecord(row["state_type"], row["state_name"], row["state_message"], clock.to_datetime(since))
+
+
+def _history(conn: Connection, run_id: str, step_id: str | None) -> tuple[StateRecord, ...]:
+    # `step_id == None` reads as IS NULL: the states of the run itself.
+    query = select(states).where(states.c.run_id == run_id, states.c.step_id == step_id).order_by(states.c.id)
+    return tuple(
+        StateRecord(row["type"], row["name"], row["message"], clock.to_datetime(row["timestamp"]))
+        for row in _mappings(conn, query)
+    )
+
+
+def _expected(row: RowMapping) -> datetime | None:
+    waits = row["phase"] == Phase.READY and row["due_at"] is not None
+    return clock.to_datetime(row["due_at"] if waits else row["start_time"] or row["created_at"])
+
+
+def _run_time(row: RowMapping) -> float:
+    if row["start_time"] is None:
+        return 0.0
+    end = clock.now() if row["end_time"] is None else float(row["end_time"])
+    return max(0.0, round(end - float(row["start_time"]), 6))
+
+
+def _result(row: RowMapping) -> Any:
+    if row["result_blob"] is not None:
+        return f"<{row['result_blob']}>"
+    return serializers.preview(row["result"])
+
+
+def _short_name(row: RowMapping) -> str:
+    """A task's own name where the step is a task's, else the step's."""
+    return row["path"].rpartition(":")[2].rpartition(".")[2] if row["path"] else str(row["name"])
+
+
+def _upstream_of(conn: Connection, row: RowMapping) -> tuple[str, ...]:
+    if row["join_id"] is None:
+        return ()
+    # Not by run attempt: a retry moves finished steps on, and leaves their edges where they were.
+    joined = (edges.c.run_id == row["run_id"], edges.c.target_id == row["join_id"])
+    query = select(edges.c.upstream).where(*joined).distinct().order_by(edges.c.upstream)
+    return tuple(conn.execute(query).scalars())
+
+
+def _edges_of(conn: Connection, run_id: str) -> dict[str, list[str]]:
+    """The upstream step keys of every join of a run, by the join that holds the dependents."""
+    query = select(edges.c.target_id, edges.c.upstream).where(edges.c.run_id == run_id).distinct()
+    found: dict[str, list[str]] = {}
+    for target, upstream in conn.execute(query.order_by(edges.c.upstream)):
+        found.setdefault(target, []).append(upstream)
+    return found

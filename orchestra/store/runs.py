@@ -1,0 +1,377 @@
+"""Flow runs: creating them, starting child runs, ending them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from orchestra import clock, identifiers, settings
+from orchestra.errors import ClaimLost, FlowRunNotFound, IdempotencyConflict
+from orchestra.failpoints import failpoint
+from orchestra.states import StateType
+from orchestra.store import blobs
+from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
+from orchestra.store.claims import Claim, Claimed, fence, is_released
+from orchestra.store.database import Database, insert, instant, now
+from orchestra.store.journal import Ending, NewStep, write
+from orchestra.store.settle import complete_open
+from orchestra.store.tables import Phase, flow_runs, flows, phase_is_not, steps
+from orchestra.store.waits import Park, Parking, park
+
+
+@dataclass(slots=True)
+class NewRun:
+    """A flow run to be."""
+
+    flow_name: str
+    path: str
+    name: str
+    #: Encoded parameters.
+    parameters: bytes
+    id: str = field(default_factory=identifiers.new_run_id)
+    entrypoint: str | None = None
+    description: str = ""
+    queue: str = ""
+    priority: int | None = None
+    #: Seconds until it is due.
+    delay: float = 0.0
+    #: When it is due, seconds since the epoch; counts if given.
+    due_at: float | None = None
+    idempotency_key: str | None = None
+    tags: Sequence[str] = ()
+    version: str | None = None
+    timeout_seconds: float | None = None
+    runner: str = "celery"
+    parent_run_id: str | None = None
+    parent_attempt: int | None = None
+    parent_step_key: str | None = None
+    root_run_id: str | None = None
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A run that was created, or found under its idempotency key."""
+
+    row: RowMapping
+    created: bool
+    announcements: list[Announcement]
+
+
+def create(database: Database, new: NewRun) -> Created:
+    """Write a flow run as READY. Once this has returned, the run is not lost, whatever dies.
+
+    With an idempotency key, a run of the same flow that has it already is returned, whatever its state.
+
+    Raises:
+        IdempotencyConflict: That run has other parameters.
+    """
+
+    def work(connection: Connection) -> Created:
+        moment = instant(connection)
+        _keep_flow(connection, new, moment)
+        row = _run_row(new, moment)
+        statement = insert(connection, flow_runs).values(row).on_conflict_do_nothing().returning(*flow_runs.c)
+        made = connection.execute(statement).mappings().first()
+        if made is None:
+            return Created(_same_run(connection, new), False, [])
+        due = made["due_at"] <= moment
+        announcement = Announcement("flow", new.id, 1, None, new.flow_name, new.queue, new.priority, made["due_at"])
+        return Created(made, True, [announcement] if due else [])
+
+    failpoint("before_submit_commit")
+    created = database.write(work, durable=True)
+    failpoint("after_submit_commit")
+    return created
+
+
+def start_child(
+    database: Database,
+    parent: Claim,
+    step: NewStep,
+    child: NewRun,
+    new: Sequence[NewStep],
+    *,
+    window: Callable[[str], int],
+    owner: str | None,
+) -> tuple[Claimed | None, list[Announcement]]:
+    """Write a child run and its parent's step, in one transaction; claimed at once where `owner` is given, else READY.
+
+    A crash after it leaves two runs that are each taken up alone: the parent finds its step open, and waits.
+
+    Raises:
+        ClaimLost: The parent's claim was taken over; nothing was written.
+    """
+
+    def work(connection: Connection) -> tuple[RowMapping | None, list[Announcement]]:
+        fence(connection, parent, streak_at=None, streak_parks=0)
+        announcements = write(connection, parent, [*new, step], window=window)
+        moment = instant(connection)
+        _keep_flow(connection, child, moment)
+        row = _run_row(child, moment)
+        if owner is not None:
+            row |= _claimed_values(owner, moment, child.timeout_seconds)
+        connection.execute(insert(connection, flow_runs).values(row).on_conflict_do_nothing())
+        query = sa.select(flow_runs).where(flow_runs.c.id == child.id)
+        made = connection.execute(query).mappings().one()
+        if owner is None:
+            found = connection.execute(sa.select(*RUN_COLUMNS).where(flow_runs.c.id == child.id)).one()
+            return None, [*announcements, of_run(found)]
+        return made, announcements
+
+    asked_at = clock.monotonic()
+    failpoint("before_dispatch")
+    made, announcements = database.write(work)
+    failpoint("after_dispatch")
+    if made is None or made["owner"] != owner:
+        return None, announcements
+    claim = Claim("flow", child.id, 1, None, made["owner"], made["claim_number"], made["lease_seconds"], asked_at)
+    return Claimed(claim, made), announcements
+
+
+def finish(
+    database: Database, claim: Claim, ending: Ending, new: Sequence[NewStep], *, window: Callable[[str], int]
+) -> list[Announcement]:
+    """Write a flow run's final state, and end the step of its parent, in one transaction.
+
+    All its submitted work must have ended. A lost answer is recognised.
+
+    Returns:
+        What to announce: the parent, where it waits for this.
+
+    Raises:
+        ClaimLost: Another claim was made; nothing was written.
+    """
+
+    def work(connection: Connection) -> list[Announcement]:
+        try:
+            fence(connection, claim, **_final_values(connection, ending))
+        except ClaimLost:
+            if is_released(connection, claim):
+                return []
+            raise
+        announcements = write(connection, claim, new, window=window)
+        return announcements + _end_parent_step(connection, claim.run_id, ending)
+
+    failpoint("before_finish")
+    announcements = database.write(work)
+    failpoint("after_finish")
+    return announcements
+
+
+def body_ended(
+    database: Database, claim: Claim, outcome: bytes, new: Sequence[NewStep], *, window: Callable[[str], int]
+) -> Parking:
+    """Keep how a body ended, so that it is not run again, and wait for the rest of its submitted work."""
+
+    return park(database, claim, Park(None), new, window=window, outcome=outcome)
+
+
+def reopen(
+    database: Database,
+    claim: Claim,
+    *,
+    delay: float,
+    message: str | None,
+    new: Sequence[NewStep] = (),
+    window: Callable[[str], int],
+) -> Announcement | None:
+    """Open the next run attempt of a claimed run whose submitted work has ended, due after `delay` seconds.
+
+    Failed steps stay with the old attempt and become history; completed ones are moved on.
+    """
+
+    def work(connection: Connection) -> Announcement | None:
+        try:
+            fence(connection, claim)
+        except ClaimLost:
+            if is_released(connection, claim):
+                return None
+            raise
+        write(connection, claim, new, window=window)
+        return next_attempt(connection, claim.run_id, claim.run_attempt, delay, message)
+
+    return database.write(work)
+
+
+def next_attempt(
+    connection: Connection, run_id: str, run_attempt: int, delay: float, message: str | None
+) -> Announcement:
+    """Move a run's completed steps to its next run attempt and make it READY; the transaction holds its row."""
+    connection.execute(
+        sa.update(steps)
+        .where(
+            steps.c.run_id == run_id,
+            steps.c.run_attempt == run_attempt,
+            steps.c.state_type == StateType.COMPLETED.value,
+        )
+        .values(run_attempt=run_attempt + 1)
+    )
+    statement = (
+        sa.update(flow_runs)
+        .where(flow_runs.c.id == run_id)
+        .values(
+            run_attempt=run_attempt + 1,
+            phase=Phase.READY,
+            held=None,
+            due_at=now() + delay,
+            announce_at=now() + (delay or settings.current().lease_seconds),
+            state_type=StateType.SCHEDULED.value,
+            state_name="AwaitingRetry",
+            state_message=message,
+            outcome=None,
+            result=None,
+            result_blob=None,
+            end_time=None,
+            deadline_at=None,
+            lapses=0,
+            streak_at=None,
+            streak_parks=0,
+        )
+        .returning(*RUN_COLUMNS)
+    )
+    return of_run(connection.execute(statement).one())
+
+
+def read(database: Database, run_id: str) -> RowMapping:
+    """A flow run's row.
+
+    Raises:
+        FlowRunNotFound: There is none with this id.
+    """
+    row = database.read(
+        lambda connection: connection.execute(sa.select(flow_runs).where(flow_runs.c.id == run_id)).mappings().first()
+    )
+    if row is None:
+        raise FlowRunNotFound(run_id)
+    return row
+
+
+def result_of(database: Database, row: RowMapping) -> bytes | None:
+    """The encoded result of a flow run, also a large one."""
+    if row["result_blob"] is None:
+        result: bytes | None = row["result"]
+        return result
+    return database.read(lambda connection: blobs.get(connection, row["result_blob"]))
+
+
+def unfinished(database: Database, run_id: str, run_attempt: int) -> bool:
+    """Whether a run attempt has steps that have not ended."""
+    query = sa.select(steps.c.step_key).where(
+        steps.c.run_id == run_id, steps.c.run_attempt == run_attempt, phase_is_not(steps, Phase.DONE)
+    )
+    return database.read(lambda connection: connection.execute(query.limit(1)).first()) is not None
+
+
+def _end_parent_step(connection: Connection, run_id: str, ending: Ending) -> list[Announcement]:
+    column = flow_runs.c
+    query = sa.select(column.parent_run_id, column.parent_attempt, column.parent_step_key).where(column.id == run_id)
+    parent = connection.execute(query).one()
+    if parent.parent_step_key is None:
+        return []
+    return complete_open(connection, parent.parent_run_id, parent.parent_attempt, [parent.parent_step_key], ending)
+
+
+def _same_run(connection: Connection, new: NewRun) -> RowMapping:
+    column = flow_runs.c
+    same = column.id == new.id
+    if new.idempotency_key is not None:
+        same = sa.or_(same, sa.and_(column.flow_name == new.flow_name, column.idempotency_key == new.idempotency_key))
+    row = connection.execute(sa.select(flow_runs).where(same)).mappings().one()
+    if row["parameters"] != new.parameters:
+        raise IdempotencyConflict(
+            f"idempotency key {new.idempotency_key!r} of flow {new.flow_name!r} was used for run {row['id']} with "
+            "other parameters; use another key, or the same parameters"
+        )
+    return row
+
+
+#: Flows whose row this process has seen, by the database's address: a run need not write it again.
+_known_flows: set[tuple[str, str, str]] = set()
+
+
+def _keep_flow(connection: Connection, new: NewRun, moment: float) -> None:
+    key = (str(connection.engine.url), new.flow_name, new.path)
+    if key in _known_flows:
+        return
+    statement = insert(connection, flows).values(
+        id=identifiers.new_run_id(),
+        name=new.flow_name,
+        path=new.path,
+        description=new.description,
+        created_at=moment,
+        updated_at=moment,
+    )
+    changed = {"path": new.path, "description": new.description, "updated_at": moment}
+    connection.execute(statement.on_conflict_do_update(index_elements=[flows.c.name], set_=changed))
+    # A rolled-back transaction leaves the name here without a row; the next process's first run mends that.
+    _known_flows.add(key)
+
+
+def _run_row(new: NewRun, moment: float) -> dict[str, Any]:
+    due_at = new.due_at if new.due_at is not None else moment + new.delay
+    scheduled = due_at > moment
+    return {
+        "id": new.id,
+        "name": new.name,
+        "flow_name": new.flow_name,
+        "path": new.path,
+        "entrypoint": new.entrypoint,
+        "version": new.version,
+        "parameters": new.parameters,
+        "tags": json.dumps(sorted(new.tags)),
+        "idempotency_key": new.idempotency_key,
+        "runner": new.runner,
+        "parent_run_id": new.parent_run_id,
+        "parent_attempt": new.parent_attempt,
+        "parent_step_key": new.parent_step_key,
+        "root_run_id": new.root_run_id or new.id,
+        "depth": new.depth,
+        "timeout_seconds": new.timeout_seconds,
+        "phase": Phase.READY.value,
+        "due_at": due_at,
+        "announce_at": due_at if scheduled else moment + settings.current().lease_seconds,
+        "announced_at": None if scheduled else moment,
+        "queue": new.queue,
+        "priority": new.priority,
+        "state_type": (StateType.SCHEDULED if scheduled else StateType.PENDING).value,
+        "state_name": "Scheduled" if scheduled else "Pending",
+        "created_at": moment,
+    }
+
+
+def _claimed_values(owner: str, moment: float, timeout_seconds: float | None) -> dict[str, Any]:
+    lease = settings.current().lease_seconds
+    return {
+        "phase": Phase.CLAIMED.value,
+        "owner": owner,
+        "claim_number": 1,
+        "lease_seconds": lease,
+        "lease_until": moment + lease,
+        "announce_at": moment + lease,
+        "start_time": moment,
+        "deadline_at": moment + timeout_seconds if timeout_seconds is not None else None,
+        "state_type": StateType.RUNNING.value,
+        "state_name": "Running",
+    }
+
+
+def _final_values(connection: Connection, ending: Ending) -> dict[str, Any]:
+    data, blob = blobs.place(connection, ending.result)
+    return {
+        "phase": Phase.DONE,
+        "state_type": str(ending.state_type),
+        "state_name": ending.state_name,
+        "state_message": ending.message,
+        "result": data,
+        "result_blob": blob,
+        "end_time": now(),
+        "held": None,
+    }
+
+

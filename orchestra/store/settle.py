@@ -1,0 +1,405 @@
+"""What the end of a step lets go on: the next of its wave, its dependents, and the parked run that awaits it.
+
+One way in for every ending: a worker's, the sweeper's (a sleep is over), a person's (resume), a child run's. All of it
+happens in the transaction that writes the ending. Rows are locked in the order of asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orchestra import settings
+from orchestra.errors import ClaimLost
+from orchestra.failpoints import failpoint
+from orchestra.graph import window as window_of
+from orchestra.states import StateType
+from orchestra.store import blobs
+from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps, step_is
+from orchestra.store.claims import Claim, fence, is_released
+from orchestra.store.database import Database, instant, now
+from orchestra.store.journal import Ending, chunks, upstream_failed
+from orchestra.store.tables import Phase, edges, flow_runs, joins, phase_is, phase_is_not, steps
+
+#: What `wake_if_over` needs to know of a parked run.
+WAIT_COLUMNS = (
+    flow_runs.c.wait_open,
+    flow_runs.c.wait_needed,
+    flow_runs.c.phase,
+    flow_runs.c.streak_at,
+    flow_runs.c.streak_parks,
+)
+#: Shortest and longest grace for unfinished companions, in seconds.
+GRACE = (0.1, 5.0)
+_CHUNK = 1000
+
+_ENDED_COLUMNS = (
+    steps.c.step_key,
+    steps.c.state_type,
+    steps.c.wave,
+    steps.c.wave_index,
+    steps.c.wave_window,
+    steps.c.awaited_by,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A step that has just ended, in this transaction."""
+
+    key: str
+    succeeded: bool
+    wave: str | None
+    wave_index: int | None
+    wave_window: int | None
+    awaited_by: int | None
+
+
+def complete(database: Database, claim: Claim, ending: Ending) -> list[Announcement]:
+    """Write the ending of a claimed step, and what follows from it, in one transaction.
+
+    A lost answer is recognised: repeating it changes nothing. A crash just after it leaves READY rows that the sweeper
+    announces.
+
+    Returns:
+        What to announce.
+
+    Raises:
+        ClaimLost: Another claim was made; nothing was written.
+    """
+    assert claim.step_key is not None
+
+    def work(connection: Connection) -> list[Announcement]:
+        try:
+            fence(connection, claim, **_ending_values(connection, ending))
+        except ClaimLost:
+            if is_released(connection, claim):
+                return []
+            raise
+        query = sa.select(*_ENDED_COLUMNS).where(*step_is(claim.run_id, claim.run_attempt, claim.step_key or ""))
+        return settle(connection, claim.run_id, claim.run_attempt, _ended(connection.execute(query)))
+
+    failpoint("before_complete")
+    announcements = database.write(work)
+    failpoint("after_complete")
+    return announcements
+
+
+def retry_later(
+    database: Database, claim: Claim, *, delay: float, attempt: int, message: str | None
+) -> Announcement | None:
+    """Give a claimed step back to be run again after `delay` seconds, as its attempt number `attempt`."""
+
+    def work(connection: Connection) -> Announcement | None:
+        values = {
+            "phase": Phase.READY,
+            "attempt": attempt,
+            "due_at": now() + delay,
+            "announce_at": now() + delay,
+            "state_type": StateType.SCHEDULED.value,
+            "state_name": "AwaitingRetry",
+            "state_message": message,
+        }
+        try:
+            fence(connection, claim, **values)
+        except ClaimLost:
+            if not is_released(connection, claim):
+                raise
+        query = sa.select(*STEP_COLUMNS).where(*step_is(claim.run_id, claim.run_attempt, claim.step_key or ""))
+        return of_step(connection.execute(query).one())
+
+    return database.write(work)
+
+
+def complete_open(
+    connection: Connection, run_id: str, run_attempt: int, keys: Sequence[str], ending: Ending, *conditions: Any
+) -> list[Announcement]:
+    """End steps that nobody holds a claim on (a sleep, a pause, a child run's step), where they have not ended yet."""
+    ended: list[Ended] = []
+    for part in chunks(keys, _CHUNK):
+        statement = (
+            sa.update(steps)
+            .where(
+                steps.c.run_id == run_id,
+                steps.c.run_attempt == run_attempt,
+                steps.c.step_key.in_(part),
+                phase_is_not(steps, Phase.DONE),
+                *conditions,
+            )
+            .values(**_ending_values(connection, ending))
+            .returning(*_ENDED_COLUMNS)
+        )
+        ended.extend(_ended(connection.execute(statement)))
+    return settle(connection, run_id, run_attempt, ended)
+
+
+def settle(connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended]) -> list[Announcement]:
+    """Let go on what these endings let go on, and what follows from that; returns what to announce."""
+    announcements: list[Announcement] = []
+    everything: list[Ended] = []
+    frontier = list(ended)
+    while frontier:
+        everything += frontier
+        announcements += _advance_waves(connection, run_id, run_attempt, frontier)
+        failed, ready = _let_go(connection, run_id, run_attempt, frontier)
+        announcements += ready
+        frontier = failed
+    announcements += _wake(connection, run_id, run_attempt, everything)
+    return announcements
+
+
+def make_ready(connection: Connection, run_id: str, run_attempt: int, keys: Sequence[str]) -> list[Announcement]:
+    """Make waiting steps READY, as one wave a queue; returns the part of it that is announced now."""
+    waiting = sa.and_(steps.c.run_id == run_id, steps.c.run_attempt == run_attempt, phase_is(steps, Phase.WAITING))
+    moment = instant(connection)
+    found: list[Any] = []
+    for part in chunks(keys, _CHUNK):
+        query = sa.select(*STEP_COLUMNS, steps.c.sequence).where(waiting, steps.c.step_key.in_(part))
+        found.extend(connection.execute(query.order_by(steps.c.sequence).with_for_update()))
+    if not found:
+        return []
+    found.sort(key=lambda row: row.sequence)
+    numbered = _number(found)
+    announce_at = moment + settings.current().lease_seconds
+    statement = (
+        sa.update(steps)
+        .where(waiting, steps.c.step_key == sa.bindparam("b_key"))
+        .values(
+            phase=Phase.READY,
+            due_at=moment,
+            announce_at=sa.bindparam("b_announce", type_=sa.Double),
+            announced_at=sa.bindparam("b_announced", type_=sa.Double),
+            wave=sa.bindparam("b_wave", type_=sa.String),
+            wave_index=sa.bindparam("b_index", type_=sa.Integer),
+            wave_window=sa.bindparam("b_window", type_=sa.Integer),
+        )
+    )
+    connection.execute(statement, [
+        {
+            "b_key": row.step_key, "b_wave": wave, "b_index": index, "b_window": ahead,
+            "b_announce": announce_at if now_too else None, "b_announced": moment if now_too else None,
+        }
+        for row, wave, index, ahead, now_too in numbered
+    ])
+    return [of_step(row) for row, _, _, _, now_too in numbered if now_too]
+
+
+def _number(rows: Sequence[Any]) -> list[tuple[Any, str | None, int | None, int | None, bool]]:
+    """Each row with its wave, index and window (None where all are announced), and whether it is announced now."""
+    by_queue: dict[str | None, list[Any]] = {}
+    for row in rows:
+        by_queue.setdefault(row.queue, []).append(row)
+    # The transaction that ends a step does not know the live slots; the least window is kept to.
+    ahead = window_of(0)
+    numbered: list[tuple[Any, str | None, int | None, int | None, bool]] = []
+    for wave in by_queue.values():
+        if len(wave) <= ahead:
+            numbered.extend((row, None, None, None, True) for row in wave)
+        else:
+            name = f"join:{wave[0].step_key}"
+            numbered.extend((row, name, index, ahead, index < ahead) for index, row in enumerate(wave))
+    return numbered
+
+
+def _advance_waves(
+    connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended]
+) -> list[Announcement]:
+    """Announce the row that comes one window after each ended one."""
+    found: list[Announcement] = []
+    for step in ended:
+        if step.wave is None or step.wave_index is None or step.wave_window is None:
+            continue
+        statement = (
+            sa.update(steps)
+            .where(
+                steps.c.run_id == run_id,
+                steps.c.run_attempt == run_attempt,
+                steps.c.wave == step.wave,
+                steps.c.wave_index == step.wave_index + step.wave_window,
+                phase_is(steps, Phase.READY),
+                steps.c.announce_at.is_(None),
+            )
+            .values(announce_at=now() + settings.current().lease_seconds, announced_at=now())
+            .returning(*STEP_COLUMNS)
+        )
+        found += of_steps(connection.execute(statement))
+    return found
+
+
+def _let_go(
+    connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended]
+) -> tuple[list[Ended], list[Announcement]]:
+    """Count joins down; end the dependents of failed steps, make those of counted-out joins READY."""
+    touched = _members(connection, run_id, run_attempt, [step.key for step in ended])
+    if not touched:
+        return [], []
+    failing = {step.key for step in ended if not step.succeeded}
+    culprits: dict[str, str] = {}
+    for member in touched:
+        if member.strict and member.upstream in failing:
+            culprits.setdefault(member.target_id, member.upstream)
+    failed = _fail_dependents(connection, run_id, run_attempt, culprits)
+    out = _count_down(connection, run_id, run_attempt, [member.join_id for member in touched])
+    keys = _dependents(connection, run_id, run_attempt, out)
+    return failed, make_ready(connection, run_id, run_attempt, keys)
+
+
+def _members(connection: Connection, run_id: str, run_attempt: int, keys: Sequence[str]) -> list[Any]:
+    found: list[Any] = []
+    for part in chunks(keys, _CHUNK):
+        query = sa.select(edges.c.upstream, edges.c.join_id, edges.c.target_id, edges.c.strict).where(
+            edges.c.run_id == run_id, edges.c.run_attempt == run_attempt, edges.c.upstream.in_(part)
+        )
+        found.extend(connection.execute(query))
+    return found
+
+
+def _fail_dependents(
+    connection: Connection, run_id: str, run_attempt: int, culprits: dict[str, str]
+) -> list[Ended]:
+    """End the steps that wait for joins with a failed member: they are not run."""
+    failed: list[Ended] = []
+    for join_id, culprit in sorted(culprits.items()):
+        statement = (
+            sa.update(steps)
+            .where(
+                steps.c.run_id == run_id,
+                steps.c.run_attempt == run_attempt,
+                steps.c.join_id == join_id,
+                phase_is(steps, Phase.WAITING),
+            )
+            .values(**_ending_values(connection, upstream_failed(culprit)))
+            .returning(*_ENDED_COLUMNS)
+        )
+        failed += _ended(connection.execute(statement))
+    return failed
+
+
+def _count_down(connection: Connection, run_id: str, run_attempt: int, join_ids: Sequence[str]) -> list[str]:
+    """Count joins down by how often each is named; returns those at zero, stripes replaced by their parents."""
+    counts: dict[str, int] = {}
+    for join_id in join_ids:
+        counts[join_id] = counts.get(join_id, 0) + 1
+    out: list[str] = []
+    # By name: two transactions that count down the same joins take them in the same order.
+    for join_id in sorted(counts):
+        statement = (
+            sa.update(joins)
+            .where(joins.c.run_id == run_id, joins.c.run_attempt == run_attempt, joins.c.join_id == join_id)
+            .values(remaining=joins.c.remaining - counts[join_id])
+            .returning(joins.c.remaining, joins.c.parent_id)
+        )
+        row = connection.execute(statement).first()
+        if row is None or row.remaining > 0:
+            continue
+        if row.parent_id is None:
+            out.append(join_id)
+        else:
+            out += _count_down(connection, run_id, run_attempt, [row.parent_id])
+    return out
+
+
+def _dependents(connection: Connection, run_id: str, run_attempt: int, join_ids: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for part in chunks(join_ids, _CHUNK):
+        query = sa.select(steps.c.step_key).where(
+            steps.c.run_id == run_id,
+            steps.c.run_attempt == run_attempt,
+            steps.c.join_id.in_(part),
+            phase_is(steps, Phase.WAITING),
+        )
+        found.extend(connection.scalars(query))
+    return found
+
+
+# -- the parked run ----------------------------------------------------------------------------------------------
+
+
+def _wake(connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended]) -> list[Announcement]:
+    """Count a parked run's wait down, and make the run READY when it is over.
+
+    The row of a run that a segment holds is never touched: a claim has cleared what it waited for.
+    """
+    if not ended:
+        return []
+    # Flags of older parks are stale: the newest claim number is the one that may match.
+    latest = max((step.awaited_by for step in ended if step.awaited_by is not None), default=None)
+    needed = sum(step.awaited_by == latest for step in ended) if latest is not None else 0
+    column = flow_runs.c
+    statement = (
+        sa.update(flow_runs)
+        .where(
+            column.id == run_id,
+            column.run_attempt == run_attempt,
+            phase_is(flow_runs, Phase.WAITING, Phase.READY),
+            column.wait_claim.is_not(None),
+        )
+        .values(
+            wait_open=column.wait_open - len(ended),
+            wait_needed=column.wait_needed - sa.case((column.wait_claim == latest, needed), else_=0),
+        )
+        .returning(*WAIT_COLUMNS)
+    )
+    row = connection.execute(statement).first()
+    if row is None:
+        return []
+    return wake_if_over(connection, run_id, row)
+
+
+def wake_if_over(connection: Connection, run_id: str, row: Any) -> list[Announcement]:
+    """Make a parked run READY if what it needs is there: now if all is there, else after a grace.
+
+    Args:
+        row: The run's `WAIT_COLUMNS`; its row is locked.
+    """
+    all_done = row.wait_open <= 0
+    needed_done = all_done or (row.wait_needed is not None and row.wait_needed <= 0)
+    if not needed_done or (row.phase == Phase.READY and not all_done):
+        return []
+    moment = instant(connection)
+    due_at = moment if all_done else moment + grace(row.streak_parks, moment - (row.streak_at or moment))
+    lease = settings.current().lease_seconds
+    announce_at = moment + lease if due_at <= moment else due_at
+    statement = (
+        sa.update(flow_runs)
+        .where(flow_runs.c.id == run_id)
+        .values(phase=Phase.READY, due_at=due_at, announce_at=announce_at, announced_at=moment)
+        .returning(*RUN_COLUMNS, flow_runs.c.held)
+    )
+    found = connection.execute(statement).one()
+    return [] if found.held else [of_run(found)]
+
+
+def grace(parks: int, streak_seconds: float) -> float:
+    """For how many seconds unfinished companions are waited for, once the needed steps are there.
+
+    None for the first park of a streak; then as long as the streak has lasted, within `GRACE`.
+    """
+    if parks <= 1:
+        return 0.0
+    return min(max(streak_seconds, GRACE[0]), GRACE[1])
+
+
+def _ended(rows: Any) -> list[Ended]:
+    return [
+        Ended(r.step_key, r.state_type == StateType.COMPLETED, r.wave, r.wave_index, r.wave_window, r.awaited_by)
+        for r in rows
+    ]
+
+
+def _ending_values(connection: Connection, ending: Ending) -> dict[str, Any]:
+    """The columns of a step that has ended."""
+    data, blob = blobs.place(connection, ending.result)
+    return {
+        "phase": Phase.DONE,
+        "state_type": str(ending.state_type),
+        "state_name": ending.state_name,
+        "state_message": ending.message,
+        "result": data,
+        "result_blob": blob,
+        "end_time": now(),
+    } | ({"attempt": ending.attempt} if ending.attempt > 1 else {})

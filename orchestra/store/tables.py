@@ -1,0 +1,351 @@
+"""The tables and their indexes, and nothing else.
+
+Instants are seconds since the epoch (UTC) in double precision; `state_*` is what people see, `phase` is private
+and drives claims. Encoded values are the bytes of `orchestra.serializers`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    literal_column,
+    text,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Phase(enum.StrEnum):
+    """Where a row stands in its way through claims."""
+
+    #: May be claimed once `due_at` has come. A READY row is the owed message.
+    READY = "READY"
+    #: Someone works on it, until `lease_until`.
+    CLAIMED = "CLAIMED"
+    #: Something else must happen first: upstreams (a step), awaited steps (a parked flow run).
+    WAITING = "WAITING"
+    #: Final.
+    DONE = "DONE"
+
+
+class Kind(enum.StrEnum):
+    """What a step asks of the world."""
+
+    TASK = "task"
+    SUBFLOW = "subflow"
+    SLEEP = "sleep"
+    PAUSE = "pause"
+    #: Something the body saw of the outside: a clock, a state, an order of completion, a timeout.
+    OBSERVATION = "observation"
+
+
+def _claim_columns() -> list[Column[object]]:
+    """What a claimable row carries: the owed message, the claim, and its fence."""
+    return [
+        Column("phase", String(8), nullable=False),
+        #: When it may be claimed; for a sleep or a pause, when it is over.
+        Column("due_at", Double),
+        #: When to announce it next; null: not announced yet, beyond the window of its wave.
+        Column("announce_at", Double),
+        #: When its last message was sent.
+        Column("announced_at", Double),
+        Column("queue", String(255)),
+        Column("priority", Integer),
+        Column("owner", String(255)),
+        Column("lease_until", Double),
+        Column("lease_seconds", Double),
+        #: Counted up by every claim: the fence.
+        Column("claim_number", Integer, nullable=False, server_default="0"),
+        #: Claims in a row that took over a lapsed one, with no new journal row between.
+        Column("lapses", Integer, nullable=False, server_default="0"),
+    ]
+
+
+def _state_columns() -> list[Column[object]]:
+    return [
+        Column("state_type", String(16), nullable=False),
+        Column("state_name", String(64), nullable=False),
+        Column("state_message", Text),
+        #: The encoded value or exception; null where none or in `blobs`.
+        Column("result", LargeBinary),
+        Column("result_blob", String(80)),
+        Column("created_at", Double, nullable=False),
+        Column("start_time", Double),
+        Column("end_time", Double),
+    ]
+
+
+flows = Table(
+    "flows",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("path", String(1024), nullable=False),
+    Column("description", Text),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+flow_runs = Table(
+    "flow_runs",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("flow_name", String(255), nullable=False),
+    Column("path", String(1024), nullable=False),
+    Column("entrypoint", String(1024)),
+    Column("version", String(255)),
+    Column("parameters", LargeBinary),
+    Column("tags", Text, nullable=False, server_default="[]"),
+    Column("idempotency_key", String(512)),
+    #: "local" or "celery": which runner carries it out.
+    Column("runner", String(16), nullable=False),
+    Column("parent_run_id", String(36)),
+    Column("parent_attempt", Integer),
+    Column("parent_step_key", String(512)),
+    Column("root_run_id", String(36), nullable=False),
+    Column("depth", Integer, nullable=False, server_default="0"),
+    #: Counted up by retries and `flow-run retry` only.
+    Column("run_attempt", Integer, nullable=False, server_default="1"),
+    Column("timeout_seconds", Double),
+    Column("deadline_at", Double),
+    #: Why no claim may be made: "paused", "nondeterministic"; null: free to go.
+    Column("held", String(32)),
+    #: Parked: how many of the awaited steps must still end (null: all unfinished ones), and all unfinished steps.
+    Column("wait_needed", Integer),
+    Column("wait_open", Integer),
+    #: How many had to end when it parked: what the sweeper counts `wait_needed` from again.
+    Column("wait_count", Integer),
+    #: The claim number of the park that set the two above; steps it awaits carry it. Null: not parked.
+    Column("wait_claim", Integer),
+    #: The streak of parks without a new dispatch: when it began, how many there were.
+    Column("streak_at", Double),
+    Column("streak_parks", Integer, nullable=False, server_default="0"),
+    #: The body has ended so; the run is final when all submitted work is. Encoded like a result.
+    Column("outcome", LargeBinary),
+    *_claim_columns(),
+    *_state_columns(),
+    UniqueConstraint("flow_name", "idempotency_key"),
+    Index("ix_flow_runs_created", "created_at", "id"),
+    Index("ix_flow_runs_flow", "flow_name", "created_at", "id"),
+    Index("ix_flow_runs_state", "state_type", "created_at", "id"),
+    Index("ix_flow_runs_parent", "parent_run_id", sqlite_where=text("parent_run_id IS NOT NULL"),
+          postgresql_where=text("parent_run_id IS NOT NULL")),
+    Index("ix_flow_runs_announce", "announce_at", sqlite_where=text("phase = 'READY'"),
+          postgresql_where=text("phase = 'READY'")),
+    Index("ix_flow_runs_lease", "lease_until", sqlite_where=text("phase = 'CLAIMED'"),
+          postgresql_where=text("phase = 'CLAIMED'")),
+    Index("ix_flow_runs_waiting", "id", sqlite_where=text("phase = 'WAITING'"),
+          postgresql_where=text("phase = 'WAITING'")),
+    Index("ix_flow_runs_deadline", "deadline_at",
+          sqlite_where=text("deadline_at IS NOT NULL AND phase = 'WAITING'"),
+          postgresql_where=text("deadline_at IS NOT NULL AND phase = 'WAITING'")),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    Column("run_attempt", Integer, nullable=False),
+    #: `branch/name-n`.
+    Column("step_key", String(512), nullable=False),
+    #: Of the row, and of the task run people see.
+    Column("id", String(36), nullable=False),
+    Column("branch", String(255), nullable=False),
+    #: The ordinal of the step in its branch.
+    Column("position", Integer, nullable=False),
+    #: The ordinal of the step in its run, in order of asking: how rows of one run are sorted and locked.
+    Column("sequence", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(255), nullable=False),
+    #: `module:qualname` of a task.
+    Column("path", String(1024)),
+    #: The run attempt in which it was recorded; older than `run_attempt` once a retry has moved it on.
+    Column("recorded_attempt", Integer, nullable=False),
+    #: Tries of this step so far, counted up by retries only.
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    #: Run in the segment's own process.
+    Column("inline", Boolean, nullable=False, server_default=text("false")),
+    Column("inputs", LargeBinary),
+    Column("inputs_fingerprint", String(32)),
+    #: The join whose upstreams it waits for.
+    Column("join_id", String(512)),
+    #: Rows that became READY together, the ordinal there, and how many of them are announced ahead.
+    Column("wave", String(512)),
+    Column("wave_index", Integer),
+    Column("wave_window", Integer),
+    #: The park (its claim number) that needs this row.
+    Column("awaited_by", Integer),
+    Column("child_run_id", String(36)),
+    Column("worker", String(255)),
+    *_claim_columns(),
+    *_state_columns(),
+    PrimaryKeyConstraint("run_id", "run_attempt", "step_key"),
+    UniqueConstraint("id"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_steps_created", "created_at", "id"),
+    Index("ix_steps_run", "run_id", "run_attempt", "sequence"),
+    Index("ix_steps_open", "run_id", "run_attempt", sqlite_where=text("phase <> 'DONE'"),
+          postgresql_where=text("phase <> 'DONE'")),
+    Index("ix_steps_announce", "announce_at", sqlite_where=text("phase = 'READY'"),
+          postgresql_where=text("phase = 'READY'")),
+    Index("ix_steps_lease", "lease_until", sqlite_where=text("phase = 'CLAIMED'"),
+          postgresql_where=text("phase = 'CLAIMED'")),
+    Index("ix_steps_join", "run_id", "join_id", sqlite_where=text("phase = 'WAITING'"),
+          postgresql_where=text("phase = 'WAITING'")),
+    Index("ix_steps_wave", "run_id", "wave", "wave_index", sqlite_where=text("wave IS NOT NULL"),
+          postgresql_where=text("wave IS NOT NULL")),
+)
+
+#: Steps with the same upstreams wait for one join. One of over 64 members is striped: its members count down
+#: joins of their own, whose `parent_id` it is.
+joins = Table(
+    "joins",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    Column("run_attempt", Integer, nullable=False),
+    Column("join_id", String(512), nullable=False),
+    Column("parent_id", String(512)),
+    Column("remaining", Integer, nullable=False),
+    PrimaryKeyConstraint("run_id", "run_attempt", "join_id"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+)
+
+#: Which joins a step counts down when it ends.
+edges = Table(
+    "edges",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    Column("run_attempt", Integer, nullable=False),
+    Column("upstream", String(512), nullable=False),
+    Column("join_id", String(512), nullable=False),
+    #: The join that holds the dependents: `join_id` itself, or its parent where it is a stripe.
+    Column("target_id", String(512), nullable=False),
+    #: False: the dependents run even if this upstream failed.
+    Column("strict", Boolean, nullable=False),
+    PrimaryKeyConstraint("run_id", "run_attempt", "upstream", "join_id"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_edges_target", "run_id", "run_attempt", "target_id"),
+)
+
+#: State history of flow runs (and of steps, where they had more than one state).
+states = Table(
+    "states",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(36), nullable=False),
+    Column("step_id", String(36)),
+    Column("type", String(16), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("message", Text),
+    Column("timestamp", Double, nullable=False),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_states_run", "run_id", "id"),
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(36), nullable=False),
+    Column("step_id", String(36)),
+    Column("logger", String(255), nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("timestamp", Double, nullable=False),
+    #: Of a flow body's lines: branch and ordinal there, by which replay tells which are written.
+    Column("branch", String(255)),
+    Column("ordinal", Integer),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_logs_run", "run_id", "id"),
+    Index("uq_logs_line", "run_id", "branch", "ordinal", unique=True, sqlite_where=text("branch IS NOT NULL"),
+          postgresql_where=text("branch IS NOT NULL")),
+)
+
+#: Results too large for a row, in chunks.
+blobs = Table(
+    "blobs",
+    metadata,
+    #: `sha256:` and the digest of the whole.
+    Column("name", String(80), nullable=False),
+    Column("chunk", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    PrimaryKeyConstraint("name", "chunk"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    #: JSON list of the queues it consumes.
+    Column("queues", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("pool", String(32), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("heartbeat_at", Double, nullable=False),
+    Column("stopping", Boolean, nullable=False, server_default=text("false")),
+)
+
+#: Of each queue, the latest announcement that was claimed and when: by it the sweeper tells lost from waiting.
+queue_marks = Table(
+    "queue_marks",
+    metadata,
+    Column("queue", String(255), primary_key=True),
+    Column("announced_at", Double, nullable=False),
+    Column("claimed_at", Double, nullable=False),
+)
+
+#: One row a duty; who holds it does it (the sweeper).
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("duty", String(64), primary_key=True),
+    Column("owner", String(255), nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Column("ticked_at", Double, nullable=False),
+)
+
+#: Facts of this installation, such as the fingerprint of the key that signs.
+installation = Table(
+    "installation",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+
+def phase_is(table: Table, *phases: Phase) -> ColumnElement[bool]:
+    """The condition that a row is in one of these phases, in literals: only so do the partial indexes serve it."""
+    values: list[ColumnElement[str]] = [literal_column(f"'{phase.value}'") for phase in phases]
+    return table.c.phase == values[0] if len(values) == 1 else table.c.phase.in_(values)
+
+
+def phase_is_not(table: Table, phase: Phase) -> ColumnElement[bool]:
+    """The condition that a row is not in this phase, in a literal."""
+    return table.c.phase != literal_column(f"'{phase.value}'")

@@ -1,0 +1,35 @@
+"""Announcements that the broker did not take: their rows are owed again, soon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orchestra import settings
+from orchestra.store.announcements import Announcement, step_is
+from orchestra.store.database import Database, now
+from orchestra.store.tables import Phase, flow_runs, phase_is, steps
+
+
+def owe_again(database: Database, announcements: Sequence[Announcement]) -> None:
+    """Have the sweeper announce these rows again after a sweep, if nobody has claimed them. Safe to repeat.
+
+    A crash before it costs a lease instead.
+    """
+    values = {"announce_at": now() + settings.current().sweep_seconds, "announced_at": None}
+
+    def work(connection: Connection) -> None:
+        for announcement in announcements:
+            table, this = _row(announcement)
+            owed = phase_is(table, Phase.READY), table.c.due_at <= now()
+            connection.execute(sa.update(table).where(*this, *owed).values(**values))
+
+    database.write(work)
+
+
+def _row(announcement: Announcement) -> tuple[sa.Table, tuple[sa.ColumnElement[bool], ...]]:
+    if announcement.step_key is None:
+        return flow_runs, (flow_runs.c.id == announcement.run_id,)
+    return steps, step_is(announcement.run_id, announcement.run_attempt, announcement.step_key)

@@ -1,0 +1,169 @@
+"""Parking: a segment ends, and its run waits for steps without holding anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orchestra.errors import ClaimLost
+from orchestra.failpoints import failpoint
+from orchestra.states import StateType
+from orchestra.store.announcements import Announcement
+from orchestra.store.claims import Claim, fence, is_released
+from orchestra.store.database import Database, now
+from orchestra.store.journal import NewStep, chunks, write
+from orchestra.store.settle import GRACE
+from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
+
+__all__ = ["GRACE", "Park", "Parking", "park", "waiting_in_queues"]
+
+_CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """What a park waits for."""
+
+    #: Step keys; None: all unfinished steps of the run.
+    needed: tuple[str, ...] | None
+    #: How many of `needed` must end before the run goes on (1: any of them).
+    count: int = 1
+    #: What people see meanwhile.
+    state_type: StateType = StateType.RUNNING
+    state_name: str = "Waiting"
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parking:
+    """What became of a park."""
+
+    #: False: what it needs is there already; the claim still holds, the segment goes on.
+    parked: bool
+    announcements: list[Announcement] = field(default_factory=list)
+
+
+def park(
+    database: Database,
+    claim: Claim,
+    wanted: Park,
+    new: Sequence[NewStep] = (),
+    *,
+    window: Callable[[str], int],
+    outcome: bytes | None = None,
+) -> Parking:
+    """Let a flow run wait, and release its claim, in one transaction; unless what it needs is there.
+
+    The unfinished steps are locked in the order of asking and counted: a step that ends concurrently is either counted
+    out before or sees the wait after. A crash before leaves a claimed run whose lease lapses, one after a parked run.
+
+    Args:
+        new: Steps not yet written.
+        outcome: How the body has ended, if it has; kept whether the run parks or not.
+
+    Raises:
+        ClaimLost: Another claim was made; nothing was written.
+    """
+
+    def work(connection: Connection) -> Parking:
+        try:
+            fence(connection, claim, **({} if outcome is None else {"outcome": outcome}))
+        except ClaimLost:
+            if is_released(connection, claim):
+                return Parking(True)
+            raise
+        if any(step.ending is None for step in new):
+            # Something new is dispatched: a streak begins.
+            fence(connection, claim, streak_at=None, streak_parks=0)
+        announcements = write(connection, claim, new, window=window)
+        return _wait(connection, claim, wanted, announcements)
+
+    failpoint("before_park")
+    parking = database.write(work)
+    failpoint("after_park")
+    return parking
+
+
+def _wait(connection: Connection, claim: Claim, wanted: Park, announcements: list[Announcement]) -> Parking:
+    unfinished = _lock_unfinished(connection, claim)
+    keys = set(unfinished)
+    needed = keys if wanted.needed is None else keys.intersection(wanted.needed)
+    missing = len(wanted.needed) - len(needed) if wanted.needed is not None else 0
+    count = len(needed) if wanted.needed is None else wanted.count - missing
+    if not needed or count <= 0:
+        return Parking(False, announcements)
+    if wanted.needed is not None:
+        _flag(connection, claim, sorted(needed))
+    values = {
+        "phase": Phase.WAITING,
+        "wait_needed": None if wanted.needed is None else count,
+        "wait_open": len(unfinished),
+        "wait_count": None if wanted.needed is None else count,
+        "wait_claim": claim.number,
+        "streak_at": sa.func.coalesce(flow_runs.c.streak_at, now()),
+        "streak_parks": flow_runs.c.streak_parks + 1,
+        "state_type": sa.case(
+            (flow_runs.c.state_type == StateType.CANCELLING, flow_runs.c.state_type), else_=str(wanted.state_type)
+        ),
+        "state_name": wanted.state_name,
+        "state_message": wanted.message,
+    }
+    connection.execute(sa.update(flow_runs).where(flow_runs.c.id == claim.run_id).values(**values))
+    return Parking(True, announcements)
+
+
+def _lock_unfinished(connection: Connection, claim: Claim) -> list[str]:
+    query = (
+        sa.select(steps.c.step_key)
+        .where(
+            steps.c.run_id == claim.run_id,
+            steps.c.run_attempt == claim.run_attempt,
+            phase_is_not(steps, Phase.DONE),
+        )
+        .order_by(steps.c.sequence)
+        .with_for_update()
+    )
+    return list(connection.scalars(query))
+
+
+def _flag(connection: Connection, claim: Claim, needed: Sequence[str]) -> None:
+    for part in chunks(needed, _CHUNK):
+        connection.execute(
+            sa.update(steps)
+            .where(
+                steps.c.run_id == claim.run_id,
+                steps.c.run_attempt == claim.run_attempt,
+                steps.c.step_key.in_(part),
+            )
+            .values(awaited_by=claim.number)
+        )
+
+
+def waiting_in_queues(database: Database, claim: Claim, needed: Sequence[str], queues: Sequence[str]) -> bool:
+    """Whether a slot is better freed than held: an awaited step is not claimed, or a READY one waits here."""
+
+    def work(connection: Connection) -> bool:
+        unclaimed = sa.select(steps.c.step_key).where(
+            steps.c.run_id == claim.run_id,
+            steps.c.run_attempt == claim.run_attempt,
+            steps.c.step_key.in_(list(needed)[:_CHUNK]),
+            phase_is(steps, Phase.READY, Phase.WAITING),
+            steps.c.kind != Kind.OBSERVATION,
+        )
+        if connection.execute(unclaimed.limit(1)).first() is not None:
+            return True
+        for table in (steps, flow_runs):
+            ready = sa.select(table.c.phase).where(
+                phase_is(table, Phase.READY),
+                table.c.announce_at.is_not(None),
+                table.c.due_at <= now(),
+                table.c.queue.in_(list(queues)),
+            )
+            if connection.execute(ready.limit(1)).first() is not None:
+                return True
+        return False
+
+    return database.read(work)

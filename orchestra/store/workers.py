@@ -1,0 +1,117 @@
+"""Workers: who lives, on which queues, with how many slots; and what was claimed of each queue last."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orchestra import settings
+from orchestra.store.database import Database, insert, now
+from orchestra.store.tables import queue_marks, workers
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker as it registers."""
+
+    #: Celery's node name, `celery@host`.
+    name: str
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    slots: int
+    pool: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWorker(WorkerRow):
+    """A worker that lives, and since when. Instants are seconds since the epoch."""
+
+    started_at: float
+    heartbeat_at: float
+    stopping: bool
+
+
+def register(database: Database, worker: WorkerRow) -> None:
+    """Write a worker down, in place of an earlier one of its name."""
+    values: dict[str, Any] = {
+        "host": worker.host,
+        "pid": worker.pid,
+        "queues": json.dumps(sorted(worker.queues)),
+        "slots": worker.slots,
+        "pool": worker.pool,
+        "version": worker.version,
+        "started_at": now(),
+        "heartbeat_at": now(),
+        "stopping": False,
+    }
+
+    def work(connection: Connection) -> None:
+        statement = insert(connection, workers).values(name=worker.name, **values)
+        connection.execute(statement.on_conflict_do_update(index_elements=[workers.c.name], set_=values))
+
+    database.write(work)
+
+
+def beat(database: Database, name: str, *, stopping: bool = False) -> bool:
+    """Note that a worker lives; false where it is not registered (any more)."""
+    statement = sa.update(workers).where(workers.c.name == name).values(heartbeat_at=now(), stopping=stopping)
+    return database.write(lambda connection: connection.execute(statement).rowcount == 1)
+
+
+def leave(database: Database, name: str) -> None:
+    """Forget a worker that ended."""
+    statement = sa.delete(workers).where(workers.c.name == name)
+    database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def live(database: Database) -> list[LiveWorker]:
+    """The workers that gave a heartbeat within the last lease, by name."""
+    alive = workers.c.heartbeat_at > now() - settings.current().lease_seconds
+    query = sa.select(workers).where(alive).order_by(workers.c.name)
+    return database.read(lambda connection: [_live(row) for row in connection.execute(query)])
+
+
+def slots_by_queue(database: Database) -> dict[str, int]:
+    """How many slots live workers have for each queue."""
+    found: dict[str, int] = {}
+    for worker in live(database):
+        if worker.stopping:
+            continue
+        for queue in worker.queues:
+            found[queue] = found.get(queue, 0) + worker.slots
+    return found
+
+
+def mark_claimed(database: Database, queue: str, announced_at: float) -> None:
+    """Note that a message of `queue` which was announced at `announced_at` (seconds since the epoch) was claimed."""
+
+    def work(connection: Connection) -> None:
+        statement = insert(connection, queue_marks).values(queue=queue, announced_at=announced_at, claimed_at=now())
+        later = sa.case(
+            (queue_marks.c.announced_at > announced_at, queue_marks.c.announced_at), else_=announced_at
+        )
+        changed = {"announced_at": later, "claimed_at": now()}
+        connection.execute(statement.on_conflict_do_update(index_elements=[queue_marks.c.queue], set_=changed))
+
+    database.write(work)
+
+
+def _live(row: Any) -> LiveWorker:
+    return LiveWorker(
+        name=row.name,
+        host=row.host,
+        pid=row.pid,
+        queues=tuple(json.loads(row.queues)),
+        slots=row.slots,
+        pool=row.pool,
+        version=row.version,
+        started_at=row.started_at,
+        heartbeat_at=row.heartbeat_at,
+        stopping=row.stopping,
+    )

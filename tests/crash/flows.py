@@ -1,0 +1,182 @@
+"""Flows with known answers, of every shape that a fault could break; each body is noted in the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from orchestra import flow, sleep, task
+from orchestra.context import task_run_context
+from tests.crash import ledger
+
+#: Seconds that an ordinary body takes.
+SHORT = 0.04
+
+
+@task
+def add(*terms: int) -> int:
+    """The sum."""
+    with ledger.entry():
+        time.sleep(SHORT)
+        return sum(terms)
+
+
+@task
+def square(n: int) -> int:
+    """The square."""
+    with ledger.entry():
+        time.sleep(SHORT)
+        return n * n
+
+
+@task
+def total(numbers: list[int]) -> int:
+    """The sum of a list."""
+    with ledger.entry():
+        return sum(numbers)
+
+
+@task
+async def fetch(n: int) -> int:
+    """Something that takes its time without using it."""
+    with ledger.entry():
+        await asyncio.sleep(SHORT)
+        return n + 100
+
+
+@task(retries=3, retry_delay_seconds=1)
+def flaky(n: int) -> int:
+    """Fails twice, then squares; the delay is long enough to free the slot."""
+    with ledger.entry():
+        running = task_run_context.get()
+        if running is not None and running.attempt < 3:
+            raise ConnectionError("not yet")
+        return n * n
+
+
+@task
+def hold(seconds: float) -> int:
+    """Takes long enough to be stopped in; gives the process that ran it."""
+    with ledger.entry():
+        time.sleep(seconds)
+        return os.getpid()
+
+
+@task
+def cling(seconds: float) -> int:
+    """As `hold`, but lets nothing interrupt it: what it gives comes late, and is offered all the same."""
+    ledger.write("start")
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        try:
+            time.sleep(left)
+        except BaseException:
+            ledger.write("interrupted")
+    ledger.write("end")
+    return os.getpid()
+
+
+@task
+def die() -> None:
+    """Kills its worker, each time."""
+    with ledger.entry():
+        os.kill(os.getpid(), 9)
+
+
+@flow
+def linear() -> int:
+    """Direct calls, one after another."""
+    x = 1
+    for n in range(6):
+        x = add(x, n)
+    return x
+
+
+@flow
+def fan_out() -> int:
+    """Many at once, then one that takes them all."""
+    return total.submit([square.submit(n) for n in range(12)]).result()
+
+
+@flow
+def diamond() -> int:
+    """Two ways from one task to another, and an order without data."""
+    top = square.submit(3)
+    left, right = add.submit(top, 1), add.submit(top, 2)
+    aside = square.submit(5, wait_for=[left])
+    return add.submit(left, right, wait_for=[aside]).result()
+
+
+@flow
+def nested(depth: int = 3) -> int:
+    """Subflows in subflows, with a task on every floor."""
+    return add(square.submit(depth).result(), nested(depth - 1) if depth else 0)
+
+
+@flow
+def retrying() -> int:
+    """A task that is tried three times, directly and submitted."""
+    submitted = flaky.submit(3)
+    return flaky(2) + submitted.result()
+
+
+@flow
+def sleeping() -> int:
+    """A durable sleep between two steps."""
+    x = add(1, 2)
+    sleep(1.2)
+    return add(x, 3)
+
+
+@flow
+async def gathering() -> int:
+    """Branches: three at once, each of two steps."""
+
+    async def branch(n: int) -> int:
+        return await fetch(await fetch(n))
+
+    return sum(await asyncio.gather(*(branch(n) for n in range(3))))
+
+
+@flow
+def holding(seconds: float) -> int:
+    """A long task, called directly."""
+    return hold(seconds)
+
+
+@flow
+def holding_submitted(seconds: float) -> int:
+    """A long task, submitted."""
+    return hold.submit(seconds).result()
+
+
+@flow
+def clinging(seconds: float) -> int:
+    """A long task that cannot be interrupted, called directly."""
+    return cling(seconds)
+
+
+@flow
+def clinging_submitted(seconds: float) -> int:
+    """A long task that cannot be interrupted, submitted."""
+    return cling.submit(seconds).result()
+
+
+@flow
+def deadly() -> None:
+    """A task that kills its worker each time."""
+    die.submit().result()
+
+
+#: Every shape, and what it gives.
+ANSWERS: dict[Any, int] = {
+    linear: 1 + sum(range(6)),
+    fan_out: sum(n * n for n in range(12)),
+    diamond: (9 + 1) + (9 + 2),
+    nested: 9 + 4 + 1 + 0,
+    retrying: 4 + 9,
+    sleeping: 6,
+    gathering: 3 * 200 + 0 + 1 + 2,
+}

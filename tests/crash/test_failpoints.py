@@ -1,0 +1,89 @@
+"""SIGKILL at every point of a run's way, just before and just after each write: the run ends right."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from orchestra.handles import FlowRunHandle
+from orchestra.store.tables import flow_runs
+from tests.crash import flows
+from tests.crash.conftest import Arena
+from tests.helpers import ROOT
+
+pytestmark = pytest.mark.services
+
+#: Every failpoint that a worker passes, in the order of a run's way, and the visit at which it is killed. Where
+#: `keeps`, what was being done is recorded by then, so that no body at all may start again.
+ON_A_WORKER = {
+    # name: (nth visit, keeps)
+    "after_claim": (3, True),
+    "in_body": (5, False),
+    "after_body": (5, False),
+    "before_record": (3, False),
+    "after_record": (3, True),
+    "before_dispatch": (2, True),
+    "after_dispatch": (2, True),
+    "before_announce": (3, True),
+    "after_announce": (3, True),
+    "before_park": (2, True),
+    "after_park": (2, True),
+    "before_complete": (4, False),
+    "after_complete": (4, True),
+    "before_finish": (2, True),
+    "after_finish": (2, True),
+}
+#: Those that a process passes which submits a run.
+ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_announce", "after_announce")
+
+
+@pytest.mark.parametrize("point", ON_A_WORKER)
+def test_a_run_survives_a_kill_at_every_point(arena: Arena, every_shape: Any, point: str) -> None:
+    """Right answers; a body starts again only if its end was not recorded."""
+    nth, keeps = ON_A_WORKER[point]
+    arena.arm(f"{point}=kill::{nth}")
+
+    runs = every_shape()
+
+    runs.check()
+    assert arena.visited(point) >= nth, "the point was never passed"
+    assert len(runs.restarts()) <= (0 if keeps else 1)
+
+
+def test_runs_survive_kills_at_all_points(arena: Arena, every_shape: Any) -> None:
+    """One kill at each point, at different times, while three runs of every shape go on."""
+    arena.arm(",".join(f"{point}=kill::{7 + 5 * number}" for number, point in enumerate(ON_A_WORKER)))
+
+    together = [every_shape() for _ in range(3)]
+
+    for runs in together:
+        runs.check(timeout=100)
+    assert sum(arena.visited(point) >= 7 for point in ON_A_WORKER) > len(ON_A_WORKER) / 2
+
+
+SUBMIT = "from tests.crash import flows; print(flows.linear.apply_async(idempotency_key={key!r}).id)"
+
+
+def submit(point: str, action: str) -> subprocess.CompletedProcess[str]:
+    """A process that submits a run, always under the same idempotency key for the same point."""
+    env = {**os.environ, "ORCHESTRA_FAILPOINTS": f"{point}={action}"}
+    code = SUBMIT.format(key=f"{os.environ['ORCHESTRA_DATABASE_URL']} {point}")
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, text=True, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("point", ON_SUBMIT)
+def test_a_submitter_killed_at_any_point_makes_one_run_when_it_tries_again(arena: Arena, point: str) -> None:
+    """The same idempotency key gives the same run, which is run once."""
+    killed = submit(point, "kill")
+    again = submit(point, "sleep0")
+
+    assert killed.returncode == -9, killed.stderr
+    run_id = again.stdout.strip()
+    (run,) = arena.rows(flow_runs, flow_runs.c.idempotency_key.endswith(f" {point}"))
+    assert run.id == run_id, again.stderr
+    assert FlowRunHandle(run_id).result(timeout=20) == flows.ANSWERS[flows.linear]
+    assert sum(line.what == "start" for line in arena.lines(run_id)) == 6

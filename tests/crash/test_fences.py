@@ -1,0 +1,86 @@
+"""SIGSTOP beyond the lease, then SIGCONT: what the zombie then writes is refused."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+
+from orchestra.store.tables import flow_runs, steps
+from tests import servers
+from tests.crash import flows, ledger
+from tests.crash.conftest import LEASE, RECOVERY, Arena
+from tests.helpers import wait_until
+
+pytestmark = pytest.mark.services
+
+
+def stop_group(arena: Arena, pid: int) -> AbstractContextManager[None]:
+    """Stop the whole worker that a child belongs to."""
+    return arena.worker_of(pid).stopped()
+
+
+def stop_child(arena: Arena, pid: int) -> AbstractContextManager[None]:
+    """Stop one prefork child."""
+    return servers.stopped(pid)
+
+
+STOPS = pytest.mark.parametrize("stop", [stop_group, stop_child], ids=["group", "child"])
+
+
+@STOPS
+@pytest.mark.parametrize("flow", [flows.clinging, flows.clinging_submitted], ids=["direct", "submitted"])
+def test_a_zombies_late_write_is_refused(arena: Arena, stop: Any, flow: Any) -> None:
+    """A stopped process loses its claim; when it goes on and offers its result, the other's stands."""
+    handle = flow.delay(0.5)
+    zombie = arena.wait_for_start(handle.id)
+    with stop(arena, zombie.pid):
+        second = arena.wait_for_start(handle.id, times=2, timeout=LEASE + RECOVERY)
+        assert handle.result(timeout=20) == second.pid
+        before = recorded(arena, handle.id)
+    log = arena.worker_of(zombie.pid)
+
+    wait_until(lambda: ended(arena, handle.id, zombie), "the zombie's body to end, late")
+    wait_until(lambda: "taken over" in log.log(), "the zombie's write to be refused")
+
+    assert second.pid != zombie.pid
+    assert recorded(arena, handle.id) == before
+    assert handle.result() == second.pid
+
+
+@STOPS
+@pytest.mark.parametrize("flow", [flows.holding, flows.holding_submitted], ids=["direct", "submitted"])
+def test_a_zombies_body_is_interrupted(arena: Arena, stop: Any, flow: Any) -> None:
+    """Its heartbeat learns that the claim is gone and ends the body, so that it does not go on beside the other."""
+    handle = flow.delay(LEASE * 4)
+    zombie = arena.wait_for_start(handle.id)
+    with stop(arena, zombie.pid):
+        second = arena.wait_for_start(handle.id, times=2, timeout=LEASE + RECOVERY)
+
+    assert handle.result(timeout=30) == second.pid
+    assert not ended(arena, handle.id, zombie)
+
+
+@STOPS
+def test_flows_of_every_shape_survive_a_stop(arena: Arena, every_shape: Any, stop: Any) -> None:
+    """Whatever the stopped slots held is done elsewhere, and what they say later changes nothing."""
+    runs = every_shape()
+    wait_until(lambda: len(arena.lines(*runs.ids)) > 15, "the runs to be under way")
+
+    with stop(arena, arena.lines(*runs.ids)[-1].pid):
+        runs.check()
+
+    assert len(runs.restarts()) <= 2
+
+
+def ended(arena: Arena, run: str, zombie: ledger.Line) -> bool:
+    """Whether the body that a process started came to its end there."""
+    return any(line.what == "end" and line.pid == zombie.pid for line in arena.lines(run))
+
+
+def recorded(arena: Arena, run: str) -> list[Any]:
+    """All rows of a run and its steps; each was claimed at least twice somewhere."""
+    rows = arena.rows(flow_runs, flow_runs.c.id == run) + arena.rows(steps, steps.c.run_id == run)
+    assert max(row.claim_number for row in rows) >= 2
+    return rows
