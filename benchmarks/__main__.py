@@ -42,7 +42,7 @@ def main(rounds: int, only: tuple[str, ...], postgres: bool) -> None:
         except Wrong as wrong:
             _show_logs(folder)
             sys.exit(str(wrong))
-    Console(width=None if sys.stdout.isatty() else 150).print(table(rows, found, figures))
+    Console(width=None if sys.stdout.isatty() else 150).print(table(rows, found, figures, rounds))
 
 
 @contextlib.contextmanager
@@ -85,9 +85,8 @@ def _measure_import(row: Row, name: str, figures: Figures) -> None:
         figures[row.name, name].append(float(taken))
 
 
-def table(rows: Sequence[Row], found: Sequence[Subject], figures: Figures) -> Table:
+def table(rows: Sequence[Row], found: Sequence[Subject], figures: Figures, rounds: int) -> Table:
     """The figures beside each other, with ratios and bars."""
-    rounds = max(len(values) for values in figures.values())
     title = f"medians of {rounds} rounds, {SLOTS} worker processes each, Python {platform.python_version()}"
     result = Table(title=title, title_justify="left")
     result.add_column("work")

@@ -42,4 +42,4 @@ def resume_flow_run(flow_run_id: str | uuid.UUID) -> None:
         FlowRunNotFound: There is no such run.
         IllegalTransition: It is not paused.
     """
-    lazy.load("resume_flow_run")(str(flow_run_id))
+    lazy.load("operations").resume(lazy.load("database")(), str(flow_run_id))

@@ -22,7 +22,7 @@ DOORS = {
     "current_app": "orchestra.celery.apps:current_app",
     "reach_broker": "orchestra.celery.reach:reach",
     "carrier": "orchestra.celery.dispatch:carrier",
-    "resume_flow_run": "orchestra.engine.resuming:resume_flow_run",
+    "operations": "orchestra.engine.operations",
     "keep_log_line": "orchestra.store.logs:keep",
     "flow_canvas": "orchestra.celery.canvas:flow_canvas",
     "pickle_dumps": "orchestra.pickles:dumps",
@@ -42,7 +42,7 @@ def load(name: str) -> Any:
 
 
 def resolve(path: str) -> Any:
-    """The object at "module:qualname".
+    """The object at "module:qualname"; the module itself where no name is given.
 
     Raises:
         ImportError: The module cannot be imported.
@@ -50,6 +50,6 @@ def resolve(path: str) -> Any:
     """
     module, _, qualname = path.partition(":")
     found: Any = import_module(module)
-    for part in qualname.split("."):
+    for part in filter(None, qualname.split(".")):
         found = getattr(found, part)
     return found

@@ -6,6 +6,7 @@ The engine, the store and the database are the real ones; only the carrier is a 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -79,9 +80,10 @@ class Driver:
         messages = self.carrier.messages
         if not messages:
             return False
-        message = messages.pop(self._pick(len(messages)) % len(messages))
-        while message.due_at > clock.now():
-            pass
+        while not (due_now := [each for each in messages if each.due_at <= clock.now()]):
+            time.sleep(0.001)
+        message = due_now[self._pick(len(due_now)) % len(due_now)]
+        messages.remove(message)
         if message.kind == "flow":
             self.segments += 1
             run_segment(self.database, message.run_id, self.carrier, self.heart)

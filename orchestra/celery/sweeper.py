@@ -165,16 +165,18 @@ class Attendant:
         """Give the next heartbeat at the next turn."""
         self._beat_at = float("-inf")
 
-    def leave(self) -> None:
-        """The worker has ended: free what its dead processes held, and strike it off."""
+    def leave(self, *, died: bool = False) -> None:
+        """The worker has ended: free what its dead processes held, and strike it off.
+
+        Args:
+            died: It did not end by itself: its children are dying, too.
+        """
         self._guard(self._sweeper.step_down)
+        self._guard(self._look_after_dead)
         end = clock.monotonic() + _LINGER
-        while True:
-            self._guard(self._look_after_dead)
-            if not self._watch.any_alive or self._worker.pid == os.getpid() or clock.monotonic() > end:
-                break
-            self._guard(self._renew_silent)
+        while died and self._watch.any_alive and clock.monotonic() < end:
             select.select([], [], [], 0.05)
+            self._guard(self._look_after_dead)
         self._guard(lambda: workers.leave(self._database, self._worker.name))
 
     def _look_after_dead(self) -> None:
@@ -268,8 +270,8 @@ class Briefing:
         return Briefing(*pickle.loads(source.read(size)))
 
 
-#: What the helper says when it is at work; what it is told when the worker stops.
-READY, STOPPING = b"ready\n", b"s"
+#: What the helper says when it is at work; what it is told when the worker stops, and when it has ended.
+READY, STOPPING, ENDED = b"ready\n", b"s", b"e"
 
 
 def main() -> int:
@@ -311,11 +313,12 @@ def _attend(attendant: Attendant) -> None:
         readable, _, _ = select.select([0], [], [], attendant.turn())
         if not readable:
             continue
-        if not os.read(0, 64):
+        told = os.read(0, 64)
+        if not told or ENDED in told:
             break
         attendant.stopping = True
         attendant.beat_now()
-    attendant.leave()
+    attendant.leave(died=not told)
 
 
 if __name__ == "__main__":

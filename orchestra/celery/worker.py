@@ -25,7 +25,7 @@ from celery import bootsteps, signals
 from orchestra import clock, lazy, settings
 from orchestra.celery.apps import remember_worker
 from orchestra.celery.dispatch import WAKE_SUFFIX, CeleryCarrier, StopFlag, use_carrier
-from orchestra.celery.sweeper import READY, STOPPING, AttendantThread, Briefing
+from orchestra.celery.sweeper import ENDED, READY, STOPPING, AttendantThread, Briefing
 from orchestra.engine import definitions
 from orchestra.errors import ConfigurationError, OrchestraError
 from orchestra.store.workers import WorkerRow
@@ -255,14 +255,11 @@ class HelperProcess:
 
     def stopping(self) -> None:
         """Tell it that the worker takes no more work."""
-        if self._process is not None and self._process.stdin is not None:
-            try:
-                os.write(self._process.stdin.fileno(), STOPPING)
-            except (OSError, ValueError):
-                logger.debug("the sweeper's process is gone")
+        self._tell(STOPPING)
 
     def end(self) -> None:
-        """Close its stdin and wait until it has ended."""
+        """Tell it that the worker has ended, and wait until it has, too."""
+        self._tell(ENDED)
         process, self._process = self._process, None
         if process is None:
             return
@@ -280,6 +277,14 @@ class HelperProcess:
             self._close(process)
             # Not ours to wait for.
             process.returncode = 0
+
+    def _tell(self, what: bytes) -> None:
+        """Unbuffered, so that a signal handler may do it."""
+        if self._process is not None and self._process.stdin is not None:
+            try:
+                os.write(self._process.stdin.fileno(), what)
+            except (OSError, ValueError):
+                logger.debug("the sweeper's process is gone")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         if self._process is not None:

@@ -30,11 +30,11 @@ def cli(ctx: click.Context) -> None:
 
     \b
     Examples:
-      orchestra dev                                      a broker, a worker and beat, until Ctrl-C
+      orchestra dev
       orchestra flow-run create --flow etl:pipeline --param day=2026-11-22 --watch
       orchestra flow-run ls --state-type FAILED -o json
       orchestra flow-run retry RUN_ID
-      orchestra doctor                                   what is wrong here, and what to type next
+      orchestra doctor
     """
     # As `celery -A proj orchestra …` the context brings Celery's app.
     if (app := getattr(ctx.obj, "app", None)) is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -367,4 +366,4 @@ def robust_streams() -> None:
 
 def in_terminal() -> bool:
     """Whether a person sees stderr, and so live progress."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stderr.isatty()

@@ -13,10 +13,10 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @click.command()
-@click.option("-f", "--flows", multiple=True, metavar="MODULE", help="Module with flows; repeatable. Else ORCHESTRA_FLOWS.")
+@click.option("-f", "--flows", multiple=True, metavar="MODULE", help="Module with flows; else ORCHESTRA_FLOWS.")
 @click.option("-q", "--queue", "queues", multiple=True, help="Consume this queue too; repeatable.")
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Slots of the worker; else one per processor.")
-@click.option("-P", "--pool", type=click.Choice(_POOLS), default="prefork", show_default=True, help="Pool of the worker.")
+@click.option("-P", "--pool", type=click.Choice(_POOLS), default="prefork", show_default=True, help="Its pool.")
 @click.option("--beat/--no-beat", default=True, show_default=True, help="Run Celery's beat.")
 @click.option("--log-level", type=click.Choice(_LEVELS, case_sensitive=False), default="INFO", show_default=True)
 @click.pass_context

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import rich_click as click
 
 from orchestra import clock, lazy
 from orchestra.cli import _drawing, _support, _watch
+from orchestra.engine import operations
 from orchestra.engine.parameters import bind_named
-from orchestra.errors import IllegalTransition, NoBroker
-from orchestra.store import interventions, queries
 from orchestra.store import logs as log_lines
-from orchestra.store.announcements import Announcement
+from orchestra.store import queries
 from orchestra.store.database import Database, database
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -254,18 +252,11 @@ def canvas(flow_run_id: str, mermaid: bool, output: str) -> None:
 # -- acting on runs ----------------------------------------------------------------------------------------------
 
 
-def _each(flow_run_ids: tuple[str, ...], act: Callable[[str], Sequence[Announcement] | None], done: str) -> None:
+def _each(flow_run_ids: tuple[str, ...], act: Callable[[str], object], done: str) -> None:
     """Act on each run in turn; the first that cannot be acted on ends the command."""
     for flow_run_id in flow_run_ids:
-        _announce(act(flow_run_id) or ())
+        act(flow_run_id)
         _support.say(f"flow run {flow_run_id} {done}")
-
-
-def _announce(announcements: Sequence[Announcement]) -> None:
-    """Tell workers at once what is due, where there is a broker; else the sweeper tells them."""
-    if announcements:
-        with contextlib.suppress(NoBroker):
-            lazy.load("carrier")().announce(announcements)
 
 
 _ids = click.argument("flow_run_ids", metavar="ID...", nargs=-1, required=True)
@@ -277,7 +268,7 @@ _ids = click.argument("flow_run_ids", metavar="ID...", nargs=-1, required=True)
 def cancel(flow_run_ids: tuple[str, ...]) -> None:
     """Cancel flow runs with all that they started; running bodies are interrupted."""
     db = database()
-    _each(flow_run_ids, lambda run_id: interventions.cancel(db, run_id), "is being cancelled")
+    _each(flow_run_ids, lambda run_id: operations.cancel(db, run_id), "is being cancelled")
 
 
 @flow_run.command()
@@ -285,7 +276,7 @@ def cancel(flow_run_ids: tuple[str, ...]) -> None:
 def pause(flow_run_ids: tuple[str, ...]) -> None:
     """Hold flow runs: running steps end, and nothing new of them is started until `resume`."""
     db = database()
-    _each(flow_run_ids, lambda run_id: interventions.hold(db, run_id), "is paused")
+    _each(flow_run_ids, lambda run_id: operations.pause(db, run_id), "is paused")
 
 
 @flow_run.command()
@@ -294,7 +285,7 @@ def pause(flow_run_ids: tuple[str, ...]) -> None:
 def resume(flow_run_ids: tuple[str, ...]) -> None:
     """Let paused flow runs go on."""
     db = database()
-    _each(flow_run_ids, lambda run_id: interventions.resume(db, run_id), "goes on")
+    _each(flow_run_ids, lambda run_id: operations.resume(db, run_id), "goes on")
 
 
 @flow_run.command()
@@ -306,18 +297,9 @@ def retry(flow_run_ids: tuple[str, ...], watched: bool) -> None:
     if watched and len(flow_run_ids) > 1:
         raise click.UsageError("--watch takes one run")
     db = database()
-    _each(flow_run_ids, lambda run_id: _retry(db, run_id), "runs again")
+    _each(flow_run_ids, lambda run_id: operations.retry(db, run_id), "runs again")
     if watched:
         _watch.watch(db, flow_run_ids[0])
-
-
-def _retry(db: Database, flow_run_id: str) -> Sequence[Announcement]:
-    run = queries.read_flow_run(db, flow_run_id).run
-    if run.runner == "local":
-        raise IllegalTransition(
-            flow_run_id, run.state_type, "retried: it ran in the process that called it; call the flow again"
-        )
-    return interventions.retry(db, flow_run_id)
 
 
 @flow_run.command()
@@ -325,4 +307,4 @@ def _retry(db: Database, flow_run_id: str) -> Sequence[Announcement]:
 def delete(flow_run_ids: tuple[str, ...]) -> None:
     """Delete flow runs that have ended, with their child runs, steps, results and logs."""
     db = database()
-    _each(flow_run_ids, lambda run_id: interventions.delete(db, run_id), "is deleted")
+    _each(flow_run_ids, lambda run_id: operations.delete(db, run_id), "is deleted")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -19,12 +18,13 @@ _Spec = TypeVar("_Spec", FlowSpec, TaskSpec)
 
 
 def load_flow(path: str, entrypoint: str | None = None) -> FlowSpec:
-    """The flow at `module:qualname`, or, where it is in a script, at `file.py:qualname`.
+    """The flow at `module:qualname`; one that was defined in `__main__`, at the `file.py:qualname` of its script.
 
     Raises:
         DefinitionNotFound: It cannot be imported in this process; says why.
     """
-    return _load(entrypoint or path, FlowSpec, "flow")
+    # Only a script has to be loaded by its file: a module's tasks are looked for under the module's name.
+    return _load(entrypoint if entrypoint and path.startswith("__main__:") else path, FlowSpec, "flow")
 
 
 def load_task(path: str) -> TaskSpec:
@@ -103,8 +103,9 @@ def _module(where: str) -> ModuleType:
 
 
 def _from_file(path: Path) -> ModuleType:
-    """A script as a module, run once, under a name of its own, so that its `__main__` part does not run."""
-    name = f"orchestra_script_{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    """A script as a module, run once, under its path as its name: so its `__main__` part does not run, and the paths of
+    the tasks in it lead here again, in every process."""
+    name = str(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

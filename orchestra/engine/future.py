@@ -19,9 +19,13 @@ class JournalFuture(Future[Any]):
     waiter: DurableRunner
 
     def __init__(self, runner: DurableRunner, key: str) -> None:
-        run_id, attempt = runner.claim.run_id, runner.claim.run_attempt
-        super().__init__(identifiers.step_id(run_id, attempt, key), key, runner)
-        self.key = key
+        self.key = self.name = key
+        self.waiter = runner
+
+    @property
+    def task_run_id(self) -> str:  # type: ignore[override]  # read-only: made when asked for, as replays make many futures
+        """The task run's id."""
+        return identifiers.step_id(self.waiter.claim.run_id, self.waiter.claim.run_attempt, self.key)
 
     def peek(self) -> State[Any] | None:
         """The final state, if this segment has read it."""

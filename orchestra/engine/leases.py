@@ -1,11 +1,11 @@
-"""Leases of the flow runs that run in this process: one thread renews them all."""
+"""Leases of the flow runs that run in this process: one thread renews them all, and hears of cancelled ones."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from orchestra import settings
@@ -16,18 +16,21 @@ _logger = logging.getLogger("orchestra.engine")
 
 
 class _Leases:
-    """The claims held here; the thread starts with the first one and ends when none has come for a while."""
+    """The claims held here; the thread starts with the first one, and ends when none is held any more."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._owners: set[str] = set()
+        self._held: dict[str, Callable[[], object]] = {}
         self._runs = False
+        self._waits = 0.0
 
     @contextmanager
-    def hold(self, owner: str) -> Iterator[None]:
-        """Renew the claims of `owner` while inside."""
+    def hold(self, owner: str, on_cancel: Callable[[], object]) -> Iterator[None]:
+        """Renew the claim of `owner` while inside."""
         with self._changed:
-            self._owners.add(owner)
+            self._held[owner] = on_cancel
+            if _beat() < self._waits:  # the thread waits for longer than the lease in force allows
+                self._changed.notify()
             if not self._runs:
                 self._runs = True
                 threading.Thread(target=self._renew, name="orchestra-leases", daemon=True).start()
@@ -35,29 +38,40 @@ class _Leases:
             yield
         finally:
             with self._changed:
-                self._owners.discard(owner)
+                self._held.pop(owner, None)
 
     def _renew(self) -> None:
-        lease = settings.current().lease_seconds
-        while owners := self._next(lease / 6):
+        while held := self._next(_beat()):
             try:
-                local_runs.renew_leases(database(), owners, lease)
+                for owner in local_runs.renew_leases(database(), list(held), settings.current().lease_seconds):
+                    held[owner]()
             except Exception:
                 _logger.warning("the leases of local runs could not be renewed", exc_info=True)
 
-    def _next(self, seconds: float) -> list[str]:
+    def _next(self, seconds: float) -> dict[str, Callable[[], object]]:
         with self._changed:
+            self._waits = seconds
             self._changed.wait(seconds)
-            self._runs = bool(self._owners)
-            return sorted(self._owners)
+            self._runs = bool(self._held)
+            return dict(self._held)
+
+
+def _beat() -> float:
+    """Seconds between two renewals."""
+    return settings.current().lease_seconds / 6
 
 
 _leases = _Leases()
 
 
-def hold(owner: str) -> AbstractContextManager[None]:
-    """Renew the claims of `owner` while inside."""
-    return _leases.hold(owner)
+def hold(owner: str, on_cancel: Callable[[], object]) -> AbstractContextManager[None]:
+    """Renew the claim of `owner` while inside.
+
+    Args:
+        owner: Who holds the claim.
+        on_cancel: Called by another thread, again and again, once the run is being cancelled.
+    """
+    return _leases.hold(owner, on_cancel)
 
 
 def _after_fork() -> None:

@@ -10,25 +10,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 
 from orchestra import clock, identifiers, retries, settings, states
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
-from orchestra.engine import bodies, leases
+from orchestra.engine import bodies, interrupts, leases
 from orchestra.engine.outcomes import flow_state
 from orchestra.engine.parameters import call_with, validate
 from orchestra.engine.run_names import flow_run_name
-from orchestra.errors import OrchestraError, ParameterError, PauseTimeout
+from orchestra.errors import Cancelled, OrchestraError, ParameterError, PauseTimeout
 from orchestra.logging import engine_logger
 from orchestra.results import check_parameters
 from orchestra.runners.local import LocalRunner
 from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded
 from orchestra.serializers import encode
 from orchestra.specs import FlowSpec
-from orchestra.states import State
+from orchestra.states import State, StateType
 from orchestra.store import local_runs
 from orchestra.store.behind import behind
 from orchestra.store.database import database
@@ -81,6 +81,7 @@ class LocalFlowRun:
     runner: LocalRunner = field(init=False)
     context: FlowRunContext = field(init=False)
     _invalid: State[Any] | None = None
+    _cancelled: bool = False
 
     @property
     def run_id(self) -> str:
@@ -89,22 +90,31 @@ class LocalFlowRun:
 
     def run(self) -> State[Any]:
         """Carry it out."""
-        with self._running():
-            state = self._invalid or self._attempt()
-            while (delay := self._retry_delay(state)) is not None:
-                time.sleep(delay)
-                self._next_attempt()
-                state = self._attempt()
+        try:
+            with self._running(self._interrupt):
+                state = self._invalid or self._attempt()
+                while (delay := self._retry_delay(state)) is not None:
+                    time.sleep(delay)
+                    self._next_attempt()
+                    state = self._attempt()
+        except Cancelled:
+            return self._cancelled_here()
         return self._end(state)
 
     async def run_async(self) -> State[Any]:
         """Carry it out in the running loop."""
-        with self._running():
-            state = self._invalid or await self._attempt_async()
-            while (delay := self._retry_delay(state)) is not None:
-                await asyncio.sleep(delay)
-                self._next_attempt()
-                state = await self._attempt_async()
+        loop, branch = asyncio.get_running_loop(), asyncio.current_task()
+        assert branch is not None
+        try:
+            with self._running(lambda: loop.call_soon_threadsafe(branch.cancel)):
+                state = self._invalid or await self._attempt_async()
+                while (delay := self._retry_delay(state)) is not None:
+                    await asyncio.sleep(delay)
+                    self._next_attempt()
+                    state = await self._attempt_async()
+        except Cancelled:
+            branch.uncancel()
+            return self._cancelled_here()
         return self._end(state)
 
     async def pause(self, step: Step, timeout: float) -> None:
@@ -116,29 +126,58 @@ class LocalFlowRun:
         local_runs.set_state(db, self.run_id, states.Paused(), run_attempt=self.run_attempt)
         while (ended := local_runs.pause_state(db, step.id)) is None and clock.now() < until:
             await asyncio.sleep(min(PAUSE_POLL, timeout))
+        if ended == StateType.CANCELLED:
+            raise Cancelled("the flow run was cancelled while it was paused")
         local_runs.set_state(db, self.run_id, states.Running(), run_attempt=self.run_attempt)
-        if ended != states.StateType.COMPLETED:
+        if ended != StateType.COMPLETED:
             local_runs.end_pause(db, step.id)
             raise PauseTimeout(f"flow run {self.context.run_name!r} was not resumed within {timeout:g} s")
 
     # -- the parts of a run --------------------------------------------------------------------------------------
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Open the run and its context; what passes its attempt (Ctrl-C, `sys.exit()`) ends it Crashed."""
+    def _running(self, interrupt: Callable[[], object]) -> Iterator[None]:
+        """Open the run and its context; what passes its attempt ends it: Ctrl-C and `sys.exit()` as Crashed.
+
+        Args:
+            interrupt: Makes the body raise, from another thread, when the run is cancelled.
+
+        Raises:
+            Cancelled: The run was cancelled.
+        """
         self._invalid = self._validate()
-        self._begin()
+        with interrupts.shielded():
+            self._begin()
         flow_token, task_token = flow_run_context.set(self.context), task_run_context.set(None)
         try:
-            with leases.hold(self.owner):
+            with leases.hold(self.owner, lambda: self._cancel(interrupt)), self._armed():
                 yield
         except BaseException as error:
             self.runner.abandon()
+            if self._cancelled or isinstance(error, Cancelled):
+                raise Cancelled(str(error)) from error
             self._end(states.Crashed(states.describe(error)))
             raise
         finally:
             task_run_context.reset(task_token)
             flow_run_context.reset(flow_token)
+
+    def _armed(self) -> AbstractContextManager[None]:
+        return interrupts.armed() if self.parent is None else nullcontext()
+
+    def _cancel(self, interrupt: Callable[[], object]) -> None:
+        """Called by another thread when the run is being cancelled."""
+        if not self._cancelled:
+            self._cancelled = True
+            self.runner.stop()
+            interrupt()
+
+    def _interrupt(self) -> None:
+        interrupts.raise_in_main(Cancelled("the flow run was cancelled"))
+
+    def _cancelled_here(self) -> State[Any]:
+        """End a run that was cancelled; a parent that was cancelled too learns it at its next call."""
+        return self._end(states.Cancelled("the flow run was cancelled"))
 
     def _validate(self) -> State[Any] | None:
         """The final state of a run whose parameters do not fit; None: they do, and are coerced now."""
@@ -222,7 +261,7 @@ class LocalFlowRun:
 
     def _retry_delay(self, state: State[Any]) -> float | None:
         """Seconds until the next run attempt; None: there is none."""
-        if self._invalid or not state.is_failed():
+        if self._invalid or self._cancelled or not state.is_failed():
             return None
         delay = retries.next_delay(self.flow.retries, self.flow.retry_delay_seconds, self.run_attempt)
         if delay is not None:
@@ -234,7 +273,10 @@ class LocalFlowRun:
 
     def _end(self, state: State[Any]) -> State[Any]:
         """Record the final state, and see that all that was written behind is there."""
-        state = replace(state, state_details=states.StateDetails(self.run_id))
+        with interrupts.shielded():
+            return self._record_end(replace(state, state_details=states.StateDetails(self.run_id)))
+
+    def _record_end(self, state: State[Any]) -> State[Any]:
         logger = engine_logger(self.context)
         logger.log(logging.INFO if state.is_completed() else logging.ERROR, "ended %s", _described(state))
         try:

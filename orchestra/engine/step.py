@@ -146,12 +146,8 @@ class _Step:
 
     def _flow_run(self) -> FlowRunContext:
         """The run this step belongs to, as its body may ask for it."""
-        column = flow_runs.c
-        query = sa.select(
-            column.name, column.flow_name, column.path, column.entrypoint, column.parent_run_id, column.root_run_id,
-            column.start_time, column.depth, column.parameters,
-        ).where(column.id == self.claim.run_id)
-        row = self.database.read(lambda connection: connection.execute(query).one())
+        names = {"b_run": self.claim.run_id}
+        row = self.database.read(lambda connection: connection.execute(_FLOW_RUN, names).one())
         flow = _flow_of(row)
         return FlowRunContext(
             flow=flow,
@@ -194,6 +190,19 @@ class _Step:
         message = f"waiting for a worker that knows it: {error}"
         logger.warning("step %s of flow run %s: %s", self.claim.step_key, self.claim.run_id, message)
         claims.give_back(self.database, self.claim, due_in=UNKNOWN_WAIT, message=clean_text(message))
+
+
+_FLOW_RUN = sa.select(
+    flow_runs.c.name,
+    flow_runs.c.flow_name,
+    flow_runs.c.path,
+    flow_runs.c.entrypoint,
+    flow_runs.c.parent_run_id,
+    flow_runs.c.root_run_id,
+    flow_runs.c.start_time,
+    flow_runs.c.depth,
+    flow_runs.c.parameters,
+).where(flow_runs.c.id == sa.bindparam("b_run"))
 
 
 def _flow_of(row: Any) -> FlowSpec:

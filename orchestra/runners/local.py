@@ -125,11 +125,11 @@ class LocalRunner:
             finished: What the run attempt before has ended.
         """
         self.book, self.flows, self.finished = book, flows, finished
-        self._abandoned = False
+        self._stopped = False
         self._max_workers = max_workers or MOST_THREADS
         self._pool: pools.ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
-        self._submitted: list[LocalFuture] = []
+        self._submitted: set[LocalFuture] = set()
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -164,7 +164,8 @@ class LocalRunner:
         run = partial(self._run_step, task, call, step, EVERYTHING)
         future.prepare(partial(contextvars.copy_context().run, run))
         with self._lock:
-            self._submitted.append(future)
+            self._submitted.add(future)
+        future.box.add_done_callback(lambda _: self._submitted.discard(future))
         self._start_after(future, [upstream for upstream in upstreams if not upstream.box.done()])
         return future
 
@@ -258,8 +259,8 @@ class LocalRunner:
 
     def _open(self, name: str, kind: Kind, path: str | None = None) -> Step:
         # The thread of a body whose time is over cannot be stopped; it ends here, at its next call.
-        if self._abandoned:
-            raise Cancelled("the flow run of this call has ended")
+        if self._stopped:
+            raise Cancelled("the flow run was cancelled, or has ended")
         return self.book.open(name, kind, path)
 
     # -- flows ---------------------------------------------------------------------------------------------------
@@ -359,10 +360,14 @@ class LocalRunner:
 
     def abandon(self) -> None:
         """Cancel what has not begun; what runs cannot be stopped and goes on in its thread."""
-        self._abandoned = True
+        self.stop()
         for future in self._pending():
             future.drop()
         self._shut()
+
+    def stop(self) -> None:
+        """Have the body raise `Cancelled` at its next call."""
+        self._stopped = True
 
     def _pending(self) -> list[LocalFuture]:
         with self._lock:

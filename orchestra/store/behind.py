@@ -155,7 +155,6 @@ class WriteBehind:
         self._thread: threading.Thread | None = None
         self._queue: deque[_Item | threading.Event] = deque()
         self._size = 0
-        # All ever added, and those of them written or refused; up to which one somebody waits in flush.
         self._dropped_total = 0
         self._refused = 0
         self._dropped: Counter[tuple[str, str | None]] = Counter()
@@ -191,7 +190,8 @@ class WriteBehind:
                 self._append(_Item(tables.logs, _dropped_line(run_id, step_id, count), 0, is_mark=True))
 
     def _start(self) -> bool:
-        if self._thread is not None:
+        # Not alive also where a timeout struck inside of start().
+        if self._thread is not None and self._thread.is_alive():
             return True
         self._thread = threading.Thread(target=self._run, name="orchestra-write-behind", daemon=True)
         try:
@@ -230,7 +230,7 @@ class WriteBehind:
             self._changed.wait_for(self._is_due, self._interval)
             self._mark_dropped()
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_ROWS))]
-            self._writing = True
+            self._writing = bool(batch)
             if self._queue:
                 self._size -= sum(item.size for item in batch if isinstance(item, _Item))
             else:

@@ -129,13 +129,10 @@ def fence(connection: Connection, claim: Claim, **values: Any) -> None:
     Raises:
         ClaimLost: Another claim was made, or the row has ended; the transaction must not go on.
     """
-    table = flow_runs if claim.kind == "flow" else steps
-    statement = (
-        sa.update(table)
-        .where(*_held(claim))
-        .values(lease_until=now() + claim.lease_seconds, lapses=0, **values)
-    )
-    if connection.execute(statement).rowcount != 1:
+    statement = _FENCES[claim.kind]
+    if values:
+        statement = statement.values(**values)
+    if connection.execute(statement, _names(claim)).rowcount != 1:
         raise ClaimLost(f"the claim {claim.number} on {_name(claim)} was taken over")
 
 
@@ -301,3 +298,37 @@ _OWN_STEP = sa.select(steps).where(
     steps.c.step_key == sa.bindparam("b_key"),
     steps.c.owner == sa.bindparam("b_owner"),
 )
+
+
+def _names(claim: Claim) -> dict[str, Any]:
+    """The values of the parameters in `_FENCES`."""
+    return {
+        "b_run": claim.run_id,
+        "b_attempt": claim.run_attempt,
+        "b_key": claim.step_key,
+        "b_owner": claim.owner,
+        "b_number": claim.number,
+        "b_lease": claim.lease_seconds,
+    }
+
+
+def _fence_of(table: sa.Table, *row: sa.ColumnElement[bool]) -> sa.Update:
+    ours = (table.c.owner == sa.bindparam("b_owner"), table.c.claim_number == sa.bindparam("b_number"))
+    lease = sa.bindparam("b_lease", type_=sa.Double)
+    return (
+        sa.update(table)
+        .where(*row, *ours, phase_is(table, Phase.CLAIMED))
+        .values(lease_until=now() + lease, lapses=0)
+    )
+
+
+#: Made once: building a statement costs more than running it.
+_FENCES: dict[str, sa.Update] = {
+    "flow": _fence_of(flow_runs, flow_runs.c.id == sa.bindparam("b_run")),
+    "step": _fence_of(
+        steps,
+        steps.c.run_id == sa.bindparam("b_run"),
+        steps.c.run_attempt == sa.bindparam("b_attempt"),
+        steps.c.step_key == sa.bindparam("b_key"),
+    ),
+}

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers
 from orchestra.serializers import clean_text
-from orchestra.states import State
+from orchestra.states import State, StateType
 from orchestra.store.database import Database, insert, now
 from orchestra.store.tables import Phase, flow_runs, flows, states, steps
 
@@ -60,11 +60,15 @@ def start_run(db: Database, run: NewLocalRun, state: State[Any]) -> None:
 
 
 def set_state(db: Database, run_id: str, state: State[Any], *, run_attempt: int) -> None:
-    """Write a state that is not final: between two run attempts, or while the run is paused."""
+    """Write a state that is not final: between two run attempts, or while the run is paused.
+
+    A run that is being cancelled keeps that state.
+    """
 
     def write(connection: Connection) -> None:
-        connection.execute(_of_run(run_id).values(**_state_values(state), run_attempt=run_attempt))
-        connection.execute(states.insert().values(_state_row(run_id, state)))
+        going_on = _of_run(run_id).where(flow_runs.c.state_type != StateType.CANCELLING)
+        if connection.execute(going_on.values(**_state_values(state), run_attempt=run_attempt)).rowcount:
+            connection.execute(states.insert().values(_state_row(run_id, state)))
 
     db.write(write)
 
@@ -83,14 +87,16 @@ def finish_run(db: Database, run_id: str, owner: str, state: State[Any], *, resu
     return db.write(write)
 
 
-def renew_leases(db: Database, owners: Sequence[str], lease_seconds: float) -> None:
-    """Hold the claims of these owners for another `lease_seconds`."""
+def renew_leases(db: Database, owners: Sequence[str], lease_seconds: float) -> list[str]:
+    """Hold the claims of these owners for another `lease_seconds`; gives those whose runs are being cancelled."""
+    held = flow_runs.c.owner.in_(owners) & (flow_runs.c.phase == Phase.CLAIMED)
 
-    def write(connection: Connection) -> None:
-        held = flow_runs.c.owner.in_(owners) & (flow_runs.c.phase == Phase.CLAIMED)
+    def write(connection: Connection) -> list[str]:
         connection.execute(flow_runs.update().where(held).values(lease_until=now() + lease_seconds))
+        cancelling = held & (flow_runs.c.state_type == StateType.CANCELLING)
+        return list(connection.scalars(sa.select(flow_runs.c.owner).where(cancelling)))
 
-    db.write(write)
+    return db.write(write)
 
 
 def open_pause(db: Database, row: dict[str, Any]) -> None:

@@ -74,14 +74,12 @@ def complete(database: Database, claim: Claim, ending: Ending) -> list[Announcem
     assert claim.step_key is not None
 
     def work(connection: Connection) -> list[Announcement]:
-        try:
-            fence(connection, claim, **_ending_values(connection, ending))
-        except ClaimLost:
+        row = connection.execute(_COMPLETE, _names_of(connection, claim, ending)).first()
+        if row is None:
             if is_released(connection, claim):
                 return []
-            raise
-        query = sa.select(*_ENDED_COLUMNS).where(*step_is(claim.run_id, claim.run_attempt, claim.step_key or ""))
-        return settle(connection, claim.run_id, claim.run_attempt, _ended(connection.execute(query)))
+            raise ClaimLost(f"the claim on step {claim.step_key!r} of flow run {claim.run_id} was taken over")
+        return settle(connection, claim.run_id, claim.run_attempt, _ended([row]))
 
     failpoint("before_complete")
     announcements = database.write(work)
@@ -213,20 +211,14 @@ def _advance_waves(
     for step in ended:
         if step.wave is None or step.wave_index is None or step.wave_window is None:
             continue
-        statement = (
-            sa.update(steps)
-            .where(
-                steps.c.run_id == run_id,
-                steps.c.run_attempt == run_attempt,
-                steps.c.wave == step.wave,
-                steps.c.wave_index == step.wave_index + step.wave_window,
-                phase_is(steps, Phase.READY),
-                steps.c.announce_at.is_(None),
-            )
-            .values(announce_at=now() + settings.current().lease_seconds, announced_at=now())
-            .returning(*STEP_COLUMNS)
-        )
-        found += of_steps(connection.execute(statement))
+        names = {
+            "b_run": run_id,
+            "b_attempt": run_attempt,
+            "b_wave": step.wave,
+            "b_index": step.wave_index + step.wave_window,
+            "b_lease": settings.current().lease_seconds,
+        }
+        found += of_steps(connection.execute(_ADVANCE, names))
     return found
 
 
@@ -249,12 +241,10 @@ def _let_go(
 
 
 def _members(connection: Connection, run_id: str, run_attempt: int, keys: Sequence[str]) -> list[Any]:
+    names = {"b_run": run_id, "b_attempt": run_attempt}
     found: list[Any] = []
     for part in chunks(keys, _CHUNK):
-        query = sa.select(edges.c.upstream, edges.c.join_id, edges.c.target_id, edges.c.strict).where(
-            edges.c.run_id == run_id, edges.c.run_attempt == run_attempt, edges.c.upstream.in_(part)
-        )
-        found.extend(connection.execute(query))
+        found.extend(connection.execute(_MEMBERS, names | {"b_keys": part}))
     return found
 
 
@@ -329,22 +319,10 @@ def _wake(connection: Connection, run_id: str, run_attempt: int, ended: Sequence
     # Flags of older parks are stale: the newest claim number is the one that may match.
     latest = max((step.awaited_by for step in ended if step.awaited_by is not None), default=None)
     needed = sum(step.awaited_by == latest for step in ended) if latest is not None else 0
-    column = flow_runs.c
-    statement = (
-        sa.update(flow_runs)
-        .where(
-            column.id == run_id,
-            column.run_attempt == run_attempt,
-            phase_is(flow_runs, Phase.WAITING, Phase.READY),
-            column.wait_claim.is_not(None),
-        )
-        .values(
-            wait_open=column.wait_open - len(ended),
-            wait_needed=column.wait_needed - sa.case((column.wait_claim == latest, needed), else_=0),
-        )
-        .returning(*WAIT_COLUMNS)
-    )
-    row = connection.execute(statement).first()
+    names = {
+        "b_run": run_id, "b_attempt": run_attempt, "b_ended": len(ended), "b_latest": latest or 0, "b_needed": needed,
+    }
+    row = connection.execute(_WAKE, names).first()
     if row is None:
         return []
     return wake_if_over(connection, run_id, row)
@@ -403,3 +381,86 @@ def _ending_values(connection: Connection, ending: Ending) -> dict[str, Any]:
         "result_blob": blob,
         "end_time": now(),
     } | ({"attempt": ending.attempt} if ending.attempt > 1 else {})
+
+
+def _names_of(connection: Connection, claim: Claim, ending: Ending) -> dict[str, Any]:
+    """The values of the parameters in `_COMPLETE`."""
+    data, blob = blobs.place(connection, ending.result)
+    return {
+        "b_run": claim.run_id,
+        "b_attempt": claim.run_attempt,
+        "b_key": claim.step_key,
+        "b_owner": claim.owner,
+        "b_number": claim.number,
+        "b_type": str(ending.state_type),
+        "b_name": ending.state_name,
+        "b_message": ending.message,
+        "b_result": data,
+        "b_blob": blob,
+        "b_tries": ending.attempt,
+    }
+
+
+# Made once: building a statement costs more than running it.
+
+_in_attempt = (steps.c.run_id == sa.bindparam("b_run"), steps.c.run_attempt == sa.bindparam("b_attempt"))
+#: The ending of a claimed step, through its fence.
+_COMPLETE = (
+    sa.update(steps)
+    .where(
+        *_in_attempt,
+        steps.c.step_key == sa.bindparam("b_key"),
+        steps.c.owner == sa.bindparam("b_owner"),
+        steps.c.claim_number == sa.bindparam("b_number"),
+        phase_is(steps, Phase.CLAIMED),
+    )
+    .values(
+        phase=Phase.DONE.value,
+        state_type=sa.bindparam("b_type"),
+        state_name=sa.bindparam("b_name"),
+        state_message=sa.bindparam("b_message"),
+        result=sa.bindparam("b_result", type_=sa.LargeBinary),
+        result_blob=sa.bindparam("b_blob", type_=sa.String),
+        attempt=sa.case(
+            (steps.c.attempt < sa.bindparam("b_tries", type_=sa.Integer), sa.bindparam("b_tries", type_=sa.Integer)),
+            else_=steps.c.attempt,
+        ),
+        end_time=now(),
+        lapses=0,
+    )
+    .returning(*_ENDED_COLUMNS)
+)
+#: The row one window further in a wave is announced.
+_ADVANCE = (
+    sa.update(steps)
+    .where(
+        *_in_attempt,
+        steps.c.wave == sa.bindparam("b_wave"),
+        steps.c.wave_index == sa.bindparam("b_index"),
+        phase_is(steps, Phase.READY),
+        steps.c.announce_at.is_(None),
+    )
+    .values(announce_at=now() + sa.bindparam("b_lease", type_=sa.Double), announced_at=now())
+    .returning(*STEP_COLUMNS)
+)
+_MEMBERS = sa.select(edges.c.upstream, edges.c.join_id, edges.c.target_id, edges.c.strict).where(
+    edges.c.run_id == sa.bindparam("b_run"),
+    edges.c.run_attempt == sa.bindparam("b_attempt"),
+    edges.c.upstream.in_(sa.bindparam("b_keys", expanding=True)),
+)
+_same_park = flow_runs.c.wait_claim == sa.bindparam("b_latest", type_=sa.Integer)
+_WAKE = (
+    sa.update(flow_runs)
+    .where(
+        flow_runs.c.id == sa.bindparam("b_run"),
+        flow_runs.c.run_attempt == sa.bindparam("b_attempt"),
+        phase_is(flow_runs, Phase.WAITING, Phase.READY),
+        flow_runs.c.wait_claim.is_not(None),
+    )
+    .values(
+        wait_open=flow_runs.c.wait_open - sa.bindparam("b_ended", type_=sa.Integer),
+        wait_needed=flow_runs.c.wait_needed
+        - sa.case((_same_park, sa.bindparam("b_needed", type_=sa.Integer)), else_=sa.literal_column("0")),
+    )
+    .returning(*WAIT_COLUMNS)
+)

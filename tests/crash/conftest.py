@@ -23,6 +23,8 @@ from tests.helpers import children, wait_until
 LEASE, SWEEP = 2.0, 1.0
 #: What a busy machine of two cores may add to a recovery, in seconds.
 MARGIN = 3.0
+#: Bodies that one slot may have in flight: the branches of an async flow.
+IN_FLIGHT = 3
 #: Within this many seconds of a fault, what it hit is started again.
 RECOVERY = LEASE + SWEEP + MARGIN
 

@@ -36,9 +36,15 @@ class Line:
 
 @contextlib.contextmanager
 def entry() -> Iterator[None]:
-    """Write down that a task's body starts, and that it ended unless it was killed, interrupted or failed."""
+    """Write down that a task's body starts, and that it ended or was interrupted; not that it failed or was killed."""
     write("start")
-    yield
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        write("interrupted")
+        raise
     write("end")
 
 
@@ -54,6 +60,14 @@ def write(what: str) -> None:
         os.write(descriptor, json.dumps(asdict(line)).encode() + b"\n")
     finally:
         os.close(descriptor)
+
+
+def is_first() -> bool:
+    """Whether the body that asks is the first one started for its step."""
+    running = task_run_context.get()
+    assert running is not None
+    lines = read(Path(os.environ[VARIABLE]))
+    return sum((line.what, line.key) == ("start", running.idempotency_key) for line in lines) == 1
 
 
 def read(path: Path) -> list[Line]:

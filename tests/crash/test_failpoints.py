@@ -12,7 +12,7 @@ import pytest
 from orchestra.handles import FlowRunHandle
 from orchestra.store.tables import flow_runs
 from tests.crash import flows
-from tests.crash.conftest import Arena
+from tests.crash.conftest import IN_FLIGHT, Arena
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.services
@@ -30,6 +30,8 @@ ON_A_WORKER = {
     "after_dispatch": (2, True),
     "before_announce": (3, True),
     "after_announce": (3, True),
+    "before_publish": (4, True),
+    "after_publish": (4, True),
     "before_park": (2, True),
     "after_park": (2, True),
     "before_complete": (4, False),
@@ -38,7 +40,7 @@ ON_A_WORKER = {
     "after_finish": (2, True),
 }
 #: Those that a process passes which submits a run.
-ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_announce", "after_announce")
+ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_publish", "after_publish")
 
 
 @pytest.mark.parametrize("point", ON_A_WORKER)
@@ -51,7 +53,7 @@ def test_a_run_survives_a_kill_at_every_point(arena: Arena, every_shape: Any, po
 
     runs.check()
     assert arena.visited(point) >= nth, "the point was never passed"
-    assert len(runs.restarts()) <= (0 if keeps else 1)
+    assert len(runs.restarts()) <= (0 if keeps else IN_FLIGHT)
 
 
 def test_runs_survive_kills_at_all_points(arena: Arena, every_shape: Any) -> None:

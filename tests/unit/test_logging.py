@@ -406,6 +406,8 @@ def test_print_is_given_back() -> None:
 def test_a_print_of_the_users_own_stays_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replaced `print` gets what is not captured, also where it calls the one it found."""
     seen: list[str] = []
+    # What is put back at the end of the test.
+    monkeypatch.setattr(builtins, "print", builtins.print)
     with print_capture():
         found = builtins.print
 

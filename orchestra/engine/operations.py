@@ -1,0 +1,87 @@
+"""What people do to runs, wherever those run: cancel, retry, pause, resume, delete. One place for handles, CLI and API."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from orchestra import lazy
+from orchestra.errors import IllegalTransition, NoBroker
+from orchestra.store import interventions, runs
+from orchestra.store.announcements import Announcement
+from orchestra.store.database import Database
+
+logger = logging.getLogger("orchestra.engine")
+
+#: Tells workers of rows that are due; the default goes through the configured app.
+Announce = Callable[[Sequence[Announcement]], None]
+
+
+def cancel(database: Database, flow_run_id: str, announce: Announce | None = None) -> str:
+    """Cancel a run and its children; returns the state it is in then (`Cancelling`, or `Cancelled` at once).
+
+    Safe to repeat.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has ended already.
+    """
+    _tell(interventions.cancel(database, flow_run_id), announce)
+    return str(runs.read(database, flow_run_id)["state_name"])
+
+
+def retry(database: Database, flow_run_id: str, announce: Announce | None = None) -> None:
+    """Run an ended run again from where it failed, or replay one that is held as NonDeterministic.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has not ended.
+    """
+    _refuse_local(database, flow_run_id, "retried on a worker: it ran in a process of its own; call the flow again")
+    _tell(interventions.retry(database, flow_run_id), announce)
+
+
+def pause(database: Database, flow_run_id: str) -> None:
+    """Start no more of a run until it is resumed; what runs now ends.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has ended, or is being cancelled.
+    """
+    _refuse_local(database, flow_run_id, "paused from outside: it runs in a process of its own")
+    interventions.hold(database, flow_run_id)
+
+
+def resume(database: Database, flow_run_id: str, announce: Announce | None = None) -> None:
+    """Let a paused run go on.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It is not paused.
+    """
+    _tell(interventions.resume(database, flow_run_id), announce)
+
+
+def delete(database: Database, flow_run_id: str) -> None:
+    """Delete an ended run with all that belongs to it.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has not ended; cancel it first.
+    """
+    interventions.delete(database, flow_run_id)
+
+
+def _refuse_local(database: Database, flow_run_id: str, wanted: str) -> None:
+    row = runs.read(database, flow_run_id)
+    if row["runner"] == "local":
+        raise IllegalTransition(flow_run_id, f"{row['state_name']}, and local", wanted)
+
+
+def _tell(announcements: Sequence[Announcement], announce: Announce | None) -> None:
+    if not announcements:
+        return
+    try:
+        (announce or lazy.load("carrier")().announce)(announcements)
+    except NoBroker:
+        logger.info("no broker is configured here; the sweeper of a worker announces the run")

@@ -1,0 +1,110 @@
+"""The command line beside a real worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import WorkerFactory
+from tests.helpers import wait_until
+
+pytestmark = pytest.mark.services
+
+FLOWS = """
+from orchestra import flow, get_run_logger, pause_flow_run, sleep, task
+
+@task
+def square(n: int) -> int:
+    get_run_logger().info("squaring %d", n)
+    return n * n
+
+@flow
+def squares(n: int = 3) -> int:
+    return sum(square.map(range(n)).result())
+
+@flow
+def broken() -> None:
+    raise ValueError("no data")
+
+@flow
+def long() -> None:
+    sleep(3600)
+
+@flow
+def asks() -> str:
+    pause_flow_run(timeout=3600)
+    return "went on"
+"""
+
+
+class Shell:
+    """Runs the `orchestra` command as a user does, in a folder with flows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *args: str, code: int = 0) -> str:
+        """Its stdout."""
+        command = [sys.executable, "-m", "orchestra", *args]
+        done = subprocess.run(command, cwd=self.folder, text=True, capture_output=True, timeout=60)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    def state(self, run_id: str) -> str:
+        """The type of a run's state."""
+        return str(json.loads(self("flow-run", "inspect", run_id, "-o", "json"))["state_type"])
+
+    def wait_for(self, run_id: str, state: str) -> None:
+        """Wait until a run is in a state of that type."""
+        wait_until(lambda: self.state(run_id) == state, f"run {run_id} to be {state}", 30, every=0.2)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, worker_factory: WorkerFactory, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """A folder with flows, and a worker that knows them."""
+    (tmp_path / "shellflows.py").write_text(FLOWS)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    worker_factory("shellflows")
+    return Shell(tmp_path)
+
+
+def test_a_run_is_created_watched_and_read(shell: Shell) -> None:
+    """The id alone is the first line; the logs and the canvas name the steps; doctor is content."""
+    run_id = shell("flow-run", "create", "--flow", "shellflows:squares", "-p", "n=4", "--watch").splitlines()[0]
+    assert shell.state(run_id) == "COMPLETED"
+    shown = json.loads(shell("flow-run", "inspect", run_id, "-o", "json"))
+    assert (shown["result"], shown["parameters"]) == (14, {"n": 4})
+    assert "squaring 3" in shell("flow-run", "logs", run_id, "--follow")
+    assert "group of 4" in shell("flow-run", "canvas", run_id)
+    assert len(json.loads(shell("task-run", "ls", "--flow-run", run_id, "-o", "json"))) == 4
+    assert "FAILED" not in shell("doctor")
+
+
+def test_a_failed_run_is_told_by_the_exit_code_and_retried(shell: Shell) -> None:
+    """Watching gives 6, before and after the retry."""
+    run_id = shell("flow-run", "create", "--flow", "shellflows:broken", "--watch", code=6).splitlines()[0]
+    shell("flow-run", "retry", run_id, "--watch", code=6)
+    assert json.loads(shell("flow-run", "inspect", run_id, "-o", "json"))["run_count"] == 2
+
+
+def test_a_sleeping_run_is_cancelled(shell: Shell) -> None:
+    """It ends at once, not at the end of its sleep."""
+    run_id = shell("flow-run", "create", "--flow", "shellflows:long").strip()
+    shell.wait_for(run_id, "RUNNING")
+    shell("flow-run", "cancel", run_id)
+    shell("flow-run", "watch", run_id, "--timeout", "30", code=6)
+    assert shell.state(run_id) == "CANCELLED"
+
+
+def test_a_run_that_asks_for_a_person_is_resumed(shell: Shell) -> None:
+    """From another process than the one that paused."""
+    run_id = shell("flow-run", "create", "--flow", "shellflows:asks").strip()
+    shell.wait_for(run_id, "PAUSED")
+    shell("flow-run", "resume", run_id)
+    shell("flow-run", "watch", run_id, "--timeout", "30")
+    assert json.loads(shell("flow-run", "inspect", run_id, "-o", "json"))["result"] == "went on"

@@ -1,0 +1,152 @@
+"""Calling a user's function: timeouts, threads, coroutines, interruptions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from orchestra.engine import bodies, interrupts
+from orchestra.errors import Cancelled, RunTimeout
+
+LONG = 60.0
+
+
+def hang() -> None:
+    """Block in a C call."""
+    time.sleep(LONG)
+
+
+async def hang_async() -> None:
+    """Wait in the loop."""
+    await asyncio.sleep(LONG)
+
+
+@pytest.mark.parametrize("fn", [hang, hang_async])
+@pytest.mark.parametrize("in_thread", [False, True], ids=["main thread", "other thread"])
+def test_a_body_over_its_time_raises_at_once(fn: object, in_thread: bool) -> None:
+    """Whatever kind of function it is, and wherever it runs."""
+    started = time.monotonic()
+    with pytest.raises(RunTimeout, match=r"ran longer than its timeout_seconds=0\.02"):
+        _call(fn, in_thread)
+    assert time.monotonic() - started < 10
+
+
+def _call(fn: object, in_thread: bool) -> None:
+    if not in_thread:
+        bodies.call(fn, (), {}, timeout=0.02)  # type: ignore[arg-type]
+        return
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(bodies.call, _short(fn), (), {}, timeout=0.02).result()  # type: ignore[arg-type]
+
+
+def _short(fn: object) -> object:
+    """The thread of a blocking body is abandoned: let it end soon."""
+    return (lambda: time.sleep(0.2)) if fn is hang else fn
+
+
+def test_a_body_that_swallows_everything_is_over_time_all_the_same() -> None:
+    """It is interrupted again until it ends, and what it returns does not count."""
+    swallowed = []
+
+    def stubborn() -> str:
+        while len(swallowed) < 2:
+            try:
+                time.sleep(LONG)
+            except BaseException as error:
+                swallowed.append(error)
+        return "done"
+
+    with pytest.raises(RunTimeout):
+        bodies.call(stubborn, (), {}, timeout=0.02)
+    assert len(swallowed) == 2
+
+
+def test_a_bodys_own_timeout_error_is_its_own() -> None:
+    """It is not taken for ours."""
+
+    def fail() -> None:
+        raise TimeoutError("of a socket")
+
+    async def fail_async() -> None:
+        raise TimeoutError("of a socket")
+
+    for fn in (fail, fail_async):
+        with pytest.raises(TimeoutError, match="of a socket") as caught:
+            bodies.call(fn, (), {}, timeout=5)
+        assert type(caught.value) is TimeoutError
+
+
+def test_the_outer_of_two_deadlines_ends_both_bodies() -> None:
+    """An `except Exception` between them does not hold it up."""
+
+    def outer() -> None:
+        try:
+            bodies.call(hang, (), {}, timeout=LONG)
+        except Exception:
+            pytest.fail("the outer deadline was taken for the inner one")
+
+    with pytest.raises(RunTimeout, match="'outer'"):
+        bodies.call(outer, (), {}, timeout=0.02)
+
+
+def test_alarms_of_others_are_put_back() -> None:
+    """The handler and the timer that stood before a body with a timeout."""
+    old = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    before = signal.setitimer(signal.ITIMER_REAL, 50)
+    try:
+        bodies.call(lambda: None, (), {}, timeout=5)
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_IGN
+        assert 40 < signal.getitimer(signal.ITIMER_REAL)[0] <= 50
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
+        signal.signal(signal.SIGALRM, old)
+
+
+def test_another_thread_can_interrupt_the_main_threads_body() -> None:
+    """Also in a blocking call."""
+    poke = threading.Timer(0.02, interrupts.raise_in_main, [Cancelled("by hand")])
+    poke.start()
+
+    with pytest.raises(Cancelled, match="by hand"), interrupts.armed():
+        hang()
+    poke.join()
+
+
+def test_an_interruption_waits_for_the_end_of_a_shield() -> None:
+    """Our own writes are never cut in two."""
+    seen = []
+
+    def write() -> None:
+        with interrupts.shielded():
+            assert interrupts.raise_in_main(Cancelled())
+            seen.append("written")
+
+    with pytest.raises(Cancelled), interrupts.armed():
+        write()
+    assert seen == ["written"]
+
+
+def test_where_no_body_runs_nothing_is_interrupted() -> None:
+    """`raise_in_main` says so."""
+    assert not interrupts.raise_in_main(Cancelled())
+
+
+def test_a_coroutine_function_runs_from_a_thread_without_a_loop() -> None:
+    """With the caller's context variables; and from one whose loop runs, in another thread."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    variable.set("seen")
+
+    async def look() -> str:
+        return variable.get()
+
+    async def from_loop() -> str:
+        return str(bodies.call(look, (), {}))
+
+    assert bodies.call(look, (), {}) == "seen"
+    assert asyncio.run(from_loop()) == "seen"
