@@ -9,21 +9,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class unmapped(Generic[T]):  # noqa: N801 - a verb in user code, as in Prefect
+class unmapped(Generic[T]):
     """In `.map()`, hand the value whole to every call instead of taking it apart."""
 
     value: T
 
 
 @dataclass(frozen=True, slots=True)
-class allow_failure(Generic[T]):  # noqa: N801 - a verb in user code, as in Prefect
+class allow_failure(Generic[T]):
     """Run the task even if this upstream failed; it then receives the exception as the value."""
 
     value: T
 
 
 @dataclass(frozen=True, slots=True)
-class quote(Generic[T]):  # noqa: N801 - a verb in user code, as in Prefect
+class quote(Generic[T]):
     """Hand the value on as it is, without looking for futures in it."""
 
     value: T

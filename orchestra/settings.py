@@ -89,7 +89,8 @@ def _read(name: str, text: str, default: Any) -> Any:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         return type(default)(text)
     except (ValueError, KeyError) as error:
-        raise ConfigurationError(f"{name}={text!r} cannot be read as {type(default).__name__}; mend or unset it") from error
+        kind = type(default).__name__
+        raise ConfigurationError(f"{name}={text!r} cannot be read as {kind}; mend or unset it") from error
 
 
 @lru_cache(maxsize=1)

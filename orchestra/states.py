@@ -145,47 +145,47 @@ class State(Generic[T]):
         return self.type is StateType.PAUSED
 
 
-def Scheduled(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802 - reads as the state it makes
+def Scheduled(message: str | None = None, **fields: Any) -> State[Any]:
     """A run that waits for its time."""
     return State(StateType.SCHEDULED, message=message, **fields)
 
 
-def Pending(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+def Pending(message: str | None = None, **fields: Any) -> State[Any]:
     """A run that waits for a worker."""
     return State(StateType.PENDING, message=message, **fields)
 
 
-def Running(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+def Running(message: str | None = None, **fields: Any) -> State[Any]:
     """A run whose body runs."""
     return State(StateType.RUNNING, message=message, **fields)
 
 
-def Completed(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+def Completed(message: str | None = None, **fields: Any) -> State[Any]:
     """A run that ended well."""
     return State(StateType.COMPLETED, message=message, **fields)
 
 
-def Failed(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+def Failed(message: str | None = None, **fields: Any) -> State[Any]:
     """A run that failed."""
     return State(StateType.FAILED, message=message, **fields)
 
 
-def Crashed(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+def Crashed(message: str | None = None, **fields: Any) -> State[Any]:
     """A run whose process died."""
     return State(StateType.CRASHED, message=message, **fields)
 
 
-def Cancelling(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+def Cancelling(message: str | None = None, **fields: Any) -> State[Any]:
     """A run that is being cancelled."""
     return State(StateType.CANCELLING, message=message, **fields)
 
 
-def Cancelled(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+def Cancelled(message: str | None = None, **fields: Any) -> State[Any]:
     """A run that was cancelled."""
     return State(StateType.CANCELLED, message=message, **fields)
 
 
-def Paused(message: str | None = None, **fields: Any) -> State[Any]:  # noqa: N802
+def Paused(message: str | None = None, **fields: Any) -> State[Any]:
     """A run that waits for a person."""
     return State(StateType.PAUSED, message=message, **fields)
 

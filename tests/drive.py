@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
 
 from orchestra import clock, serializers
 from orchestra.engine.heartbeat import Heart
@@ -16,11 +19,68 @@ from orchestra.engine.segment import run_segment
 from orchestra.engine.step import run_step
 from orchestra.engine.values import state_of
 from orchestra.states import State
-from orchestra.store import due, runs
+from orchestra.store import due, journal, runs
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
+from orchestra.store.journal import StepRecord
 from orchestra.store.runs import NewRun
-from orchestra.store.tables import Phase
+from orchestra.store.tables import Phase, flow_runs, steps
+
+T = TypeVar("T")
+
+
+class Killed(BaseException):
+    """What a process that a test kills dies of."""
+
+
+class Mortal:
+    """A database as a process sees it that may be killed just before or just after a transaction.
+
+    Once dead it reads and writes nothing more, whatever the code above does with the exception.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.dialect, self.url = database.dialect, database.url
+        #: Writes until the death; None: it lives on.
+        self.writes_left: int | None = None
+        self.after_commit = False
+
+    @property
+    def dead(self) -> bool:
+        """Whether the process is dead."""
+        return self.writes_left is not None and self.writes_left <= 0
+
+    def kill_at(self, write: int, *, after_commit: bool) -> None:
+        """Die at the write of that number, from 1: just before it, or just after its commit."""
+        self.writes_left, self.after_commit = write, after_commit
+
+    def revive(self) -> None:
+        """A new process, which nobody kills."""
+        self.writes_left = None
+
+    def write(self, work: Callable[[Any], T], *, durable: bool = False) -> T:
+        """As `Database.write`, if alive."""
+        if self.dead:
+            raise Killed
+        if self.writes_left is not None:
+            self.writes_left -= 1
+            if self.dead and not self.after_commit:
+                raise Killed
+        done = self._database.write(work, durable=durable)
+        if self.dead:
+            raise Killed
+        return done
+
+    def read(self, work: Callable[[Any], T]) -> T:
+        """As `Database.read`, if alive."""
+        if self.dead:
+            raise Killed
+        return self._database.read(work)
+
+    def now(self) -> float:
+        """As `Database.now`."""
+        return self._database.now()
 
 
 class ListCarrier:
@@ -55,12 +115,14 @@ class Driver:
 
     def __init__(self, database: Database, *, pick: Callable[[int], int] = lambda count: 0, **carrier: Any) -> None:
         self.database = database
+        #: What the workers see of it; a test may kill them there.
+        self.workers_database: Any = Mortal(database)
         self.carrier = ListCarrier(**carrier)
         self.heart = Heart(lambda: database)
         self.segments = 0
         self._pick = pick
 
-    def submit(self, flow: Any, **parameters: Any) -> str:
+    def submit(self, flow: Any, *, run_id: str | None = None, **parameters: Any) -> str:
         """Write a run of `flow`; its message waits."""
         spec = flow.spec
         new = NewRun(
@@ -70,29 +132,34 @@ class Driver:
             parameters=serializers.encode(parameters),
             queue=spec.queue or "default",
             timeout_seconds=spec.timeout_seconds,
+            **({"id": run_id} if run_id else {}),
         )
         created = runs.create(self.database, new)
         self.carrier.announce(created.announcements)
         return new.id
 
     def step(self) -> bool:
-        """Carry one message; false where none is left."""
+        """Carry one message that is due; false where there is none."""
         messages = self.carrier.messages
-        if not messages:
+        now = clock.now()
+        due_now = [message for message in messages if message.due_at <= now]
+        if not due_now:
             return False
-        while not (due_now := [each for each in messages if each.due_at <= clock.now()]):
-            time.sleep(0.001)
         message = due_now[self._pick(len(due_now)) % len(due_now)]
         messages.remove(message)
+        self.deliver(message)
+        return True
+
+    def deliver(self, message: Announcement) -> None:
+        """Do what a worker does with a message."""
         if message.kind == "flow":
             self.segments += 1
-            run_segment(self.database, message.run_id, self.carrier, self.heart)
-        else:
-            assert message.step_key is not None
-            run_step(
-                self.database, message.run_id, message.run_attempt, message.step_key, self.carrier, self.heart
-            )
-        return True
+            run_segment(self.workers_database, message.run_id, self.carrier, self.heart)
+            return
+        assert message.step_key is not None
+        run_step(
+            self.workers_database, message.run_id, message.run_attempt, message.step_key, self.carrier, self.heart
+        )
 
     def sweep(self) -> None:
         """Do what the sweeper does, once."""
@@ -111,6 +178,40 @@ class Driver:
                 if self.row(run_id)["phase"] == Phase.DONE:
                     break
                 self.sweep()
+        return self.final(run_id)
+
+    def settle(self) -> None:
+        """Carry messages until none is due, sweeping once nothing is left; timers are not waited for."""
+        while self.step() or self._swept():
+            pass
+
+    def _swept(self) -> bool:
+        self.sweep()
+        return self.step()
+
+    def elapse(self, seconds: float = 86_400.0) -> None:
+        """As if that much time had passed for everything that is due later, and for deadlines."""
+
+        def work(connection: sa.Connection) -> None:
+            for table in (steps, flow_runs):
+                for column in (table.c.due_at, table.c.announce_at):
+                    later = sa.and_(table.c.phase == Phase.READY, column.is_not(None))
+                    connection.execute(sa.update(table).where(later).values({column: column - seconds}))
+            later = flow_runs.c.deadline_at.is_not(None)
+            connection.execute(sa.update(flow_runs).where(later).values(deadline_at=flow_runs.c.deadline_at - seconds))
+
+        self.database.write(work)
+        self.carrier.messages[:] = [replace(each, due_at=each.due_at - seconds) for each in self.carrier.messages]
+
+    def lapse(self) -> None:
+        """Let every lease lapse, as if the workers had been dead for long enough, and start new ones."""
+        self.workers_database.revive()
+        for table in (steps, flow_runs):
+            statement = sa.update(table).where(table.c.phase == Phase.CLAIMED).values(lease_until=0.0, announce_at=0.0)
+            self.database.write(lambda connection, statement=statement: connection.execute(statement).rowcount)
+
+    def final(self, run_id: str) -> State[Any]:
+        """The final state of a run that has ended."""
         row = self.row(run_id)
         assert row["phase"] == Phase.DONE, dict(row)
         data = runs.result_of(self.database, row)
@@ -119,6 +220,10 @@ class Driver:
     def row(self, run_id: str) -> Any:
         """The run's row."""
         return runs.read(self.database, run_id)
+
+    def steps(self, run_id: str, run_attempt: int = 1) -> list[StepRecord]:
+        """The journal of a run attempt, in the order of asking."""
+        return journal.load(self.database, run_id, run_attempt)
 
 
 @contextlib.contextmanager

@@ -216,9 +216,7 @@ def _check(run: FlowRunHandle, months: list[dict[str, Any]], kill: Kill) -> None
         raise Failed("; ".join(faults))
     retried = next(step for step in steps if step.run_count > 1)
     console.print("[bold]4.[/] The answer is right: plain Python comes to the same.")
-    console.print(
-        f"   {again.name} was run again by another process; the {len(kill.ended)} steps that had ended were not."
-    )
+    console.print(f"   {again.name} was run again elsewhere; the {len(kill.ended)} steps that had ended were not.")
     console.print(f"   {retried.name} failed the first time and was retried.")
 
 

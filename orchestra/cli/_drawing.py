@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestra.store.queries import Node
 
-#: Members of one group shown by name; those beyond are counted.
+#: A group of more members is drawn with one line for all calls of a task.
 SHOWN = 8
 
 
@@ -153,15 +153,32 @@ def _lines(canvas: Canvas, depth: int) -> list[str]:
     if isinstance(canvas, Chord):
         return [f"{pad}chord", *_lines(canvas.header, depth + 1), f"{pad}  then", *_lines(canvas.body, depth + 2)]
     word = "chain" if isinstance(canvas, Chain) else "group"
-    inner = [line for part in _shown(canvas) for line in _lines(part, depth + 1)]
-    hidden = len(canvas.parts) - len(_shown(canvas))
-    return [f"{pad}{word} of {len(canvas.parts)}", *inner, *([f"{pad}  … and {hidden} more"] if hidden else [])]
+    parts = _shown(canvas.parts) if isinstance(canvas, Group) else canvas.parts
+    inner = [line for part in parts for line in _lines(part, depth + 1)]
+    return [f"{pad}{word} of {len(canvas.parts)}", *inner]
 
 
-def _shown(canvas: Chain | Group) -> tuple[Canvas, ...]:
-    """The members drawn by name: all of a chain, the first few of a large group."""
-    large = isinstance(canvas, Group) and len(canvas.parts) > SHOWN + 1
-    return canvas.parts[:SHOWN] if large else canvas.parts
+def _shown(parts: Sequence[Canvas]) -> list[Canvas]:
+    """The members of a group as they are drawn: in a large one, calls of one task with one note become one."""
+    if len(parts) <= SHOWN:
+        return list(parts)
+    alike: dict[tuple[str, str], list[Call]] = {}
+    others: list[Canvas] = []
+    for part in parts:
+        if isinstance(part, Call):
+            alike.setdefault((part.name.rpartition("-")[0], part.note), []).append(part)
+        else:
+            others.append(part)
+    drawn = [_together(calls) for calls in alike.values()]
+    hidden = len(others) - SHOWN
+    return [*drawn, *others[:SHOWN], *([Call(f"… and {hidden} more")] if hidden > 0 else [])]
+
+
+def _together(calls: Sequence[Call]) -> Call:
+    if len(calls) == 1:
+        return calls[0]
+    first, last = calls[0], calls[-1]
+    return Call(f"{first.name} … {last.name}", ", ".join(filter(None, (f"{len(calls)} calls", first.note))))
 
 
 @dataclass(slots=True)
@@ -213,9 +230,7 @@ def _draw(canvas: Canvas, before: list[str], graph: _Graph) -> list[str]:
 
 
 def _draw_group(canvas: Group, before: list[str], graph: _Graph) -> list[str]:
-    parts: list[Canvas] = list(_shown(canvas))
-    if hidden := len(canvas.parts) - len(parts):
-        parts.append(Call(f"… and {hidden} more"))
+    parts = _shown(canvas.parts)
     if len(before) > 1:
         before = [graph.joint(before)]
     return [end for part in parts for end in _draw(part, before, graph)]

@@ -321,8 +321,16 @@ class DurableRunner:
         if not inline:
             require_importable(flow.path, "flow")
         step = NewStep(
-            asked.key, asked.branch, asked.position, self._next_sequence(), Kind.SUBFLOW, flow.name, flow.path,
-            fingerprint=_fingerprint(encoded), queue=child.queue, child_run_id=child.id,
+            asked.key,
+            asked.branch,
+            asked.position,
+            self._next_sequence(),
+            Kind.SUBFLOW,
+            flow.name,
+            flow.path,
+            fingerprint=_fingerprint(encoded),
+            queue=child.queue,
+            child_run_id=child.id,
         )
         self._open.add(asked.key)
         claimed = self._write_child(step, child, inline)
@@ -354,9 +362,7 @@ class DurableRunner:
         owner = identifiers.owner() if inline else None
         unwritten, self._unwritten = self._unwritten, []
         claimed, announcements = self.guard(
-            lambda: runs.start_child(
-                self.database, self.claim, step, child, unwritten, window=self.window, owner=owner
-            )
+            lambda: runs.start_child(self.database, self.claim, step, child, unwritten, window=self.window, owner=owner)
         )
         self._announce(announcements)
         return claimed
@@ -467,9 +473,7 @@ class DurableRunner:
         while not self._satisfied(keys, first) and not self._is_done(timer):
             self._wait_for_keys([*keys, timer], first=True, beyond=True)
 
-    async def wait_async(
-        self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False
-    ) -> None:
+    async def wait_async(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
         """As `wait`, holding up the calling branch only."""
         self.check("wait")
         keys = [_key_of(future) for future in futures]
@@ -590,9 +594,7 @@ class DurableRunner:
         needed = None if count == len(keys) and self._open <= set(keys) else tuple(keys)
         wanted = Park(needed, count, *shown)
         unwritten, self._unwritten = self._unwritten, []
-        parking = self.guard(
-            lambda: waits.park(self.database, self.claim, wanted, unwritten, window=self.window)
-        )
+        parking = self.guard(lambda: waits.park(self.database, self.claim, wanted, unwritten, window=self.window))
         self.parked = parking.parked
         self._announce(parking.announcements)
         if self.parked:

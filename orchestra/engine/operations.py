@@ -1,4 +1,7 @@
-"""What people do to runs, wherever those run: cancel, retry, pause, resume, delete. One place for handles, CLI and API."""
+"""What people do to runs, wherever those run: cancel, retry, pause, resume, delete.
+
+One place for handles, the command line and the API.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestra import clock, retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
-from orchestra.engine import bodies, branches, definitions, interrupts
+from orchestra.engine import bodies, branches, definitions, history, interrupts
 from orchestra.engine.arguments import replace_futures
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
@@ -147,6 +147,8 @@ class Segment:
     # -- the body ------------------------------------------------------------------------------------------------
 
     def _run_body(self) -> State[Any] | None:
+        if not self.row["streak_parks"]:
+            history.note(self.claim.run_id, "RUNNING", "Running")
         tokens = (
             flow_run_context.set(self.context),
             task_run_context.set(None),
@@ -246,9 +248,7 @@ class Segment:
         except OrchestraError as error:
             outcome = self._encode_outcome(states.from_exception(error))
         parking = runner.guard(
-            lambda: runs.body_ended(
-                self.database, self.claim, outcome, runner.take_unwritten(), window=runner.window
-            )
+            lambda: runs.body_ended(self.database, self.claim, outcome, runner.take_unwritten(), window=runner.window)
         )
         self.carrier.announce(parking.announcements)
         return None if parking.parked else self._conclude(outcome)
@@ -298,10 +298,15 @@ class Segment:
             engine_logger(self.context).warning("%s; the flow is retried in %.3g s", state.message, delay)
             announcement = runner.guard(
                 lambda: runs.reopen(
-                    self.database, self.claim, delay=delay, message=_clean(state.message),
-                    new=runner.take_unwritten(), window=runner.window,
+                    self.database,
+                    self.claim,
+                    delay=delay,
+                    message=_clean(state.message),
+                    new=runner.take_unwritten(),
+                    window=runner.window,
                 )
             )
+            history.note(self.claim.run_id, "SCHEDULED", "AwaitingRetry", state.message)
             if announcement is not None:
                 self._announce_at(announcement)
             return None
@@ -310,12 +315,11 @@ class Segment:
 
     def _write_end(self, ending: Ending, final: State[Any]) -> State[Any]:
         runner = self.runner
+        history.note(self.claim.run_id, ending.state_type, ending.state_name, ending.message)
         level = logging.INFO if final.is_completed() else logging.ERROR
         engine_logger(self.context).log(level, "ended %s%s", final.name, f": {final.message}" if final.message else "")
         announcements = runner.guard(
-            lambda: runs.finish(
-                self.database, self.claim, ending, runner.take_unwritten(), window=runner.window
-            )
+            lambda: runs.finish(self.database, self.claim, ending, runner.take_unwritten(), window=runner.window)
         )
         self.carrier.announce(announcements)
         return final
@@ -358,6 +362,7 @@ class Segment:
         """Park a run whose body no longer asks for the steps of its journal; nothing is run until a person acts."""
         engine_logger(self.context).error("%s", error)
         self.runner.take_unwritten()
+        history.note(self.claim.run_id, "PAUSED", "NonDeterministic", str(error))
         interventions.hold_claimed(
             self.database, self.claim, interventions.NONDETERMINISTIC, "NonDeterministic", clean_text(str(error))
         )

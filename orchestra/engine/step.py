@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from orchestra import clock, identifiers, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
-from orchestra.engine import definitions, interrupts
+from orchestra.engine import definitions, history, interrupts
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
@@ -42,9 +42,7 @@ IN_PLACE = 1.0
 UNKNOWN_WAIT = 5.0
 
 
-def run_step(
-    database: Database, run_id: str, run_attempt: int, step_key: str, carrier: Carrier, heart: Heart
-) -> None:
+def run_step(database: Database, run_id: str, run_attempt: int, step_key: str, carrier: Carrier, heart: Heart) -> None:
     """Claim a step, if it is due, and run it to its end, or to a retry that is due later.
 
     Raises:
@@ -176,12 +174,14 @@ class _Step:
         failpoint("after_announce")
 
     def _retry_later(self, outcome: RetryLater) -> None:
+        message = outcome.state.message
+        history.note(self.claim.run_id, "SCHEDULED", "AwaitingRetry", message, step_id=self.row["id"])
         announcement = settle.retry_later(
             self.database,
             self.claim,
             delay=outcome.delay,
             attempt=outcome.attempt + 1,
-            message=None if outcome.state.message is None else clean_text(outcome.state.message),
+            message=None if message is None else clean_text(message),
         )
         if announcement is not None:
             self.carrier.later(announcement)

@@ -7,10 +7,10 @@ import concurrent.futures as pools
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from orchestra import identifiers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
@@ -22,6 +22,7 @@ from orchestra.engine.task_run import EVERYTHING, Ended, RetryLater, run_attempt
 from orchestra.errors import Cancelled, UpstreamFailed
 from orchestra.futures import Future
 from orchestra.logging import engine_logger
+from orchestra.runners.local_future import LocalFuture, help_with, in_pool_thread, mark_pool_thread, shadow
 from orchestra.runners.steps import Finished, Step, StepBook
 from orchestra.specs import Call, FlowSpec, TaskSpec
 from orchestra.states import State
@@ -33,7 +34,6 @@ T = TypeVar("T")
 MOST_THREADS = 256
 
 _HERE: tuple[type[BaseException], ...] = (Exception,)
-_in_pool = threading.local()
 
 
 class FlowRunner(Protocol):
@@ -50,59 +50,6 @@ class FlowRunner(Protocol):
     def pause(self, step: Step, timeout: float) -> Coroutine[Any, Any, None]:
         """Wait until the run is resumed."""
         ...
-
-
-class LocalFuture(Future[Any]):
-    """A task run in the pool of a local run."""
-
-    def __init__(self, step: Step, runner: LocalRunner, upstreams: Sequence[LocalFuture]) -> None:
-        super().__init__(step.id, step.name, runner)
-        self.box: pools.Future[State[Any]] = pools.Future()
-        self.upstreams = upstreams
-        self._work: Callable[[], State[Any]] | None = None
-        self._lock = threading.Lock()
-        self._started = False
-
-    def peek(self) -> State[Any] | None:
-        """The final state, if the task run has ended."""
-        return self.box.result() if self.box.done() else None
-
-    @property
-    def state(self) -> State[Any]:
-        """The present state."""
-        if (final := self.peek()) is not None:
-            return final
-        return states.Running() if self._started else states.Pending()
-
-    def add_done_callback(self, callback: Callable[[Future[Any]], object]) -> None:
-        """Call `callback(future)` when the task run has ended."""
-        self.box.add_done_callback(lambda box: callback(self))
-
-    def prepare(self, work: Callable[[], State[Any]]) -> None:
-        """Say what running it means."""
-        self._work = work
-
-    def run(self) -> None:
-        """Run it in this thread, unless another one has begun."""
-        work = self._take()
-        if work is not None:
-            try:
-                self.box.set_result(work())
-            except BaseException as error:  # a signal, or orchestra's own failure: nobody may wait for ever
-                self.box.set_result(State(states.StateType.CRASHED, "Crashed", states.describe(error), None))
-
-    def drop(self) -> None:
-        """Cancel it, unless it has begun."""
-        if self._take() is not None:
-            self.box.set_result(states.Cancelled("its flow run ended before it began"))
-
-    def _take(self) -> Callable[[], State[Any]] | None:
-        with self._lock:
-            if self._started:
-                return None
-            self._started = True
-        work, self._work = self._work, None
-        return work
 
 
 class LocalRunner:
@@ -165,9 +112,14 @@ class LocalRunner:
         future.prepare(partial(contextvars.copy_context().run, run))
         with self._lock:
             self._submitted.add(future)
-        future.box.add_done_callback(lambda _: self._submitted.discard(future))
+        future.add_done_callback(self._forget)
         self._start_after(future, [upstream for upstream in upstreams if not upstream.box.done()])
         return future
+
+    def _forget(self, future: Future[Any]) -> None:
+        # So that a run with many tasks does not hold all their results to its end.
+        with self._lock:
+            self._submitted.discard(cast("LocalFuture", future))
 
     def _start_after(self, future: LocalFuture, upstreams: Sequence[LocalFuture]) -> None:
         if not upstreams:
@@ -189,7 +141,7 @@ class LocalRunner:
     def _start(self, future: LocalFuture) -> None:
         with self._lock:
             if self._pool is None:
-                self._pool = pools.ThreadPoolExecutor(self._max_workers, "orchestra-task", _mark_pool_thread)
+                self._pool = pools.ThreadPoolExecutor(self._max_workers, "orchestra-task", mark_pool_thread)
             pool = self._pool
         pool.submit(future.run)
 
@@ -332,8 +284,8 @@ class LocalRunner:
     def wait(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
         """Return when all futures are done (`first`: when one is), or after `timeout` seconds."""
         given = [future for future in futures if isinstance(future, LocalFuture)]
-        if getattr(_in_pool, "yes", False) and timeout is None:
-            _help(given, first)
+        if timeout is None and in_pool_thread():
+            help_with(given, first)
         if given:
             pools.wait([future.box for future in given], timeout, _return_when(first))
 
@@ -343,7 +295,7 @@ class LocalRunner:
         """As `wait`, without holding up the event loop."""
         boxes = [future.box for future in futures if isinstance(future, LocalFuture)]
         if any(not box.done() for box in boxes):
-            waiters = [asyncio.wrap_future(_shadow(box)) for box in boxes]
+            waiters = [asyncio.wrap_future(shadow(box)) for box in boxes]
             await asyncio.wait(waiters, timeout=timeout, return_when=_return_when(first))
 
     def drain(self) -> None:
@@ -429,29 +381,3 @@ def _details(step: Step) -> states.StateDetails:
 
 def _return_when(first: bool) -> str:
     return pools.FIRST_COMPLETED if first else pools.ALL_COMPLETED
-
-
-def _shadow(box: pools.Future[Any]) -> pools.Future[None]:
-    """Done when `box` is; cancelling it leaves `box` alone."""
-    shadow: pools.Future[None] = pools.Future()
-
-    def done(box: pools.Future[Any]) -> None:
-        if shadow.set_running_or_notify_cancel():
-            shadow.set_result(None)
-
-    box.add_done_callback(done)
-    return shadow
-
-
-def _mark_pool_thread() -> None:
-    _in_pool.yes = True
-
-
-def _help(futures: Iterable[LocalFuture], first: bool) -> None:
-    """Run in this pool thread what has not begun, so that a bounded pool is never full of threads that wait."""
-    for future in futures:
-        if first and future.box.done():
-            return
-        _help((upstream for upstream in future.upstreams if not upstream.box.done()), False)
-        if all(upstream.box.done() for upstream in future.upstreams):
-            future.run()

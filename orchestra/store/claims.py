@@ -197,7 +197,12 @@ def _claims_of(connection: Connection, host: str, *, nearly: bool = False) -> li
         run_id = flow_runs.c.id if kind == "flow" else steps.c.run_id
         column = table.c
         query = sa.select(
-            run_id.label("run_id"), column.run_attempt, key.label("step_key"), column.owner, column.claim_number, column.lease_seconds
+            run_id.label("run_id"),
+            column.run_attempt,
+            key.label("step_key"),
+            column.owner,
+            column.claim_number,
+            column.lease_seconds,
         ).where(phase_is(table, Phase.CLAIMED), column.owner.startswith(f"{host}:", autoescape=True))
         if nearly:
             query = query.where(column.lease_until < now() + column.lease_seconds / 2, column.lease_until > now())
@@ -280,7 +285,9 @@ _CLAIM_RUN = (
     )
     .returning(*flow_runs.c)
 )
-_OWN_RUN = sa.select(flow_runs).where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.owner == sa.bindparam("b_owner"))
+_OWN_RUN = sa.select(flow_runs).where(
+    flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.owner == sa.bindparam("b_owner")
+)
 _CLAIM_STEP = (
     sa.update(steps)
     .where(
@@ -316,9 +323,7 @@ def _fence_of(table: sa.Table, *row: sa.ColumnElement[bool]) -> sa.Update:
     ours = (table.c.owner == sa.bindparam("b_owner"), table.c.claim_number == sa.bindparam("b_number"))
     lease = sa.bindparam("b_lease", type_=sa.Double)
     return (
-        sa.update(table)
-        .where(*row, *ours, phase_is(table, Phase.CLAIMED))
-        .values(lease_until=now() + lease, lapses=0)
+        sa.update(table).where(*row, *ours, phase_is(table, Phase.CLAIMED)).values(lease_until=now() + lease, lapses=0)
     )
 
 

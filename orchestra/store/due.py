@@ -97,9 +97,7 @@ def next_due(database: Database) -> float | None:
 
 def expire_local(database: Database) -> int:
     """Mark local runs whose process died as CRASHED; returns how many."""
-    lapsed = sa.and_(
-        flow_runs.c.runner == "local", phase_is(flow_runs, Phase.CLAIMED), flow_runs.c.lease_until < now()
-    )
+    lapsed = sa.and_(flow_runs.c.runner == "local", phase_is(flow_runs, Phase.CLAIMED), flow_runs.c.lease_until < now())
     found = sa.select(flow_runs.c.id).where(lapsed).limit(1)
     if database.read(lambda connection: connection.execute(found).first()) is None:
         return 0

@@ -89,8 +89,13 @@ def hold_claimed(database: Database, claim: Claim, reason: str, name: str, messa
         ClaimLost: Another claim was made.
     """
     values = {
-        "phase": Phase.READY, "held": reason, "due_at": now(), "announce_at": now(),
-        "state_type": StateType.PAUSED.value, "state_name": name, "state_message": message,
+        "phase": Phase.READY,
+        "held": reason,
+        "due_at": now(),
+        "announce_at": now(),
+        "state_type": StateType.PAUSED.value,
+        "state_name": name,
+        "state_message": message,
     }
     database.write(lambda connection: fence(connection, claim, **values))
 
@@ -209,8 +214,14 @@ def _cancel_one(connection: Connection, row: Any) -> list[Announcement]:
 
 def _mark_cancelling(connection: Connection, row: Any) -> list[Announcement]:
     values: dict[str, Any] = {
-        "state_type": StateType.CANCELLING.value, "state_name": "Cancelling", "state_message": None, "held": None,
-        "wait_claim": None, "wait_needed": None, "wait_open": None, "wait_count": None,
+        "state_type": StateType.CANCELLING.value,
+        "state_name": "Cancelling",
+        "state_message": None,
+        "held": None,
+        "wait_claim": None,
+        "wait_needed": None,
+        "wait_open": None,
+        "wait_count": None,
     }
     never_started = row.claim_number == 0 and row.parent_step_key is None
     if never_started:

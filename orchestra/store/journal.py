@@ -304,7 +304,10 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
     if step.key in plan.waiting:
         join_id = plan.waiting[step.key]
         return open_row | {
-            "phase": Phase.WAITING.value, "state_type": "PENDING", "state_name": "Pending", "join_id": join_id,
+            "phase": Phase.WAITING.value,
+            "state_type": "PENDING",
+            "state_name": "Pending",
+            "join_id": join_id,
         }
     if step.kind is Kind.SUBFLOW:
         return open_row | {"phase": Phase.WAITING.value, "state_type": "RUNNING", "state_name": "Running"}
@@ -314,7 +317,10 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
     retrying = ("SCHEDULED", "AwaitingRetry") if step.attempt > 1 else ("SCHEDULED", "Scheduled")
     state_type, state_name = names.get(step.kind, retrying if scheduled else ("PENDING", "Pending"))
     return open_row | {
-        "phase": Phase.READY.value, "state_type": state_type, "state_name": state_name, "due_at": due_at,
+        "phase": Phase.READY.value,
+        "state_type": state_type,
+        "state_name": state_name,
+        "due_at": due_at,
         "announce_at": due_at if scheduled else None,
     }
 

@@ -373,5 +373,3 @@ def _final_values(connection: Connection, ending: Ending) -> dict[str, Any]:
         "end_time": now(),
         "held": None,
     }
-
-

@@ -58,11 +58,15 @@ def test_a_mermaid_graph_joins_groups_through_one_node() -> None:
     assert 'x#quot;]#lt;b#gt;"]' in graph
 
 
-def test_a_large_group_is_counted_beyond_its_first_members() -> None:
-    """Text and graph stay readable."""
-    many = _drawing.group(_drawing.Call(f"a{number}") for number in range(1000))
-    assert "… and 992 more" in _drawing.text(many)
-    assert "… and 992 more" in _drawing.mermaid(many)
+def test_a_large_group_has_one_line_a_task_and_state() -> None:
+    """Text and graph stay readable; what differs still shows."""
+    calls = [_drawing.Call(f"a-{number}", "Completed") for number in range(1000)]
+    many = _drawing.group([*calls, _drawing.Call("a-1000", "Failed"), _drawing.Call("b-0", "Completed")])
+    drawn = ["group of 1002", "  a-0 … a-999  (1000 calls, Completed)", "  a-1000  (Failed)", "  b-0  (Completed)"]
+    assert _drawing.text(many).splitlines() == drawn
+    assert len(_drawing.mermaid(many).splitlines()) == 4
+    chains = _drawing.group(_drawing.chain(calls[:2]) for _ in range(1000))
+    assert "… and 992 more" in _drawing.text(chains)
 
 
 def test_a_run_without_steps_is_drawn_as_an_empty_chain() -> None:
