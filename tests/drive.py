@@ -178,6 +178,7 @@ class Driver:
                 if self.row(run_id)["phase"] == Phase.DONE:
                     break
                 self.sweep()
+                time.sleep(0.001)
         return self.final(run_id)
 
     def settle(self) -> None:

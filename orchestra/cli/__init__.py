@@ -23,7 +23,7 @@ _COMMANDS = {
 }
 
 
-@click.group(cls=_support.Group, lazy_commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("orchestra", cls=_support.Group, lazy_commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Flows and tasks on Celery, journaled in SQL.

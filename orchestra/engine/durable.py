@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ from orchestra.failpoints import failpoint
 from orchestra.futures import Future
 from orchestra.graph import Edge
 from orchestra.journal import Asked, Branch, Replay
+from orchestra.logging import engine_logger
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import StepRef
 from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
@@ -64,6 +66,8 @@ LINGER = 0.05
 _LINGER_POLL = 0.002
 #: Child runs nested deeper than this are sent as messages instead of run inside their parent.
 INLINE_DEPTH = 20
+#: Body code between two journaled steps that takes longer is warned of, in seconds.
+SLOW_REPLAY = 1.0
 #: Steps named in one look; more are found by the time of their end.
 _FEW = 50
 #: Clocks of several hosts may differ by this much when steps are found by the time of their end, in seconds.
@@ -122,6 +126,9 @@ class DurableRunner:
         self._linger_until: float | None = None
         self._timed_out = False
         self._suspended: list[_Suspended] = []
+        #: When the journal last answered; then the body's own code runs, again in each replay.
+        self._replayed_at: float | None = None
+        self._warned_slow = False
         #: Set once replay differed from the journal: a body that swallows it does not go on.
         self.mismatch: NonDeterministic | None = None
         self._waiters = waiters
@@ -649,11 +656,24 @@ class DurableRunner:
             raise Cancelled
         if self.mismatch is not None:
             raise self.mismatch
+        self._warn_if_slow()
         line = current_line.get()
         if line is None or line.thread != threading.get_ident():
             raise ForeignThread(what)
         if self.carrier.stopping():
             self._give_back()
+
+    def _warn_if_slow(self) -> None:
+        """Say once where a body's own code takes long between journaled steps: every replay does that work again."""
+        since, self._replayed_at = self._replayed_at, None
+        if since is None or self._warned_slow or clock.monotonic() - since < SLOW_REPLAY:
+            return
+        self._warned_slow = True
+        engine_logger(self.context).warning(
+            "the flow body's own code before %s took over %g s and runs again in every replay; make it a task",
+            calling_line(),
+            SLOW_REPLAY,
+        )
 
     def _give_back(self) -> None:
         """The worker shuts down: what was submitted is written, and the run left to another worker."""
@@ -682,6 +702,7 @@ class DurableRunner:
             raise
         if record is None:
             return None
+        self._replayed_at = clock.monotonic()
         own = record.recorded_attempt == self.claim.run_attempt
         if own and given is not None and record.fingerprint not in (None, given):
             logger.warning("step %r is replayed with other inputs than it was run with; its result is kept", asked.key)
@@ -926,3 +947,11 @@ def _parameters(task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     except TypeError:
         # The body's call will raise it, as the task's own failure.
         return dict(kwargs)
+
+
+def calling_line() -> str:
+    """`file:line` of the user's code that called orchestra."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("orchestra."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from orchestra import identifiers
-from orchestra.futures import Future
+from orchestra.futures import Future, Waiter
 from orchestra.states import State
+from orchestra.store.claims import Claim
 
-if TYPE_CHECKING:
-    from orchestra.engine.durable import DurableRunner
+
+class Journal(Waiter, Protocol):
+    """What such a future asks: the runner that made it."""
+
+    @property
+    def claim(self) -> Claim:
+        """The claim on the flow run."""
+        ...
+
+    def known_state(self, key: str) -> State[Any] | None:
+        """The final state of a step, if it is known."""
+        ...
+
+    def observe_state(self, key: str) -> State[Any]:
+        """The present state of a step, journaled."""
+        ...
+
+    def when_known(self, key: str, callback: Callable[[], object]) -> None:
+        """Call back when it is known that the step has ended."""
+        ...
 
 
 class JournalFuture(Future[Any]):
     """A task run of this flow run, by its step key."""
 
-    waiter: DurableRunner
+    waiter: Journal
 
-    def __init__(self, runner: DurableRunner, key: str) -> None:
+    def __init__(self, journal: Journal, key: str) -> None:
         self.key = self.name = key
-        self.waiter = runner
+        self.waiter = journal
 
     @property
-    def task_run_id(self) -> str:  # type: ignore[override]  # read-only: made when asked for, as replays make many futures
+    def task_run_id(self) -> str:  # type: ignore[override]  # made when asked for: replays make many futures
         """The task run's id."""
         return identifiers.step_id(self.waiter.claim.run_id, self.waiter.claim.run_attempt, self.key)
 

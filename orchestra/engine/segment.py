@@ -186,6 +186,10 @@ class Segment:
             value = states.from_exception(error)
         except BaseException as error:
             self._check_stopped(error)
+            if isinstance(error, interrupts.Expired):
+                # The deadline of a run around this one, which is its own and goes on alone.
+                claims.give_back(self.database, self.claim)
+                raise
             if isinstance(error, (Parked, Cancelled, Fenced)):
                 raise
             value = states.from_exception(error)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 
-from orchestra import flow, sleep, task, uuid4
+from orchestra import allow_failure, flow, get_run_logger, sleep, task, uuid4
+from orchestra import random as random_number
+from orchestra.errors import PauseTimeout, ResultTimeout, RunTimeout, SerializationError
 from orchestra.flow_runs import pause_flow_run
-from orchestra.futures import as_completed
+from orchestra.futures import as_completed, wait
 
 #: What bodies did, in order.
 effects: list[str] = []
@@ -186,3 +190,553 @@ def changes():
         total([1])
     add.submit(2).result()
     return "end"
+
+
+# -- failures -----------------------------------------------------------------------------------------------------
+
+
+@task
+def describe(value):
+    return f"{type(value).__name__}: {value}"
+
+
+@flow
+def tolerant():
+    return describe.submit(allow_failure(fail.submit("seen"))).result()
+
+
+@flow
+def both_ways():
+    """The same upstream once strictly and once leniently."""
+    top = add.submit(1)
+    return add.submit(top, allow_failure(top)).result()
+
+
+@flow
+def long_cascade(n):
+    futures = [fail.submit()]
+    for _ in range(n):
+        futures.append(add.submit(futures[-1]))
+    return [future.result(raise_on_failure=False) for future in futures]
+
+
+@flow
+def many_failed_upstreams(n):
+    return total.submit([fail.submit() for _ in range(n)]).result()
+
+
+@flow
+def failing():
+    add(1)
+    raise KeyError("mine")
+
+
+@flow
+def caught_submitted():
+    try:
+        fail.submit("seen").result()
+    except ValueError as error:
+        return [type(error).__name__, str(error)]
+
+
+@task
+def exits():
+    raise SystemExit(3)
+
+
+@flow
+def exiting():
+    exits.submit().result()
+
+
+# -- waiting ------------------------------------------------------------------------------------------------------
+
+
+@flow
+def impatient(seconds):
+    future = add.submit(1)
+    try:
+        return future.result(timeout=seconds)
+    except ResultTimeout:
+        effects.append("too late")
+    add.submit(2).result()
+    return "went on"
+
+
+@flow
+def waits_for_first(seconds):
+    quick, slow = add.submit(1), add.submit(2)
+    done, open_ = wait([quick, slow], timeout=seconds)
+    return [len(done), len(open_)]
+
+
+@flow
+def looks():
+    future = add.submit(1)
+    before = future.state.name
+    future.wait()
+    return [before, future.state.name, future.done()]
+
+
+@flow
+def guesses():
+    first = random_number()
+    add.submit(1).result()
+    return [first, random_number()]
+
+
+@flow
+def pausing_once(seconds):
+    try:
+        pause_flow_run(timeout=seconds)
+    except PauseTimeout:
+        return "nobody came"
+    return "resumed"
+
+
+@flow
+def counted(n):
+    """Children that park, one after the other."""
+    return sum(waiting_child(i) for i in range(n))
+
+
+@flow
+def waiting_child(x):
+    return add.submit(x).result()
+
+
+@flow
+def logged():
+    logger = get_run_logger()
+    logger.info("before")
+    add.submit(1).result()
+    logger.info("between")
+    add.submit(2).result()
+    logger.info("after")
+
+
+# -- timeouts -----------------------------------------------------------------------------------------------------
+
+
+@flow(timeout_seconds=5)
+def late():
+    return add.submit(1).result()
+
+
+@flow(timeout_seconds=5)
+def late_but_calm():
+    try:
+        add.submit(1).result()
+    except RunTimeout:
+        effects.append("timed out")
+    add.submit(2).result()
+    return "cleaned up"
+
+
+@flow(timeout_seconds=5)
+def late_at_a_call():
+    sleep(3600)
+    try:
+        add(1)
+    except RunTimeout:
+        effects.append("timed out")
+    add.submit(2).result()
+    return "cleaned up"
+
+
+@flow(timeout_seconds=0.1)
+def blocked():
+    time.sleep(30)
+
+
+@flow(timeout_seconds=3600)
+async def patient():
+    return await add.submit(1)
+
+
+@flow(timeout_seconds=0.1)
+async def blocked_async():
+    await asyncio.sleep(30)
+
+
+@task(timeout_seconds=0.05)
+def slow_task():
+    time.sleep(30)
+
+
+@flow
+def with_slow_task(submitted):
+    state = slow_task.submit().state if submitted else None
+    if submitted:
+        future = slow_task.submit()
+        future.wait()
+        state = future.state
+    else:
+        state = slow_task(return_state=True)
+    return state.name
+
+
+@flow(timeout_seconds=0.2)
+def times_out_around(kind):
+    if kind == "child":
+        stuck_child()
+    stuck_task()
+
+
+@flow
+def stuck_child():
+    time.sleep(30)
+
+
+@task
+def stuck_task():
+    time.sleep(30)
+
+
+# -- async --------------------------------------------------------------------------------------------------------
+
+
+@flow
+async def mixed(n):
+    """Branches that wait for submitted tasks, run tasks, sleep and start branches of their own."""
+
+    async def leaf(i):
+        return await aadd(await add.submit(i))
+
+    async def branch(i):
+        values = await asyncio.gather(*(leaf(i * 10 + j) for j in range(2)))
+        await sleep(0)
+        return sum(values)
+
+    return await asyncio.gather(*(branch(i) for i in range(n)))
+
+
+@flow
+async def grouped():
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(i)) for i in range(3)]
+    return [each.result() for each in tasks]
+
+
+async def one(i):
+    return await add.submit(i)
+
+
+@flow
+async def first_failure():
+    async def bad():
+        await fail.submit("branch")
+
+    try:
+        await asyncio.gather(bad(), one(1))
+    except ValueError as error:
+        return str(error)
+
+
+@flow
+async def aparent(n):
+    return await asyncio.gather(*(achild(i) for i in range(n)))
+
+
+@flow
+async def achild(x):
+    return await add.submit(x)
+
+
+@flow
+def foreign_thread():
+    caught = []
+
+    def work():
+        try:
+            add(1)
+        except RuntimeError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return caught
+
+
+# -- retries ------------------------------------------------------------------------------------------------------
+
+
+@task(retries=2, retry_delay_seconds=3600)
+def flaky_later():
+    attempts["count"] += 1
+    if attempts["count"] < 3:
+        raise RuntimeError("not yet")
+    return attempts["count"]
+
+
+@flow
+def retried_later(submitted):
+    return flaky_later.submit().result() if submitted else flaky_later()
+
+
+@task(retries=1)
+def hopeless():
+    effects.append("hopeless")
+    raise RuntimeError("never")
+
+
+@flow
+def hopeless_flow():
+    hopeless.submit().result()
+
+
+@flow(retries=1, retry_delay_seconds=3600)
+def flow_retried_later():
+    add(1)
+    effects.append("body")
+    if effects.count("body") < 2:
+        raise RuntimeError("first attempt")
+    return "second"
+
+
+@task
+def breaks_once(key):
+    effects.append(f"breaks {key}")
+    if switch["on"]:
+        raise RuntimeError("broken")
+    return key
+
+
+@flow
+def recoverable():
+    first = add.submit(1)
+    second = breaks_once.submit("x")
+    third = add.submit(second, 0) if False else describe.submit(second)
+    seen = [future.done() for future in (first, second)]
+    states = [future.state.name for future in (first, second)]
+    return [first.result(), second.result(), third.result(), len(seen), len(states)]
+
+
+@flow
+def looks_at_failure():
+    future = breaks_once.submit("x")
+    future.wait()
+    name = future.state.name
+    if name == "Failed":
+        raise RuntimeError("seen to fail")
+    return name
+
+
+# -- code that changes --------------------------------------------------------------------------------------------
+
+
+@task(name="renamed")
+def add_renamed(x):
+    return x
+
+
+@flow
+def renames():
+    first = (add_renamed if switch["on"] else add)(1)
+    add.submit(2).result()
+    return first
+
+
+@flow
+def drops():
+    add(1)
+    if not switch["on"]:
+        add.submit(2).result()
+    return "end"
+
+
+@flow
+def swallows_mismatch():
+    try:
+        add(1) if not switch["on"] else total([1])
+    except Exception:
+        effects.append("swallowed")
+    add.submit(2).result()
+    effects.append("went on")
+    return "end"
+
+
+@flow
+def other_inputs():
+    add(10 if switch["on"] else 1)
+    add.submit(2).result()
+    return "end"
+
+
+# -- values -------------------------------------------------------------------------------------------------------
+
+
+@task
+def blob(size):
+    effects.append("blob")
+    return "x" * size
+
+
+@task
+def length(value):
+    return len(value)
+
+
+@flow
+def large(size):
+    inline = blob(size)
+    submitted = blob.submit(size)
+    return [len(inline), length.submit(submitted).result(), len(submitted.result())]
+
+
+@flow
+def large_result(size):
+    return "y" * size
+
+
+@task
+def unserialisable():
+    return threading.Lock()
+
+
+@flow
+def unserialisable_result(submitted):
+    return unserialisable.submit().result() if submitted else unserialisable()
+
+
+@flow
+def unserialisable_argument():
+    try:
+        add.submit(threading.Lock())
+    except SerializationError as error:
+        message = str(error)
+    add.submit(2).result()
+    return message
+
+
+@task(queue="elsewhere")
+def far(x):
+    return x
+
+
+@flow
+def unserialisable_argument_elsewhere():
+    try:
+        far(threading.Lock())
+    except SerializationError as error:
+        message = str(error)
+    add.submit(2).result()
+    return message
+
+
+@flow
+def unsendable_child():
+    try:
+        child(threading.Lock())
+    except SerializationError as error:
+        message = str(error)
+    add.submit(2).result()
+    return message
+
+
+@task
+def holds(lock):
+    with lock:
+        return "held"
+
+
+@flow
+def lock_inline():
+    return holds(threading.Lock())
+
+
+@flow
+def local_function():
+    @task
+    def inner(x):
+        return x
+
+    value = inner(1)
+    try:
+        inner.submit(2)
+    except TypeError as error:
+        message = str(error)
+    add.submit(2).result()
+    return [value, message]
+
+
+@flow
+def local_retry():
+    @task(retries=1, retry_delay_seconds=1.05)
+    def inner():
+        effects.append("inner")
+        if effects.count("inner") < 2:
+            raise RuntimeError("once")
+        return "done"
+
+    return inner()
+
+
+@task(persist_result=False)
+def unkept(x):
+    effects.append(f"unkept {x}")
+    return x
+
+
+@flow
+def unkept_results():
+    first = unkept(1)
+    add.submit(2).result()
+    return first
+
+
+class Odd(Exception):
+    """An exception that cannot be built again from what it was given."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+@task
+def odd():
+    raise Odd(1, 2)
+
+
+@flow
+def odd_exception(submitted):
+    try:
+        odd.submit().result() if submitted else odd()
+    except Exception as error:
+        first = f"{type(error).__name__}: {error}".splitlines()[0]
+    add.submit(1).result()
+    return first
+
+
+@flow
+def wide(n):
+    add.map(range(n))
+    return "submitted"
+
+
+@flow
+def layered(n):
+    """All-to-all: each of the second layer needs the whole first one."""
+    first = [add.submit(i) for i in range(n)]
+    second = [total.submit(first) for _ in range(n)]
+    return sum(future.result() for future in second)
+
+
+@flow
+def swallows_all():
+    while True:
+        try:
+            return add.submit(1).result()
+        except BaseException:
+            effects.append("swallowed")
+            if effects.count("swallowed") > 50:
+                return "gave up"
+
+
+@flow
+def acts_finally():
+    try:
+        return add.submit(1).result()
+    finally:
+        effects.append("finally")
+        add.submit(99)

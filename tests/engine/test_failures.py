@@ -1,0 +1,88 @@
+"""What becomes of runs whose tasks or bodies fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestra.errors import UpstreamFailed
+from orchestra.states import StateType
+from tests.drive import Driver
+from tests.engine import flows
+
+
+def test_what_depends_on_a_failed_task_is_not_run(driver: Driver, effects: list[str]) -> None:
+    """Its state is UpstreamFailed, and names the culprit."""
+    state = driver.run(flows.upstream_failed)
+
+    assert state.type is StateType.FAILED
+    with pytest.raises(UpstreamFailed, match="main/fail-0"):
+        state.result()
+    assert effects == ["fail"]
+
+
+def test_failure_goes_down_a_long_chain(driver: Driver, effects: list[str]) -> None:
+    """Each is not run because of the one before."""
+    errors = driver.run(flows.long_cascade, n=30).result()
+
+    assert effects == ["fail"]
+    assert [error.culprit for error in errors[1:3]] == ["main/fail-0", "main/add-0"]
+    assert errors[30].culprit == "main/add-28"
+
+
+def test_one_of_many_failed_upstreams_is_enough(driver: Driver, effects: list[str]) -> None:
+    """The dependents end once, however many of their upstreams fail."""
+    state = driver.run(flows.many_failed_upstreams, n=70)
+
+    assert isinstance(state.data, UpstreamFailed)
+    assert effects.count("fail") == 70
+    assert "total" not in effects
+
+
+def test_allow_failure_hands_the_exception_on(driver: Driver) -> None:
+    """The dependent runs, and gets it as its argument."""
+    assert driver.run(flows.tolerant).result() == "ValueError: seen"
+
+
+def test_a_body_catches_what_a_task_raises(driver: Driver) -> None:
+    """Inline and submitted alike."""
+    assert driver.run(flows.caught).result() == "caught seen"
+    assert driver.run(flows.caught_submitted).result() == ["ValueError", "seen"]
+
+
+def test_a_body_that_raises_fails_its_run(driver: Driver) -> None:
+    """With its own exception."""
+    state = driver.run(flows.failing)
+
+    assert (state.type, state.message) == (StateType.FAILED, "KeyError: 'mine'")
+    with pytest.raises(KeyError):
+        state.result()
+
+
+def test_a_task_that_exits_fails(driver: Driver) -> None:
+    """`sys.exit()` in a task ends the task, not the worker."""
+    assert driver.run(flows.exiting).is_failed()
+
+
+@pytest.mark.parametrize("submitted", [False, True])
+def test_an_exception_that_cannot_be_built_again_is_told_in_words(driver: Driver, submitted: bool) -> None:
+    """The body sees the first time what a replay would give it."""
+    assert driver.run(flows.odd_exception, submitted=submitted).result() == "TaskFailed: Odd: 1 and 2"
+
+
+def test_calls_from_a_thread_of_the_body_are_refused(driver: Driver) -> None:
+    """Their order could not be replayed; the error says what to do instead."""
+    assert "from a thread that the flow body started" in driver.run(flows.foreign_thread).result()[0]
+
+
+def test_a_body_that_swallows_everything_is_parked_all_the_same(driver: Driver, effects: list[str]) -> None:
+    """Once parked, every call of orchestra raises the signal again, and however the body ends, the run is parked."""
+    assert driver.run(flows.swallows_all).result() == 2
+    assert effects.count("add 1 1") == 1
+
+
+def test_finally_clauses_act_once(driver: Driver, effects: list[str]) -> None:
+    """What a `finally` asks for while the body is left by a park is not journaled."""
+    run_id = driver.submit(flows.acts_finally)
+    assert driver.finish(run_id).result() == 2
+    assert [step.key for step in driver.steps(run_id)] == ["main/add-0", "main/add-1"]
+    assert effects.count("add 99 1") == 1
