@@ -49,6 +49,28 @@ class NotImportable(DefinitionError):
     """A worker could not import this flow or task: it lives in `__main__`, a notebook, a lambda or a function."""
 
 
+class StaticFlowError(DefinitionError):
+    """A flow body cannot be drawn as one canvas before it runs."""
+
+    def __init__(self, flow: str, what: str, where: str = "") -> None:
+        """Name the fault.
+
+        Args:
+            flow: The flow's name.
+            what: What its body does, as in "looks into the result of task 'count'".
+            where: `file:line` of the body.
+        """
+        super().__init__(flow, what, where)
+        self.flow, self.what, self.where = flow, what, where
+
+    def __str__(self) -> str:
+        at = f"at {self.where} " if self.where else ""
+        return (
+            f"flow {self.flow!r} cannot be drawn as one canvas: {at}it {self.what}, and a canvas is drawn before "
+            "anything runs. The flow still runs step by step: leave out static=True and start it with .delay()"
+        )
+
+
 class ForeignThread(OrchestraError, RuntimeError):
     """Orchestra was called from a thread that a flow body started itself, so its order cannot be journaled."""
 
@@ -294,3 +316,7 @@ class Cancelled(Signal):
 
 class Fenced(Signal):
     """Another process has claimed this row; nothing more may be written for it here."""
+
+
+class Terminated(Fenced):
+    """The worker ends this process; whoever claims the row next goes on."""

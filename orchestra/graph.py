@@ -80,7 +80,7 @@ def plan(nodes: Iterable[Node], outcomes: Mapping[str, Outcome]) -> Plan:
     for node in nodes:
         known[node.key] = Outcome.OPEN
         culprit = next((e.upstream for e in node.edges if e.strict and known[e.upstream] is Outcome.FAILED), None)
-        pending = dict.fromkeys(edge for edge in node.edges if known[edge.upstream] is Outcome.OPEN)
+        pending = [edge for edge in _merged(node.edges) if known[edge.upstream] is Outcome.OPEN]
         if culprit is not None:
             made.failed[node.key] = culprit
             known[node.key] = Outcome.FAILED
@@ -90,9 +90,17 @@ def plan(nodes: Iterable[Node], outcomes: Mapping[str, Outcome]) -> Plan:
             edges = frozenset(pending)
             if edges not in shared:
                 shared[edges] = node.key
-                _add_join(made, node.key, list(pending))
+                _add_join(made, node.key, pending)
             made.waiting[node.key] = shared[edges]
     return made
+
+
+def _merged(edges: Iterable[Edge]) -> list[Edge]:
+    """One edge for each upstream: strict if any of its edges is."""
+    strict: dict[str, bool] = {}
+    for edge in edges:
+        strict[edge.upstream] = strict.get(edge.upstream, False) or edge.strict
+    return [Edge(upstream, needed) for upstream, needed in strict.items()]
 
 
 def _add_join(made: Plan, join_id: str, edges: Sequence[Edge]) -> None:

@@ -29,6 +29,16 @@ def child_run_id(flow_run_id: str, run_attempt: int, step_key: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{flow_run_id}/{run_attempt}/{step_key}/child"))
 
 
+def canvas_run_id(token: str, root_id: str) -> str:
+    """The id of the flow run that an applied canvas starts.
+
+    Args:
+        token: Of the canvas.
+        root_id: The Celery id of the first task of the workflow that it was applied in.
+    """
+    return str(uuid.uuid5(_NAMESPACE, f"{token}/{root_id}"))
+
+
 def idempotency_key(flow_run_id: str, step_key: str) -> str:
     """The key handed to a step's body: the same each time that step is run again, for whatever reason."""
     return f"{flow_run_id}/{step_key}"

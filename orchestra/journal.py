@@ -149,6 +149,10 @@ class Replay(Generic[R]):
         own = self._own.get((asked.branch, asked.position))
         return own is not None and own.key == asked.key
 
+    def reaches(self, asked: Asked) -> bool:
+        """Whether the journal has a step of this attempt at that place or a later one of the branch."""
+        return self._last.get(asked.branch, -1) >= asked.position
+
     def _moved_answer(self, asked: Asked, fingerprint: str | None) -> R | None:
         if not self._rerun:
             there = self._moved_at.get((asked.branch, asked.position))

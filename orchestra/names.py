@@ -13,8 +13,8 @@ _ADJECTIVES = (
 ).split()
 _NOUNS = (
     "badger bear beetle bison bobcat buck camel caribou cobra condor coyote crane cricket deer dingo dolphin dove "
-    "eagle egret elk falcon ferret finch fox gazelle gecko goose hare hawk heron ibex ibis jackal jay kestrel kiwi koala "
-    "lark lemur lion llama lynx magpie marmot marten mole moose newt ocelot orca osprey otter owl panda pelican "
+    "eagle egret elk falcon ferret finch fox gazelle gecko goose hare hawk heron ibex ibis jackal jay kestrel kiwi "
+    "koala lark lemur lion llama lynx magpie marmot marten mole moose newt ocelot orca osprey otter owl panda pelican "
     "penguin puffin puma quail rabbit raven robin salmon seal shrew skunk sloth sparrow squid stoat stork swan tapir "
     "tern tiger toad trout viper vole walrus weasel whale wolf wombat wren yak zebra"
 ).split()

@@ -120,7 +120,7 @@ class Driver:
         self.carrier = ListCarrier(**carrier)
         self.heart = Heart(lambda: database)
         self.segments = 0
-        self._pick = pick
+        self.pick = pick
 
     def submit(self, flow: Any, *, run_id: str | None = None, **parameters: Any) -> str:
         """Write a run of `flow`; its message waits."""
@@ -145,7 +145,7 @@ class Driver:
         due_now = [message for message in messages if message.due_at <= now]
         if not due_now:
             return False
-        message = due_now[self._pick(len(due_now)) % len(due_now)]
+        message = due_now[self.pick(len(due_now)) % len(due_now)]
         messages.remove(message)
         self.deliver(message)
         return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from celery import Celery
 
-from orchestra.celery import apps, flow_task
+from orchestra.celery import apps, canvas_tasks, flow_task
 
 __all__ = ["app", "install"]
 
@@ -22,6 +22,7 @@ def install(app: Celery) -> Celery:
     """
     if apps.remember_installed(app):
         flow_task.register(app)
+        canvas_tasks.register(app)
         # By name: what a worker needs is loaded by a worker only.
         app.steps["worker"].add("orchestra.celery.worker:OrchestraStep")
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,8 @@ from orchestra.errors import ConfigurationError, NoBroker
 
 #: Names of orchestra's Celery tasks.
 FLOW_TASK, STEP_TASK = "orchestra.flow", "orchestra.task"
+#: Those of canvases that are applied by hand: the first and the last node, and one that only joins.
+ENTER_TASK, PASS_ON_TASK, JOIN_TASK = "orchestra.enter", "orchestra.pass_on", "orchestra.join"
 
 #: Seconds after which Redis gives an unacknowledged message out again. Messages are acknowledged before they are
 #: worked on, so that this concerns only those a dead worker had fetched.
@@ -31,6 +34,7 @@ _REDIS_OPTIONS: dict[str, Any] = {
 
 _installed: list[Celery] = []
 _worker: list[Celery] = []
+_worker_pid = 0
 
 
 def remember_installed(app: Celery) -> bool:
@@ -43,7 +47,14 @@ def remember_installed(app: Celery) -> bool:
 
 def remember_worker(app: Celery) -> None:
     """Note that this process is a worker of `app`."""
+    global _worker_pid
     _worker[:] = [app]
+    _worker_pid = os.getpid()
+
+
+def in_pool_child() -> bool:
+    """Whether this is a process that a worker has forked."""
+    return bool(_worker) and os.getpid() != _worker_pid
 
 
 def current_app() -> Celery:
@@ -120,9 +131,18 @@ def _named(name: str) -> Celery:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigurationError(f"ORCHESTRA_APP={name!r} cannot be imported: {reason}") from error
+    require_installed(app, f"ORCHESTRA_APP={name!r}")
+    return app
+
+
+def require_installed(app: Celery, name: str) -> None:
+    """Check that flows can run on this app's workers.
+
+    Raises:
+        ConfigurationError: Nobody installed orchestra in it.
+    """
     if app not in _installed:
         raise ConfigurationError(
-            f"orchestra is not installed in the Celery app of ORCHESTRA_APP={name!r}: call "
-            "orchestra.celery.install(app) where that app is made"
+            f"orchestra is not installed in the Celery app of {name}: call orchestra.celery.install(app) where that "
+            "app is made"
         )
-    return app

@@ -15,10 +15,11 @@ import mmap
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from celery import Celery
+from celery.canvas import Signature
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
@@ -93,15 +94,28 @@ class CeleryCarrier:
 
     def announce(self, announcements: Sequence[Announcement]) -> None:
         """Publish once, without retrying; what the broker does not take is owed to the sweeper again."""
-        if not announcements:
-            return
+        if announcements:
+            self._once(lambda: self._publish(announcements), announcements)
+
+    def send(self, canvas: Signature, announcements: Sequence[Announcement]) -> None:
+        """Publish a canvas, once, in the place of these announcements, which are the first of its nodes."""
+        self._once(lambda: self._apply(canvas), announcements)
+
+    def _once(self, publish: Callable[[], None], announcements: Sequence[Announcement]) -> None:
         failpoint("before_publish")
         try:
-            self._publish(announcements)
+            publish()
         except Exception as error:
             self._complain(error, len(announcements))
             self._owe(announcements)
         failpoint("after_publish")
+
+    def _apply(self, canvas: Signature) -> None:
+        with self._producers.one() as producer:
+            # A chord goes through Celery's own connections, which are slow to give up: so ask by ours first.
+            producer.connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+            with _batch(producer):
+                canvas.apply_async(producer=producer, retry=False)
 
     def later(self, announcement: Announcement) -> None:
         """Announce at the due time, by a timer of this process; far ones are the sweeper's."""

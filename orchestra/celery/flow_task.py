@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
-from celery import Celery, Task
+from billiard.common import EX_SOFTWARE, TERM_SIGNAL
+from celery import Celery, Task, current_task
 
 from orchestra import lazy
-from orchestra.celery.apps import FLOW_TASK, STEP_TASK
-from orchestra.errors import Conflict, Signal, StoreError
+from orchestra.celery.apps import FLOW_TASK, STEP_TASK, in_pool_child
+from orchestra.errors import Conflict, Signal, StoreError, Terminated
 
 logger = logging.getLogger("orchestra.worker")
 
@@ -43,13 +48,26 @@ def run_flow(run_id: str) -> None:
     _guarded(lambda: _load("run_segment", run_id), f"flow run {run_id}")
 
 
-def run_task(run_id: str, run_attempt: int, step_key: str) -> None:
-    """Run a step, if it is due."""
-    _guarded(lambda: _load("run_step", run_id, run_attempt, step_key), f"step {step_key!r} of flow run {run_id}")
+def run_task(run_id: str, *place: Any) -> None:
+    """Run a step, if it is due.
+
+    Args:
+        run_id: Its run, or what stands for one in a canvas that was applied by hand.
+        place: Its run attempt and key. The key alone in a canvas from which Celery itself goes on.
+    """
+    *attempt, step_key = place
+    if ":" in run_id:
+        run_id = lazy.load("run_of_canvas")(run_id, current_task.request)
+    carrier = lazy.load("carrier")()
+    if not attempt:
+        carrier = lazy.load("entered_carrier")(carrier, run_id)
+    ids = (run_id, attempt[0] if attempt else 1, step_key)
+    _guarded(lambda: _load("run_step", *ids, carrier=carrier), f"step {step_key!r} of flow run {run_id}")
 
 
-def _load(door: str, *ids: Any) -> None:
-    lazy.load(door)(lazy.load("database")(), *ids, lazy.load("carrier")(), lazy.load("heart")())
+def _load(door: str, *ids: Any, carrier: Any = None) -> None:
+    with _told_apart_from_failure():
+        lazy.load(door)(lazy.load("database")(), *ids, carrier or lazy.load("carrier")(), lazy.load("heart")())
 
 
 def _guarded(work: Callable[[], None], what: str) -> None:
@@ -60,3 +78,29 @@ def _guarded(work: Callable[[], None], what: str) -> None:
         logger.info("%s was given up here: %s", what, reason or type(reason).__name__)
     except StoreError:
         logger.warning("%s was given up here, the database being away; it is taken up again", what, exc_info=True)
+
+
+@contextmanager
+def _told_apart_from_failure() -> Iterator[None]:
+    """While a body runs in a child of the pool: the pool's order to end is a signal, and not the body's SystemExit.
+
+    The claim stays, and is freed by the sweeper's process when the child is gone.
+    """
+    if not in_pool_child():
+        yield
+        return
+    told: list[int] = []
+
+    def on_term(number: int, frame: FrameType | None) -> None:
+        if told:
+            os._exit(EX_SOFTWARE)
+        told.append(number)
+        raise Terminated
+
+    pools_own = signal.signal(TERM_SIGNAL, on_term)
+    try:
+        yield
+    finally:
+        signal.signal(TERM_SIGNAL, pools_own)
+        if told and callable(pools_own):
+            pools_own(told[0], None)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from orchestra import clock, identifiers, names
+from orchestra.celery.canvas import StaticRun, plan_static
 from orchestra.celery.dispatch import CeleryCarrier, carrier
 from orchestra.context import flow_run_context, task_run_context
 from orchestra.engine import local, run_names
@@ -52,6 +53,7 @@ def submit_flow_run(
         NotImportable: A worker could not import the flow.
         ParameterError: The parameters do not fit.
         IdempotencyConflict: The key was used with other parameters.
+        StaticFlowError: The flow is static, and its body looks into a result.
     """
     carrying = carrier()
     if carrying.app.conf.task_always_eager:
@@ -59,18 +61,33 @@ def submit_flow_run(
     require_importable(spec.path, "flow")
     if spec.validate_parameters:
         binding.validate(spec.fn, parameters)
-    new = _new_run(spec, parameters, carrying, queue, priority)
+    new = new_run(spec, parameters, carrying, queue, priority)
     new.idempotency_key = None if idempotency_key is None else clean_text(idempotency_key)
     new.tags = [clean_text(tag) for tag in tags]
     new.delay, new.due_at = _when(countdown, eta)
     if name is not None:
         new.name = clean_text(name)
-    return FlowRunHandle(_as_step(spec, new, carrying), carrying)
+    # One that is due later is planned by its first segment.
+    due = not new.delay and new.due_at is None
+    static = plan_static(spec, parameters, new, carrying) if spec.static and due else None
+    return FlowRunHandle(_as_step(spec, new, carrying, static), carrying)
 
 
-def _new_run(
+def new_run(
     spec: FlowSpec, parameters: dict[str, Any], carrying: CeleryCarrier, queue: str | None, priority: int | None
 ) -> runs.NewRun:
+    """A run of `spec` to be.
+
+    Args:
+        spec: The flow.
+        parameters: By name.
+        carrying: By which the app's routes are asked.
+        queue: The Celery queue; None: the flow's, or as the app routes it.
+        priority: Of its messages; likewise.
+
+    Raises:
+        SerializationError: The parameters cannot be encoded.
+    """
     what = f"the parameters of flow {spec.name!r}"
     data = check_parameters(encode(parameters, what=what), what=what)
     routed_queue, routed_priority = carrying.route(spec.path)
@@ -101,22 +118,26 @@ def _when(countdown: float | timedelta | None, eta: datetime | None) -> tuple[fl
     return max(delay, 0.0), None
 
 
-def _as_step(spec: FlowSpec, new: runs.NewRun, carrying: CeleryCarrier) -> str:
+def _as_step(spec: FlowSpec, new: runs.NewRun, carrying: CeleryCarrier, static: StaticRun | None) -> str:
     """Create the run, as a step of the flow body that asks for it; gives the run's id."""
     here = flow_run_context.get()
     if here is None or task_run_context.get() is not None:
-        return _create(new, carrying)
+        return _create(new, carrying, static)
     what = f"{spec.name}-delay"
     if (line := current_line.get()) is not None and new.idempotency_key is None:
         # The step may be journaled after the run is created: a crash between the two must not make a second run.
         key = line.branch.peek(names.step_name(what)).key
         new.idempotency_key = identifiers.idempotency_key(here.run_id, key)
-    return here.runner.observe(what, lambda: _create(new, carrying))
+    return here.runner.observe(what, lambda: _create(new, carrying, static))
 
 
-def _create(new: runs.NewRun, carrying: CeleryCarrier) -> str:
-    created = runs.create(database(), new)
-    carrying.announce(created.announcements)
+def _create(new: runs.NewRun, carrying: CeleryCarrier, static: StaticRun | None) -> str:
+    if static is None:
+        created = runs.create(database(), new)
+        carrying.announce(created.announcements)
+    else:
+        created = runs.create(database(), new, static.planned)
+        static.send(created, carrying)
     return str(created.row["id"])
 
 

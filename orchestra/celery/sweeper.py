@@ -181,7 +181,9 @@ class Attendant:
 
     def _look_after_dead(self) -> None:
         if self._watch.look():
-            freed = claims.expire_dead(self._database, self._worker.host, self._may_live)
+            freed = claims.expire_dead(
+                self._database, self._worker.host, self._may_live, orderly=self.stopping
+            )
             if freed:
                 logger.warning("freed %d claims of processes that died", freed)
 

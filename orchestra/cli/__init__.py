@@ -23,7 +23,10 @@ _COMMANDS = {
 }
 
 
-@click.group("orchestra", cls=_support.Group, lazy_commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group("orchestra", cls=_support.Group, lazy_commands=_COMMANDS, context_settings=_HELP)
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Flows and tasks on Celery, journaled in SQL.
@@ -36,9 +39,9 @@ def cli(ctx: click.Context) -> None:
       orchestra flow-run retry RUN_ID
       orchestra doctor
     """
-    # As `celery -A proj orchestra …` the context brings Celery's app.
-    if (app := getattr(ctx.obj, "app", None)) is not None:
-        lazy.load("install")(app)
+    # As `celery -A proj orchestra …` the context brings Celery's app; imported, it is the one in use.
+    if ctx.parent is not None and ctx.parent.params.get("app"):
+        lazy.load("require_installed")(ctx.obj.app, f"-A {ctx.obj.app.main}")
 
 
 def main() -> None:

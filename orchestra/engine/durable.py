@@ -33,6 +33,7 @@ from orchestra.errors import (
     ForeignThread,
     NonDeterministic,
     Parked,
+    OrchestraError,
     RunTimeout,
     SerializationError,
     UpstreamFailed,
@@ -155,7 +156,7 @@ class DurableRunner:
         args, kwargs, context = started
         start_time = clock.now()
         outcome = run_attempts(
-            task, args, kwargs, context, longest_sleep=_longest_sleep(inputs), before_attempt=self._before_body
+            task, args, kwargs, context, longest_sleep=_longest_sleep(task, inputs), before_attempt=self._before_body
         )
         final = self._journal_inline(asked, task, inputs, outcome, start_time)
         if final is None:
@@ -182,7 +183,7 @@ class DurableRunner:
         args, kwargs, context = started
         start_time = clock.now()
         outcome = await run_attempts_async(
-            task, args, kwargs, context, longest_sleep=_longest_sleep(inputs), before_attempt=self._before_body
+            task, args, kwargs, context, longest_sleep=_longest_sleep(task, inputs), before_attempt=self._before_body
         )
         final = self._journal_inline(asked, task, inputs, outcome, start_time)
         if final is None:
@@ -192,10 +193,9 @@ class DurableRunner:
 
     def _ask_task(self, task: TaskSpec, call: Call) -> tuple[Asked, StepRecord | None, bytes | None]:
         """Ask for the step of a call; gives its record, if any, and its encoded inputs, where they are needed."""
+        self._check_deadline()
+        inputs = _encoded_inputs(call)
         asked = self._line().ask(names.step_name(task.name))
-        replays = self.claim.run_attempt == 1 and self.replay.holds(asked)
-        # Where the journal answers by position alone, inputs need not be encoded again.
-        inputs = None if replays else _encoded_inputs(call)
         return asked, self._answer(asked, inputs), inputs
 
     def _begin_inline(
@@ -205,8 +205,7 @@ class DurableRunner:
 
         Gives a final state where an upstream failed, None where the call was dispatched to another queue.
         """
-        self._check_deadline()
-        queue, priority = self._route(task.queue, task.priority, task.path)
+        queue, priority = self.route(task.queue, task.priority, task.path)
         try:
             args = replace_futures(call.args, settled)
             kwargs = replace_futures(call.kwargs, settled)
@@ -216,8 +215,13 @@ class DurableRunner:
             self._write([self._new(asked, task, inputs, ending=ending)])
             return final
         if queue not in self.carrier.queues:
-            require_importable(task.path, "task")
-            step = self._new(asked, task, self._must_encode(task, inputs), queue=queue, priority=priority)
+            try:
+                step = self._new(asked, task, _sendable(task, inputs), queue=queue, priority=priority)
+            except OrchestraError as error:
+                # Asked for, so it is journaled: in a replay another worker may consume the queue.
+                ending, final = ending_of(states.from_exception(error), what=task.name)
+                self._write([self._new(asked, task, None, ending=ending)])
+                return final
             self._unwritten.append(step)
             self._open.add(asked.key)
             return None
@@ -230,7 +234,7 @@ class DurableRunner:
         """Write how an inline call ended; None where it is to be tried again later, elsewhere."""
         failpoint("after_body")
         if isinstance(outcome, RetryLater):
-            queue, priority = self._route(task.queue, task.priority, task.path)
+            queue, priority = self.route(task.queue, task.priority, task.path)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.delay, step.attempt = outcome.delay, outcome.attempt + 1
             self._unwritten.append(step)
@@ -274,14 +278,13 @@ class DurableRunner:
         """Add the call to the graph of this segment; it is dispatched before the body blocks or ends."""
         self.check(task.name)
         found = [*find_futures([call.args, call.kwargs]), *_wait_for_futures(call.wait_for)]
+        # What may be refused is refused before the step is asked for: then a replay refuses it, too.
+        require_importable(task.path, "task")
+        inputs = encode_inputs(*_with_refs(call))
+        self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))
-        inputs = None
-        if self.claim.run_attempt > 1 or not self.replay.holds(asked):
-            inputs = encode_inputs(*_with_refs(call))
         if self._answer(asked, inputs) is None:
-            self._check_deadline()
-            require_importable(task.path, "task")
-            queue, priority = self._route(task.queue, task.priority, task.path)
+            queue, priority = self.route(task.queue, task.priority, task.path)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.edges = tuple(Edge(_key_of(future), strict) for future, strict in found)
             self._unwritten.append(step)
@@ -318,15 +321,15 @@ class DurableRunner:
     ) -> str:
         values = replace_futures(parameters, settled)
         replace_futures(list(wait_for), settled)
+        # Run inside or not: a child that parks is taken up alone.
+        require_importable(flow.path, "flow")
+        encoded = results.check_parameters(serializers.encode(values, what=f"the parameters of flow {flow.name!r}"))
+        self._check_deadline()
         asked = self._line().ask(names.step_name(flow.name))
-        encoded = serializers.encode(values, what=f"the parameters of flow {flow.name!r}")
         if self._answer(asked, encoded) is not None:
             return asked.key
-        self._check_deadline()
-        child = self._new_child(asked, flow, results.check_parameters(encoded))
+        child = self._new_child(asked, flow, encoded)
         inline = inside and child.queue in self.carrier.queues and child.depth < INLINE_DEPTH
-        if not inline:
-            require_importable(flow.path, "flow")
         step = NewStep(
             asked.key,
             asked.branch,
@@ -346,7 +349,7 @@ class DurableRunner:
         return asked.key
 
     def _new_child(self, asked: Asked, flow: FlowSpec, parameters: bytes) -> NewRun:
-        queue, priority = self._route(flow.queue, flow.priority, flow.path)
+        queue, priority = self.route(flow.queue, flow.priority, flow.path)
         return NewRun(
             id=identifiers.child_run_id(self.claim.run_id, self.claim.run_attempt, asked.key),
             flow_name=flow.name,
@@ -390,9 +393,9 @@ class DurableRunner:
 
     def _ask_sleep(self, seconds: float) -> str | None:
         self.check("sleep")
+        self._check_deadline()
         asked = self._line().ask("sleep")
         if self._answer(asked, None) is None:
-            self._check_deadline()
             step = self._plain(asked, Kind.SLEEP)
             step.delay = max(seconds, 0.0)
             if seconds < IN_PLACE:
@@ -423,6 +426,7 @@ class DurableRunner:
 
     def _ask_pause(self, timeout: float) -> str:
         self.check("pause_flow_run")
+        self._check_deadline()
         asked = self._line().ask("pause")
         if self._answer(asked, None) is None:
             step = self._plain(asked, Kind.PAUSE)
@@ -463,7 +467,7 @@ class DurableRunner:
             return [record.state_type, record.state_name, record.state_message]
 
         state_type, name, message = self.observe("state", look)
-        if StateType(state_type) in states.FINAL:
+        if StateType(state_type) in states.FINAL and self._is_done(key):
             return self._state(key)
         return State(StateType(state_type), name, message, state_details=self._details(key))
 
@@ -513,6 +517,7 @@ class DurableRunner:
         Args:
             first: One of them is enough; with `beyond`, one more than are done already.
         """
+        self._check_deadline(replayed=True)
         if not beyond and self._satisfied(keys, first):
             return
         missing = self._missing(keys)
@@ -526,9 +531,11 @@ class DurableRunner:
                 time.sleep(_LINGER_POLL)
                 continue
             self._park(left, 1 if first else len(left), shown)
+            self._learn_all(left)
 
     async def _wait_for_keys_async(self, keys: Sequence[str], *, first: bool = False, beyond: bool = False) -> None:
         """As `_wait_for_keys`, but lets the other branches go on; the loop parks when none can."""
+        self._check_deadline(replayed=True)
         if not beyond and self._satisfied(keys, first):
             return
         missing = self._missing(keys)
@@ -565,6 +572,7 @@ class DurableRunner:
             self._park(keys, 1, (StateType.RUNNING, "Waiting"))
         except Parked as signal:
             return self._fail_all(open_, signal)
+        self._learn_all(keys)
         return self._wake(open_)
 
     def _wake(self, open_: Sequence[_Suspended]) -> bool:
@@ -750,6 +758,11 @@ class DurableRunner:
         for record in found:
             self._learn(record)
 
+    def _learn_all(self, keys: Sequence[str]) -> None:
+        """Read these steps by name: finding the ended ones by time may miss some where clocks differ by much."""
+        for record in journal.load_steps(self.database, self.claim.run_id, self.claim.run_attempt, keys):
+            self._learn(record)
+
     def _learn(self, record: StepRecord) -> None:
         self._records[record.key] = record
         if record.done and record.key in self._open:
@@ -799,14 +812,18 @@ class DurableRunner:
         self.check("wait")
         self._check_deadline()
 
-    def _check_deadline(self) -> None:
-        """Raise the flow's timeout where the body would go on past its deadline, or did when it was first run."""
+    def _check_deadline(self, *, replayed: bool = False) -> None:
+        """Raise the flow's timeout where the body would go on past its deadline, or did when it was first run.
+
+        Args:
+            replayed: Only the latter.
+        """
         if self._timed_out:
             return
-        branch = self._line()
-        deadline = self.row["deadline_at"]
-        recorded = self.replay.holds(branch.peek("timeout"))
-        if not recorded and (deadline is None or clock.now() < deadline):
+        asked, deadline = self._line().peek("timeout"), self.row["deadline_at"]
+        # What was done before the deadline is replayed after it.
+        late = deadline is not None and clock.now() >= deadline and not self.replay.reaches(asked)
+        if not self.replay.holds(asked) and (replayed or not late):
             return
         self._timed_out = True
         self.observe("timeout", self._raise_timeout)
@@ -824,7 +841,7 @@ class DurableRunner:
         if keys:
             await self._wait_for_keys_async(keys)
 
-    def _route(self, queue: str | None, priority: int | None, path: str) -> tuple[str, int | None]:
+    def route(self, queue: str | None, priority: int | None, path: str) -> tuple[str, int | None]:
         """The queue and priority of a call: its own, else the router's, else its parent's."""
         routed, routed_priority = (None, None) if queue else self.carrier.route(path)
         chosen = queue or routed or self.row["queue"] or self.carrier.default_queue
@@ -878,14 +895,6 @@ class DurableRunner:
         name = asked.key.rpartition("/")[2]
         return NewStep(asked.key, asked.branch, asked.position, self._next_sequence(), kind, name)
 
-    def _must_encode(self, task: TaskSpec, inputs: bytes | None) -> bytes:
-        if inputs is None:
-            raise SerializationError(
-                f"the arguments of task {task.name!r} cannot be encoded, and its queue is not this worker's: hand "
-                "on plain data, or call it where its queue is consumed"
-            )
-        return inputs
-
     def _next_sequence(self) -> int:
         self._sequence += 1
         return self._sequence - 1
@@ -898,9 +907,29 @@ class DurableRunner:
         return State(state.type, state.name, state.message, state.data, state.timestamp, self._details(key))
 
 
-def _longest_sleep(inputs: bytes | None) -> float:
-    """Longer retry delays free the slot; a call whose inputs cannot be sent must be tried again here."""
-    return IN_PLACE if inputs is not None else float("inf")
+def _longest_sleep(task: TaskSpec, inputs: bytes | None) -> float:
+    """Longer retry delays free the slot; a call that cannot be sent must be tried again here."""
+    try:
+        _sendable(task, inputs)
+    except OrchestraError:
+        return float("inf")
+    return IN_PLACE
+
+
+def _sendable(task: TaskSpec, inputs: bytes | None) -> bytes:
+    """A call's inputs, if another process can run it.
+
+    Raises:
+        NotImportable: It could not find the task.
+        SerializationError: It could not be handed the arguments.
+    """
+    require_importable(task.path, "task")
+    if inputs is None:
+        raise SerializationError(
+            f"the arguments of task {task.name!r} cannot be encoded, and its queue is not this worker's: hand "
+            "on plain data, or call it where its queue is consumed"
+        )
+    return inputs
 
 
 def _fingerprint(inputs: bytes | None) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestra import clock, retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
-from orchestra.engine import bodies, branches, definitions, history, interrupts
+from orchestra.engine import bodies, branches, definitions, history, interrupts, tracing
 from orchestra.engine.arguments import replace_futures
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
@@ -114,7 +114,7 @@ class Segment:
             return self._finish_crashed()
         if self.row["outcome"] is not None:
             return self._conclude(self.row["outcome"])
-        return self._run_body()
+        return self._plan() if self._to_be_planned else self._run_body()
 
     def _open(self) -> None:
         """Read the journal, and prepare what the body will find around it."""
@@ -143,6 +143,33 @@ class Segment:
         if self.flow.log_prints is None and above is not None:
             self.context.log_prints = above.log_prints
         self.runner.context = self.context
+
+    # -- a static flow -------------------------------------------------------------------------------------------
+
+    @property
+    def _to_be_planned(self) -> bool:
+        """Whether this is the start of a static flow whose plan was not written when it was submitted."""
+        alone = self.row["parent_run_id"] is None
+        return self.flow.static and alone and self.claim.number == 1 and self.claim.run_attempt == 1
+
+    def _plan(self) -> State[Any] | None:
+        """Write all that the run will do, and let it wait for that."""
+        runner = self.runner
+        try:
+            plan = tracing.trace(
+                self.flow,
+                serializers.decode(self.row["parameters"]),
+                lambda task: runner.route(task.queue, task.priority, task.path),
+                run_id=self.claim.run_id,
+                run_name=self.row["name"],
+            )
+        except Exception as error:
+            return self._finish(states.from_exception(error))
+        parking = runner.guard(
+            lambda: runs.body_ended(self.database, self.claim, plan.outcome, plan.steps, window=runner.window)
+        )
+        self.carrier.announce(parking.announcements)
+        return None if parking.parked else self._conclude(plan.outcome)
 
     # -- the body ------------------------------------------------------------------------------------------------
 
@@ -279,6 +306,9 @@ class Segment:
 
     def _decode_outcome(self, outcome: bytes) -> Any:
         kind, rest = outcome[:1], outcome[1:]
+        if kind == tracing.PLANNED:
+            runner = self.runner
+            return tracing.planned_value(outcome, runner.known_state, lambda key: JournalFuture(runner, key))
         if kind == b"E":
             size = int(rest[:8])
             state_type, name, message = serializers.decode(rest[8 : 8 + size])

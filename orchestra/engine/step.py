@@ -32,6 +32,7 @@ from orchestra.states import State
 from orchestra.store import claims, journal, settle
 from orchestra.store.claims import Claimed
 from orchestra.store.database import Database
+from orchestra.store.prepared import prepare
 from orchestra.store.tables import flow_runs
 
 logger = logging.getLogger("orchestra.engine")
@@ -145,7 +146,7 @@ class _Step:
     def _flow_run(self) -> FlowRunContext:
         """The run this step belongs to, as its body may ask for it."""
         names = {"b_run": self.claim.run_id}
-        row = self.database.read(lambda connection: connection.execute(_FLOW_RUN, names).one())
+        row = self.database.read(lambda connection: _FLOW_RUN.first(connection, names))
         flow = _flow_of(row)
         return FlowRunContext(
             flow=flow,
@@ -192,17 +193,19 @@ class _Step:
         claims.give_back(self.database, self.claim, due_in=UNKNOWN_WAIT, message=clean_text(message))
 
 
-_FLOW_RUN = sa.select(
-    flow_runs.c.name,
-    flow_runs.c.flow_name,
-    flow_runs.c.path,
-    flow_runs.c.entrypoint,
-    flow_runs.c.parent_run_id,
-    flow_runs.c.root_run_id,
-    flow_runs.c.start_time,
-    flow_runs.c.depth,
-    flow_runs.c.parameters,
-).where(flow_runs.c.id == sa.bindparam("b_run"))
+_FLOW_RUN = prepare(
+    sa.select(
+        flow_runs.c.name,
+        flow_runs.c.flow_name,
+        flow_runs.c.path,
+        flow_runs.c.entrypoint,
+        flow_runs.c.parent_run_id,
+        flow_runs.c.root_run_id,
+        flow_runs.c.start_time,
+        flow_runs.c.depth,
+        flow_runs.c.parameters,
+    ).where(flow_runs.c.id == sa.bindparam("b_run"))
+)
 
 
 def _flow_of(row: Any) -> FlowSpec:

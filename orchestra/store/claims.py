@@ -6,18 +6,19 @@ claim number up; every later write of the claimant first passes `fence`, which m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers, settings
 from orchestra.errors import ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store.database import Database, now
+from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Phase, flow_runs, phase_is, steps
 
 
@@ -50,7 +51,7 @@ class Claimed:
     """A claim just made, and the row as it then stood."""
 
     claim: Claim
-    row: RowMapping
+    row: Mapping[str, Any]
 
     @property
     def over_budget(self) -> bool:
@@ -129,10 +130,11 @@ def fence(connection: Connection, claim: Claim, **values: Any) -> None:
     Raises:
         ClaimLost: Another claim was made, or the row has ended; the transaction must not go on.
     """
-    statement = _FENCES[claim.kind]
     if values:
-        statement = statement.values(**values)
-    if connection.execute(statement, _names(claim)).rowcount != 1:
+        found = connection.execute(_FENCE_STATEMENTS[claim.kind].values(**values), _names(claim)).rowcount
+    else:
+        found = _FENCES[claim.kind].count(connection, _names(claim))
+    if found != 1:
         raise ClaimLost(f"the claim {claim.number} on {_name(claim)} was taken over")
 
 
@@ -158,26 +160,31 @@ def give_back(database: Database, claim: Claim, *, due_in: float = 0.0, message:
         Whether the claim still held.
     """
     table = flow_runs if claim.kind == "flow" else steps
-    values: dict[str, Any] = {"phase": Phase.READY, "due_at": now() + due_in, "announce_at": now() + due_in}
+    values = _RETURNED | {"due_at": now() + due_in, "announce_at": now() + due_in}
     if message is not None:
         values["state_message"] = message
     statement = sa.update(table).where(*_held(claim)).values(**values)
     return database.write(lambda connection: connection.execute(statement).rowcount == 1)
 
 
-def expire_dead(database: Database, host: str, is_alive: Callable[[str], bool]) -> int:
+#: A row that was claimed, and may be again.
+_RETURNED: dict[str, Any] = {"phase": Phase.READY, "due_at": now(), "announce_at": now(), "announced_at": None}
+
+
+def expire_dead(database: Database, host: str, is_alive: Callable[[str], bool], *, orderly: bool = False) -> int:
     """Let the leases of dead processes of this host lapse at once; returns how many.
 
     Args:
         host: As in the owners' names.
         is_alive: Tells of an owner's name whether its process runs.
+        orderly: Their worker was told to stop: give the rows back, which counts no lapse.
     """
 
     def work(connection: Connection) -> int:
         dead = [claim for claim in _claims_of(connection, host) if not is_alive(claim.owner)]
         for claim in dead:
             table = flow_runs if claim.kind == "flow" else steps
-            values = {"lease_until": now() - 0.001, "announce_at": now()}
+            values = _RETURNED if orderly else {"lease_until": now() - 0.001, "announce_at": now()}
             connection.execute(sa.update(table).where(*_held(claim)).values(**values))
         return len(dead)
 
@@ -215,11 +222,12 @@ def _claims_of(connection: Connection, host: str, *, nearly: bool = False) -> li
     return found
 
 
-def _claim(connection: Connection, claim: Any, own: Any, parameters: dict[str, Any]) -> RowMapping | None:
-    row = connection.execute(claim, parameters).mappings().first()
+def _claim(connection: Connection, claim: Prepared, own: Any, parameters: dict[str, Any]) -> Mapping[str, Any] | None:
+    row: Mapping[str, Any] | None = claim.mapping(connection, parameters)
     if row is None:
         # Only a claim of ours whose COMMIT was answered too late stands under this owner.
-        row = connection.execute(own, parameters).mappings().first()
+        kept = connection.execute(own, parameters).mappings().first()
+        row = None if kept is None else dict(kept)
     return row
 
 
@@ -272,7 +280,7 @@ def _claim_values(table: sa.Table) -> dict[str, Any]:
     }
 
 
-_CLAIM_RUN = (
+_CLAIM_RUN = prepare(
     sa.update(flow_runs)
     .where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_(None), _may_be_claimed(flow_runs))
     .values(
@@ -288,7 +296,7 @@ _CLAIM_RUN = (
 _OWN_RUN = sa.select(flow_runs).where(
     flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.owner == sa.bindparam("b_owner")
 )
-_CLAIM_STEP = (
+_CLAIM_STEP = prepare(
     sa.update(steps)
     .where(
         steps.c.run_id == sa.bindparam("b_run"),
@@ -327,8 +335,7 @@ def _fence_of(table: sa.Table, *row: sa.ColumnElement[bool]) -> sa.Update:
     )
 
 
-#: Made once: building a statement costs more than running it.
-_FENCES: dict[str, sa.Update] = {
+_FENCE_STATEMENTS: dict[str, sa.Update] = {
     "flow": _fence_of(flow_runs, flow_runs.c.id == sa.bindparam("b_run")),
     "step": _fence_of(
         steps,
@@ -337,3 +344,4 @@ _FENCES: dict[str, sa.Update] = {
         steps.c.step_key == sa.bindparam("b_key"),
     ),
 }
+_FENCES = {kind: prepare(statement) for kind, statement in _FENCE_STATEMENTS.items()}

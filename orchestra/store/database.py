@@ -19,7 +19,7 @@ import sqlalchemy as sa
 import sqlalchemy.dialects.postgresql
 import sqlalchemy.dialects.sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 
 from orchestra import clock, serializers, settings
@@ -61,6 +61,8 @@ class Database:
         self.patience = patience
         self._engine, self._reader = _engines(url)
         self.dialect = self._engine.dialect.name
+        #: What prepared statements raise, without Core around it.
+        self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
 
     def write(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
         """Run `work` in one transaction and commit it.
@@ -116,20 +118,21 @@ class Database:
         while True:
             try:
                 return run()
-            except DBAPIError as error:
+            except (DBAPIError, self._driver_error) as error:
+                cause = getattr(error, "orig", error)
                 if not is_transient(error):
-                    raise StoreError(f"the database refused: {error.orig}") from error
+                    raise StoreError(f"the database refused: {cause}") from error
                 if clock.monotonic() > end:
                     raise StoreUnavailable(
-                        f"the database did not answer for {self.patience:g} s ({error.orig}); run `orchestra doctor`"
+                        f"the database did not answer for {self.patience:g} s ({cause}); run `orchestra doctor`"
                     ) from error
-                logger.debug("database not available, trying again: %s", error.orig)
+                logger.debug("database not available, trying again: %s", cause)
             time.sleep(pause * random.uniform(0.5, 1))
             pause = min(pause * 2, _PAUSES[1])
 
 
 class now(sa.sql.functions.FunctionElement[float]):
-    """SQL for the present instant: the server's clock on PostgreSQL, this host's on SQLite (to the millisecond)."""
+    """SQL for the present instant: the server's clock on PostgreSQL, this host's on SQLite."""
 
     type = sa.Double()
     inherit_cache = True
@@ -137,7 +140,7 @@ class now(sa.sql.functions.FunctionElement[float]):
 
 @compiles(now, "sqlite")
 def _now_sqlite(element: now, compiler: Any, **options: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
+    return "orchestra_now()"
 
 
 @compiles(now, "postgresql")
@@ -147,24 +150,27 @@ def _now_postgresql(element: now, compiler: Any, **options: Any) -> str:
 
 def instant(connection: Connection) -> float:
     """The present instant of the database's clock, in seconds since the epoch."""
+    if connection.dialect.name == "sqlite":
+        return clock.now()
     return float(connection.execute(_SELECT_NOW).scalar_one())
 
 
 _SELECT_NOW = sa.select(now())
 
 
-def is_transient(error: DBAPIError) -> bool:
-    """Whether the same transaction may succeed when tried again."""
-    if error.connection_invalidated:
+def is_transient(error: Exception) -> bool:
+    """Whether the same transaction may succeed when tried again. Takes Core's errors and the drivers' own."""
+    if getattr(error, "connection_invalidated", False):
         return True
-    state: str | None = getattr(error.orig, "sqlstate", None)
+    cause = getattr(error, "orig", None) or error
+    state: str | None = getattr(cause, "sqlstate", None)
     if state:
         return state.startswith(_TRANSIENT_STATES)
-    code: int | None = getattr(error.orig, "sqlite_errorcode", None)
+    code: int | None = getattr(cause, "sqlite_errorcode", None)
     if code is not None:
         return code & 0xFF in _SQLITE_BUSY
     # psycopg gives no SQLSTATE where the connection was refused or broke.
-    return isinstance(error, OperationalError)
+    return type(cause).__name__ == "OperationalError"
 
 
 # -- engines -----------------------------------------------------------------------------------------------------
@@ -181,12 +187,17 @@ def _engines(url: str) -> tuple[Engine, Engine]:
 
 def _sqlite_engines(url: str) -> tuple[Engine, Engine]:
     busy_ms = int(min(settings.current().lease_seconds / 4, 5) * 1000)
-    engine = sa.create_engine(url, pool_size=5, max_overflow=50, connect_args={"check_same_thread": False})
+    # Every use begins and ends its transaction itself, so that there is nothing to reset between two.
+    engine = sa.create_engine(
+        url, pool_size=5, max_overflow=50, pool_reset_on_return=None, connect_args={"check_same_thread": False}
+    )
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
         # Our own BEGINs instead of those that the driver would guess.
         connection.isolation_level = None
+        # SQLite's own clock stops at milliseconds: a row made due by this process's clock would not be due yet.
+        connection.create_function("orchestra_now", 0, clock.now)
         connection.execute(f"PRAGMA busy_timeout={busy_ms}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -198,10 +209,11 @@ def _sqlite_engines(url: str) -> tuple[Engine, Engine]:
         if options.get("plain"):
             return
         level = "FULL" if options.get("durable") else "NORMAL"
+        driver: Any = connection.connection.driver_connection
         if connection.info.get("synchronous", "NORMAL") != level:
-            connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+            driver.execute(f"PRAGMA synchronous={level}")
             connection.info["synchronous"] = level
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        driver.execute("BEGIN IMMEDIATE")
 
     return engine, engine.execution_options(plain=True)
 
@@ -292,7 +304,12 @@ def _keep_fingerprint(connection: Connection, fingerprint: str) -> None:
 
 def insert(connection: Connection, table: sa.Table) -> Any:
     """The dialect's INSERT, which knows ON CONFLICT."""
-    if connection.dialect.name == "sqlite":
+    return insert_for(connection.dialect.name, table)
+
+
+def insert_for(dialect: str, table: sa.Table) -> Any:
+    """As `insert`, by the dialect's name."""
+    if dialect == "sqlite":
         return sa.dialects.sqlite.insert(table)
     return sa.dialects.postgresql.insert(table)
 

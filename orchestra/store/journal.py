@@ -22,7 +22,8 @@ from orchestra.states import StateType
 from orchestra.store import blobs
 from orchestra.store.announcements import Announcement, of_steps, step_is
 from orchestra.store.claims import Claim, fence
-from orchestra.store.database import Database, insert, instant
+from orchestra.store.database import Database, insert, insert_for, instant
+from orchestra.store.prepared import Prepared
 from orchestra.store.tables import Kind, Phase, edges, joins, phase_is, steps
 
 T = TypeVar("T")
@@ -212,8 +213,7 @@ def write(
     _keep_large_results(connection, rows)
     if run_attempt > 1:
         _set_aside(connection, claim, [step.key for step in new])
-    statement = insert(connection, steps).on_conflict_do_nothing()
-    connection.execute(statement, rows)
+    _INSERT.many(connection, rows)
     _insert_joins(connection, run_id, run_attempt, plan)
     return of_steps(announced)
 
@@ -415,6 +415,22 @@ def _with_result(found: StepRecord, data: bytes | None) -> StepRecord:
     return StepRecord(**(values | {"result": data, "large": False}))
 
 
+def _insert_of(dialect: str) -> Any:
+    values = {
+        column.name: sa.bindparam(column.name, type_=column.type) for column in steps.c if column.name in _WRITTEN
+    }
+    return insert_for(dialect, steps).values(values).on_conflict_do_nothing()
+
+
+#: What a new row sets; the claim's columns begin as their defaults say.
+_WRITTEN = frozenset({
+    "run_id", "run_attempt", "step_key", "id", "branch", "position", "sequence", "kind", "name", "path",
+    "recorded_attempt", "attempt", "inline", "inputs", "inputs_fingerprint", "queue", "priority", "lease_seconds",
+    "child_run_id", "claim_number", "created_at", "join_id", "wave", "wave_index", "wave_window", "due_at",
+    "announce_at", "announced_at", "worker", "phase", "state_type", "state_name", "state_message", "result",
+    "result_blob", "start_time", "end_time",
+})  # fmt: skip
+_INSERT = Prepared(_insert_of)
 _SIZE = sa.func.length(steps.c.result)
 _LARGE = sa.or_(steps.c.result_blob.is_not(None), sa.func.coalesce(_SIZE, 0) > EAGER_RESULT_BYTES)
 _RECORD_COLUMNS = (

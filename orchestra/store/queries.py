@@ -317,11 +317,18 @@ def list_task_runs(
     def page(conn: Connection) -> Sequence[RowMapping]:
         query = select(*_STEP_LISTED).where(*conditions).limit(limit + 1)
         if flow_run_id is None:
-            return _mappings(conn, query.where(*_after(conn, steps.c, after, TaskRunNotFound)).order_by(
-                steps.c.created_at.desc(), steps.c.id.desc()))
-        return _mappings(conn, query.where(
-            *_of_run(conn, flow_run_id, every_attempt), *_after_step(conn, after)
-        ).order_by(steps.c.run_attempt, steps.c.sequence))
+            return _mappings(
+                conn,
+                query.where(*_after(conn, steps.c, after, TaskRunNotFound)).order_by(
+                    steps.c.created_at.desc(), steps.c.id.desc()
+                ),
+            )
+        return _mappings(
+            conn,
+            query.where(*_of_run(conn, flow_run_id, every_attempt), *_after_step(conn, after)).order_by(
+                steps.c.run_attempt, steps.c.sequence
+            ),
+        )
 
     return _page([_task_run(row) for row in db.read(page)], limit)
 
@@ -418,8 +425,17 @@ def run_graph(db: Database, flow_run_id: str, *, limit: int = 20_000) -> list[No
 
     rows, upstream = db.read(look)
     return [
-        Node(row["step_key"], row["name"], row["kind"], row["state_type"], row["state_name"], bool(row["inline"]),
-             row["queue"], row["created_at"], tuple(upstream.get(row["join_id"] or "", ())))
+        Node(
+            row["step_key"],
+            row["name"],
+            row["kind"],
+            row["state_type"],
+            row["state_name"],
+            bool(row["inline"]),
+            row["queue"],
+            row["created_at"],
+            tuple(upstream.get(row["join_id"] or "", ())),
+        )
         for row in rows
     ]
 
@@ -487,15 +503,17 @@ def _of_run(conn: Connection, flow_run_id: str, every_attempt: bool) -> list[Col
 
 
 def _select_runs(*more: ColumnElement[Any]) -> Select[Any]:
-    return select(*_RUN_LISTED, *more, flows.c.id.label("flow_id"), steps.c.id.label("parent_task_run_id")).outerjoin(
-        flows, flows.c.name == flow_runs.c.flow_name
-    ).outerjoin(
-        steps,
-        and_(
-            steps.c.run_id == flow_runs.c.parent_run_id,
-            steps.c.run_attempt == flow_runs.c.parent_attempt,
-            steps.c.step_key == flow_runs.c.parent_step_key,
-        ),
+    return (
+        select(*_RUN_LISTED, *more, flows.c.id.label("flow_id"), steps.c.id.label("parent_task_run_id"))
+        .outerjoin(flows, flows.c.name == flow_runs.c.flow_name)
+        .outerjoin(
+            steps,
+            and_(
+                steps.c.run_id == flow_runs.c.parent_run_id,
+                steps.c.run_attempt == flow_runs.c.parent_attempt,
+                steps.c.step_key == flow_runs.c.parent_step_key,
+            ),
+        )
     )
 
 

@@ -55,6 +55,17 @@ class NewRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """All that a run will do, where that is known before it starts: its whole journal, and how its body ended."""
+
+    steps: Sequence[NewStep]
+    #: As `flow_runs.outcome`.
+    outcome: bytes
+    #: Of a queue, how many rows of a wave are announced ahead.
+    window: Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
 class Created:
     """A run that was created, or found under its idempotency key."""
 
@@ -63,10 +74,15 @@ class Created:
     announcements: list[Announcement]
 
 
-def create(database: Database, new: NewRun) -> Created:
+def create(database: Database, new: NewRun, planned: Planned | None = None) -> Created:
     """Write a flow run as READY. Once this has returned, the run is not lost, whatever dies.
 
     With an idempotency key, a run of the same flow that has it already is returned, whatever its state.
+
+    Args:
+        new: The run.
+        planned: Its steps are written too, in the same transaction, and the run waits for them, as if a segment had
+            asked for them and ended.
 
     Raises:
         IdempotencyConflict: That run has other parameters.
@@ -75,11 +91,14 @@ def create(database: Database, new: NewRun) -> Created:
     def work(connection: Connection) -> Created:
         moment = instant(connection)
         _keep_flow(connection, new, moment)
-        row = _run_row(new, moment)
+        row = _run_row(new, moment) | ({} if planned is None else _planned_values(planned, moment))
         statement = insert(connection, flow_runs).values(row).on_conflict_do_nothing().returning(*flow_runs.c)
         made = connection.execute(statement).mappings().first()
         if made is None:
             return Created(_same_run(connection, new), False, [])
+        if planned is not None and planned.steps:
+            first = Claim("flow", new.id, 1, None, "", made["claim_number"], 0.0, 0.0)
+            return Created(made, True, write(connection, first, planned.steps, window=planned.window))
         due = made["due_at"] <= moment
         announcement = Announcement("flow", new.id, 1, None, new.flow_name, new.queue, new.priority, made["due_at"])
         return Created(made, True, [announcement] if due else [])
@@ -131,7 +150,7 @@ def start_child(
     if made is None or made["owner"] != owner:
         return None, announcements
     claim = Claim("flow", child.id, 1, None, made["owner"], made["claim_number"], made["lease_seconds"], asked_at)
-    return Claimed(claim, made), announcements
+    return Claimed(claim, dict(made)), announcements
 
 
 def finish(
@@ -221,6 +240,7 @@ def next_attempt(
             held=None,
             due_at=now() + delay,
             announce_at=now() + (delay or settings.current().lease_seconds),
+            announced_at=None,
             state_type=StateType.SCHEDULED.value,
             state_name="AwaitingRetry",
             state_message=message,
@@ -342,6 +362,27 @@ def _run_row(new: NewRun, moment: float) -> dict[str, Any]:
         "state_type": (StateType.SCHEDULED if scheduled else StateType.PENDING).value,
         "state_name": "Scheduled" if scheduled else "Pending",
         "created_at": moment,
+    }
+
+
+def _planned_values(planned: Planned, moment: float) -> dict[str, Any]:
+    """The columns of a run that waits for all of its steps; of one without any, which is READY to end."""
+    if not planned.steps:
+        return {"outcome": planned.outcome}
+    return {
+        "outcome": planned.outcome,
+        "phase": Phase.WAITING.value,
+        "announce_at": None,
+        "announced_at": None,
+        # As if a first segment had planned them: its wait, which completions count down.
+        "claim_number": 1,
+        "wait_claim": 1,
+        "wait_open": len(planned.steps),
+        "streak_at": moment,
+        "streak_parks": 1,
+        "start_time": moment,
+        "state_type": StateType.RUNNING.value,
+        "state_name": "Waiting",
     }
 
 

@@ -23,6 +23,7 @@ from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcemen
 from orchestra.store.claims import Claim, fence, is_released
 from orchestra.store.database import Database, instant, now
 from orchestra.store.journal import Ending, chunks, upstream_failed
+from orchestra.store.prepared import prepare
 from orchestra.store.tables import Phase, edges, flow_runs, joins, phase_is, phase_is_not, steps
 
 #: What `wake_if_over` needs to know of a parked run.
@@ -74,7 +75,7 @@ def complete(database: Database, claim: Claim, ending: Ending) -> list[Announcem
     assert claim.step_key is not None
 
     def work(connection: Connection) -> list[Announcement]:
-        row = connection.execute(_COMPLETE, _names_of(connection, claim, ending)).first()
+        row = _COMPLETE.first(connection, _names_of(connection, claim, ending))
         if row is None:
             if is_released(connection, claim):
                 return []
@@ -98,6 +99,7 @@ def retry_later(
             "attempt": attempt,
             "due_at": now() + delay,
             "announce_at": now() + delay,
+            "announced_at": None,
             "state_type": StateType.SCHEDULED.value,
             "state_name": "AwaitingRetry",
             "state_message": message,
@@ -176,13 +178,20 @@ def make_ready(connection: Connection, run_id: str, run_attempt: int, keys: Sequ
             wave_window=sa.bindparam("b_window", type_=sa.Integer),
         )
     )
-    connection.execute(statement, [
-        {
-            "b_key": row.step_key, "b_wave": wave, "b_index": index, "b_window": ahead,
-            "b_announce": announce_at if now_too else None, "b_announced": moment if now_too else None,
-        }
-        for row, wave, index, ahead, now_too in numbered
-    ])
+    connection.execute(
+        statement,
+        [
+            {
+                "b_key": row.step_key,
+                "b_wave": wave,
+                "b_index": index,
+                "b_window": ahead,
+                "b_announce": announce_at if now_too else None,
+                "b_announced": moment if now_too else None,
+            }
+            for row, wave, index, ahead, now_too in numbered
+        ],
+    )
     return [of_step(row) for row, _, _, _, now_too in numbered if now_too]
 
 
@@ -203,9 +212,7 @@ def _number(rows: Sequence[Any]) -> list[tuple[Any, str | None, int | None, int 
     return numbered
 
 
-def _advance_waves(
-    connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended]
-) -> list[Announcement]:
+def _advance_waves(connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended]) -> list[Announcement]:
     """Announce the row that comes one window after each ended one."""
     found: list[Announcement] = []
     for step in ended:
@@ -218,7 +225,7 @@ def _advance_waves(
             "b_index": step.wave_index + step.wave_window,
             "b_lease": settings.current().lease_seconds,
         }
-        found += of_steps(connection.execute(_ADVANCE, names))
+        found += of_steps(_ADVANCE.all(connection, names))
     return found
 
 
@@ -242,15 +249,15 @@ def _let_go(
 
 def _members(connection: Connection, run_id: str, run_attempt: int, keys: Sequence[str]) -> list[Any]:
     names = {"b_run": run_id, "b_attempt": run_attempt}
+    if len(keys) == 1:
+        return _MEMBERS_OF_ONE.all(connection, names | {"b_key": keys[0]})
     found: list[Any] = []
     for part in chunks(keys, _CHUNK):
-        found.extend(connection.execute(_MEMBERS, names | {"b_keys": part}))
+        found.extend(connection.execute(_MEMBERS_OF, names | {"b_keys": part}))
     return found
 
 
-def _fail_dependents(
-    connection: Connection, run_id: str, run_attempt: int, culprits: dict[str, str]
-) -> list[Ended]:
+def _fail_dependents(connection: Connection, run_id: str, run_attempt: int, culprits: dict[str, str]) -> list[Ended]:
     """End the steps that wait for joins with a failed member: they are not run."""
     failed: list[Ended] = []
     for join_id, culprit in sorted(culprits.items()):
@@ -320,9 +327,13 @@ def _wake(connection: Connection, run_id: str, run_attempt: int, ended: Sequence
     latest = max((step.awaited_by for step in ended if step.awaited_by is not None), default=None)
     needed = sum(step.awaited_by == latest for step in ended) if latest is not None else 0
     names = {
-        "b_run": run_id, "b_attempt": run_attempt, "b_ended": len(ended), "b_latest": latest or 0, "b_needed": needed,
+        "b_run": run_id,
+        "b_attempt": run_attempt,
+        "b_ended": len(ended),
+        "b_latest": latest or 0,
+        "b_needed": needed,
     }
-    row = connection.execute(_WAKE, names).first()
+    row = _WAKE.first(connection, names)
     if row is None:
         return []
     return wake_if_over(connection, run_id, row)
@@ -405,7 +416,7 @@ def _names_of(connection: Connection, claim: Claim, ending: Ending) -> dict[str,
 
 _in_attempt = (steps.c.run_id == sa.bindparam("b_run"), steps.c.run_attempt == sa.bindparam("b_attempt"))
 #: The ending of a claimed step, through its fence.
-_COMPLETE = (
+_COMPLETE = prepare(
     sa.update(steps)
     .where(
         *_in_attempt,
@@ -431,7 +442,7 @@ _COMPLETE = (
     .returning(*_ENDED_COLUMNS)
 )
 #: The row one window further in a wave is announced.
-_ADVANCE = (
+_ADVANCE = prepare(
     sa.update(steps)
     .where(
         *_in_attempt,
@@ -443,13 +454,13 @@ _ADVANCE = (
     .values(announce_at=now() + sa.bindparam("b_lease", type_=sa.Double), announced_at=now())
     .returning(*STEP_COLUMNS)
 )
-_MEMBERS = sa.select(edges.c.upstream, edges.c.join_id, edges.c.target_id, edges.c.strict).where(
-    edges.c.run_id == sa.bindparam("b_run"),
-    edges.c.run_attempt == sa.bindparam("b_attempt"),
-    edges.c.upstream.in_(sa.bindparam("b_keys", expanding=True)),
+_member_rows = sa.select(edges.c.upstream, edges.c.join_id, edges.c.target_id, edges.c.strict).where(
+    edges.c.run_id == sa.bindparam("b_run"), edges.c.run_attempt == sa.bindparam("b_attempt")
 )
+_MEMBERS_OF = _member_rows.where(edges.c.upstream.in_(sa.bindparam("b_keys", expanding=True)))
+_MEMBERS_OF_ONE = prepare(_member_rows.where(edges.c.upstream == sa.bindparam("b_key")))
 _same_park = flow_runs.c.wait_claim == sa.bindparam("b_latest", type_=sa.Integer)
-_WAKE = (
+_WAKE = prepare(
     sa.update(flow_runs)
     .where(
         flow_runs.c.id == sa.bindparam("b_run"),

@@ -151,17 +151,33 @@ flow_runs = Table(
     Index("ix_flow_runs_created", "created_at", "id"),
     Index("ix_flow_runs_flow", "flow_name", "created_at", "id"),
     Index("ix_flow_runs_state", "state_type", "created_at", "id"),
-    Index("ix_flow_runs_parent", "parent_run_id", sqlite_where=text("parent_run_id IS NOT NULL"),
-          postgresql_where=text("parent_run_id IS NOT NULL")),
-    Index("ix_flow_runs_announce", "announce_at", sqlite_where=text("phase = 'READY'"),
-          postgresql_where=text("phase = 'READY'")),
-    Index("ix_flow_runs_lease", "lease_until", sqlite_where=text("phase = 'CLAIMED'"),
-          postgresql_where=text("phase = 'CLAIMED'")),
-    Index("ix_flow_runs_waiting", "id", sqlite_where=text("phase = 'WAITING'"),
-          postgresql_where=text("phase = 'WAITING'")),
-    Index("ix_flow_runs_deadline", "deadline_at",
-          sqlite_where=text("deadline_at IS NOT NULL AND phase = 'WAITING'"),
-          postgresql_where=text("deadline_at IS NOT NULL AND phase = 'WAITING'")),
+    Index(
+        "ix_flow_runs_parent",
+        "parent_run_id",
+        sqlite_where=text("parent_run_id IS NOT NULL"),
+        postgresql_where=text("parent_run_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_flow_runs_announce",
+        "announce_at",
+        sqlite_where=text("phase = 'READY'"),
+        postgresql_where=text("phase = 'READY'"),
+    ),
+    Index(
+        "ix_flow_runs_lease",
+        "lease_until",
+        sqlite_where=text("phase = 'CLAIMED'"),
+        postgresql_where=text("phase = 'CLAIMED'"),
+    ),
+    Index(
+        "ix_flow_runs_waiting", "id", sqlite_where=text("phase = 'WAITING'"), postgresql_where=text("phase = 'WAITING'")
+    ),
+    Index(
+        "ix_flow_runs_deadline",
+        "deadline_at",
+        sqlite_where=text("deadline_at IS NOT NULL AND phase = 'WAITING'"),
+        postgresql_where=text("deadline_at IS NOT NULL AND phase = 'WAITING'"),
+    ),
 )
 
 steps = Table(
@@ -207,16 +223,40 @@ steps = Table(
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_steps_created", "created_at", "id"),
     Index("ix_steps_run", "run_id", "run_attempt", "sequence"),
-    Index("ix_steps_open", "run_id", "run_attempt", sqlite_where=text("phase <> 'DONE'"),
-          postgresql_where=text("phase <> 'DONE'")),
-    Index("ix_steps_announce", "announce_at", sqlite_where=text("phase = 'READY'"),
-          postgresql_where=text("phase = 'READY'")),
-    Index("ix_steps_lease", "lease_until", sqlite_where=text("phase = 'CLAIMED'"),
-          postgresql_where=text("phase = 'CLAIMED'")),
-    Index("ix_steps_join", "run_id", "join_id", sqlite_where=text("phase = 'WAITING'"),
-          postgresql_where=text("phase = 'WAITING'")),
-    Index("ix_steps_wave", "run_id", "wave", "wave_index", sqlite_where=text("wave IS NOT NULL"),
-          postgresql_where=text("wave IS NOT NULL")),
+    Index(
+        "ix_steps_open",
+        "run_id",
+        "run_attempt",
+        sqlite_where=text("phase <> 'DONE'"),
+        postgresql_where=text("phase <> 'DONE'"),
+    ),
+    Index(
+        "ix_steps_announce",
+        "announce_at",
+        sqlite_where=text("phase = 'READY'"),
+        postgresql_where=text("phase = 'READY'"),
+    ),
+    Index(
+        "ix_steps_lease",
+        "lease_until",
+        sqlite_where=text("phase = 'CLAIMED'"),
+        postgresql_where=text("phase = 'CLAIMED'"),
+    ),
+    Index(
+        "ix_steps_join",
+        "run_id",
+        "join_id",
+        sqlite_where=text("phase = 'WAITING'"),
+        postgresql_where=text("phase = 'WAITING'"),
+    ),
+    Index(
+        "ix_steps_wave",
+        "run_id",
+        "wave",
+        "wave_index",
+        sqlite_where=text("wave IS NOT NULL"),
+        postgresql_where=text("wave IS NOT NULL"),
+    ),
 )
 
 #: Steps with the same upstreams wait for one join. One of over 64 members is striped: its members count down
@@ -280,8 +320,15 @@ logs = Table(
     Column("ordinal", Integer),
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_logs_run", "run_id", "id"),
-    Index("uq_logs_line", "run_id", "branch", "ordinal", unique=True, sqlite_where=text("branch IS NOT NULL"),
-          postgresql_where=text("branch IS NOT NULL")),
+    Index(
+        "uq_logs_line",
+        "run_id",
+        "branch",
+        "ordinal",
+        unique=True,
+        sqlite_where=text("branch IS NOT NULL"),
+        postgresql_where=text("branch IS NOT NULL"),
+    ),
 )
 
 #: Results too large for a row, in chunks.

@@ -93,9 +93,7 @@ def mark_claimed(database: Database, queue: str, announced_at: float) -> None:
 
     def work(connection: Connection) -> None:
         statement = insert(connection, queue_marks).values(queue=queue, announced_at=announced_at, claimed_at=now())
-        later = sa.case(
-            (queue_marks.c.announced_at > announced_at, queue_marks.c.announced_at), else_=announced_at
-        )
+        later = sa.case((queue_marks.c.announced_at > announced_at, queue_marks.c.announced_at), else_=announced_at)
         changed = {"announced_at": later, "claimed_at": now()}
         connection.execute(statement.on_conflict_do_update(index_elements=[queue_marks.c.queue], set_=changed))
 

@@ -17,12 +17,14 @@ from orchestra.store.tables import Phase, flow_runs, steps
 from tests import servers
 from tests.conftest import SHOWN, forget, fresh_database
 from tests.crash import flows, ledger
-from tests.helpers import children, wait_until
+from tests.helpers import children, process_state, wait_until
 
 #: Of every claim here, and the period of the sweep; in seconds.
 LEASE, SWEEP = 2.0, 1.0
 #: What a busy machine of two cores may add to a recovery, in seconds.
 MARGIN = 3.0
+#: What SQLite's clock, which counts milliseconds, may be behind the ledger's; in seconds.
+TICK = 0.002
 #: Bodies that one slot may have in flight: the branches of an async flow.
 IN_FLIGHT = 3
 #: Within this many seconds of a fault, what it hit is started again.
@@ -76,6 +78,11 @@ class Arena:
     def worker_of(self, pid: int) -> servers.Worker:
         """The worker that a process belongs to."""
         return next(worker for worker in self.workers if pid in (worker.pid, *children(worker.pid)))
+
+    def stopped_slot(self) -> int | None:
+        """The process of a slot that is stopped; None where there is none."""
+        slots = [pid for worker in self.workers for pid in worker.slots()]
+        return next((pid for pid in slots if process_state(pid) == "T"), None)
 
     def close(self) -> None:
         """End the workers."""
@@ -161,20 +168,24 @@ class Runs:
             assert handle.result(timeout=timeout) == answer
         self.check_journal()
 
+    def journal(self) -> tuple[list[Any], list[Any]]:
+        """The rows of the runs, subflows' too, and of their steps."""
+        family = self.arena.rows(flow_runs, flow_runs.c.root_run_id.in_(self.ids))
+        return family, self.arena.rows(steps, steps.c.run_id.in_([run.id for run in family]))
+
     def check_journal(self) -> None:
         """Every run and step is done, and nothing recorded was run again."""
-        family = self.arena.rows(flow_runs, flow_runs.c.root_run_id.in_(self.ids))
+        family, journal = self.journal()
         assert {(run.state_type, run.phase) for run in family} == {("COMPLETED", Phase.DONE)}
-        journal = self.arena.rows(steps, steps.c.run_id.in_([run.id for run in family]))
         assert {(step.state_type, step.phase) for step in journal} == {("COMPLETED", Phase.DONE)}
         ended = {(step.run_id, step.step_key): step.end_time for step in journal}
         lines = self.arena.lines(*(run.id for run in family))
-        again = [line for line in lines if line.what == "start" and line.at > ended[line.run, line.step]]
+        again = [line for line in lines if line.what == "start" and line.at > ended[line.run, line.step] + TICK]
         assert again == [], "bodies that were started though their results were recorded"
 
     def restarts(self) -> list[ledger.Line]:
         """The starts beyond the first of each attempt of each step, subflows' too."""
-        family = self.arena.rows(flow_runs, flow_runs.c.root_run_id.in_(self.ids))
+        family, _ = self.journal()
         seen: set[tuple[str, str, int]] = set()
         found = []
         for line in self.arena.lines(*(run.id for run in family)):

@@ -84,6 +84,7 @@ def test_a_commit_whose_answer_was_lost_counts_once(arena: Arena, every_shape: A
     runs.check()
     assert proxied.lost >= 10
     assert runs.restarts() == []
+    assert not any("taken over" in worker.log() for worker in arena.workers)
 
 
 @sqlite_only

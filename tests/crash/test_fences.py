@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -73,6 +75,27 @@ def test_flows_of_every_shape_survive_a_stop(arena: Arena, every_shape: Any, sto
         runs.check()
 
     assert len(runs.restarts()) <= 2 * IN_FLIGHT
+
+
+@pytest.mark.parametrize(
+    ("point", "nth"),
+    [("before_complete", 4), ("before_record", 3), ("before_dispatch", 2), ("before_park", 2), ("before_finish", 2)],
+)
+def test_a_write_that_was_begun_before_the_stop_is_refused(
+    arena: Arena, every_shape: Any, point: str, nth: int
+) -> None:
+    """A process is stopped between its last look at its claim and its write: only the fence in the database is left."""
+    arena.arm(f"{point}=stop::{nth}")
+    runs = every_shape()
+    zombie = wait_until(arena.stopped_slot, f"a process to be stopped at {point}")
+    runs.check()
+    log, before = arena.worker_of(zombie), runs.journal()
+    refused = log.log().count("taken over")
+
+    os.kill(zombie, signal.SIGCONT)
+
+    wait_until(lambda: log.log().count("taken over") > refused, "the zombie's write to be refused")
+    assert runs.journal() == before
 
 
 def said_by(zombie: ledger.Line, arena: Arena) -> list[str]:

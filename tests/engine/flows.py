@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 
@@ -366,14 +367,11 @@ def slow_task():
 
 @flow
 def with_slow_task(submitted):
-    state = slow_task.submit().state if submitted else None
-    if submitted:
-        future = slow_task.submit()
-        future.wait()
-        state = future.state
-    else:
-        state = slow_task(return_state=True)
-    return state.name
+    if not submitted:
+        return slow_task(return_state=True).name
+    future = slow_task.submit()
+    future.wait()
+    return future.state.name
 
 
 @flow(timeout_seconds=0.2)
@@ -453,7 +451,7 @@ def foreign_thread():
         except RuntimeError as error:
             caught.append(str(error))
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))
     thread.start()
     thread.join()
     return caught
@@ -507,20 +505,20 @@ def breaks_once(key):
 def recoverable():
     first = add.submit(1)
     second = breaks_once.submit("x")
-    third = add.submit(second, 0) if False else describe.submit(second)
-    seen = [future.done() for future in (first, second)]
-    states = [future.state.name for future in (first, second)]
-    return [first.result(), second.result(), third.result(), len(seen), len(states)]
+    third = describe.submit(second)
+    return [first.result(), second.result(), third.result()]
 
 
 @flow
 def looks_at_failure():
+    """The first attempt observes that a task failed, and fails elsewhere."""
     future = breaks_once.submit("x")
     future.wait()
-    name = future.state.name
-    if name == "Failed":
+    names = [future.state.name, future.done()]
+    add(1)
+    if switch["on"]:
         raise RuntimeError("seen to fail")
-    return name
+    return [*names, future.result()]
 
 
 # -- code that changes --------------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+from orchestra.settings import Settings
 from tests.helpers import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
@@ -34,3 +36,12 @@ def test_links_in_documents_lead_to_files(document: Path) -> None:
 def test_documents_have_no_holes(document: Path) -> None:
     """Nothing was left to be filled in."""
     assert re.findall(r"@@\w+@@|TODO|FIXME", document.read_text()) == []
+
+
+def test_every_setting_is_documented() -> None:
+    """The table of settings names each there is, and no other."""
+    table = (ROOT / "docs" / "reference" / "settings.md").read_text()
+
+    documented = re.findall(r"^\| `(ORCHESTRA_\w+)`", table, re.MULTILINE)
+
+    assert [f"ORCHESTRA_{field.name.upper()}" for field in dataclasses.fields(Settings)] == documented

@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from orchestra.cli import cli
 from tests.conftest import WorkerFactory
 from tests.helpers import wait_until
 
@@ -55,13 +58,19 @@ class Shell:
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 
+    def read(self, *args: str) -> Any:
+        """What a listing prints as JSON; in this process, which is faster."""
+        done = CliRunner().invoke(cli, [*args, "-o", "json"], catch_exceptions=False)
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)
+
     def state(self, run_id: str) -> str:
         """The type of a run's state."""
-        return str(json.loads(self("flow-run", "inspect", run_id, "-o", "json"))["state_type"])
+        return str(self.read("flow-run", "inspect", run_id)["state_type"])
 
     def wait_for(self, run_id: str, state: str) -> None:
         """Wait until a run is in a state of that type."""
-        wait_until(lambda: self.state(run_id) == state, f"run {run_id} to be {state}", 30, every=0.2)
+        wait_until(lambda: self.state(run_id) == state, f"run {run_id} to be {state}", 30, every=0.1)
 
 
 @pytest.fixture
@@ -77,19 +86,19 @@ def test_a_run_is_created_watched_and_read(shell: Shell) -> None:
     """The id alone is the first line; the logs and the canvas name the steps; doctor is content."""
     run_id = shell("flow-run", "create", "--flow", "shellflows:squares", "-p", "n=4", "--watch").splitlines()[0]
     assert shell.state(run_id) == "COMPLETED"
-    shown = json.loads(shell("flow-run", "inspect", run_id, "-o", "json"))
+    shown = shell.read("flow-run", "inspect", run_id)
     assert (shown["result"], shown["parameters"]) == (14, {"n": 4})
     assert "squaring 3" in shell("flow-run", "logs", run_id, "--follow")
     assert "group of 4" in shell("flow-run", "canvas", run_id)
-    assert len(json.loads(shell("task-run", "ls", "--flow-run", run_id, "-o", "json"))) == 4
-    assert "FAILED" not in shell("doctor")
+    assert len(shell.read("task-run", "ls", "--flow-run", run_id)) == 4
+    assert {check["status"] for check in shell.read("doctor")} == {"ok"}
 
 
 def test_a_failed_run_is_told_by_the_exit_code_and_retried(shell: Shell) -> None:
     """Watching gives 6, before and after the retry."""
     run_id = shell("flow-run", "create", "--flow", "shellflows:broken", "--watch", code=6).splitlines()[0]
     shell("flow-run", "retry", run_id, "--watch", code=6)
-    assert json.loads(shell("flow-run", "inspect", run_id, "-o", "json"))["run_count"] == 2
+    assert shell.read("flow-run", "inspect", run_id)["run_count"] == 2
 
 
 def test_a_sleeping_run_is_cancelled(shell: Shell) -> None:
@@ -107,4 +116,4 @@ def test_a_run_that_asks_for_a_person_is_resumed(shell: Shell) -> None:
     shell.wait_for(run_id, "PAUSED")
     shell("flow-run", "resume", run_id)
     shell("flow-run", "watch", run_id, "--timeout", "30")
-    assert json.loads(shell("flow-run", "inspect", run_id, "-o", "json"))["result"] == "went on"
+    assert shell.read("flow-run", "inspect", run_id)["result"] == "went on"

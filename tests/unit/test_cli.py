@@ -477,3 +477,21 @@ def test_ids_of_rows_without_a_flow_are_listed_too(home: Path) -> None:
     databases.database().write(lambda conn: conn.execute(sa.insert(flow_runs).values(row)))
     (run,) = listed("flow-run", "ls")
     assert run["flow_id"] is None
+
+
+def test_celery_has_the_commands_for_its_own_app(tmp_path: Path) -> None:
+    """`celery -A proj orchestra` sends through proj, and says so if orchestra is not installed in it."""
+    proj = tmp_path / "shellproj.py"
+    command = [sys.executable, "-m", "celery", "-A", "shellproj", "orchestra", "doctor", "-o", "json"]
+
+    def doctor() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
+
+    proj.write_text(f"from celery import Celery\napp = Celery('shellproj', broker={NOWHERE!r})\n")
+    refused = doctor()
+    assert refused.returncode == 2
+    assert "orchestra.celery.install(app)" in refused.stderr
+    with proj.open("a") as file:
+        file.write("import orchestra.celery\norchestra.celery.install(app)\n")
+    found = {check["name"]: check["status"] for check in json.loads(doctor().stdout)}
+    assert (found["broker"], found["database"]) == ("FAILED", "ok")
