@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
-
-from sqlalchemy.engine import RowMapping
 
 from orchestra import clock
 from orchestra.errors import ResultTimeout
@@ -107,7 +106,7 @@ class FlowRunHandle:
             self._carrier.announce(announcements)
 
 
-def _state(row: RowMapping) -> State[Any]:
+def _state(row: Mapping[str, Any]) -> State[Any]:
     kind = StateType(row["state_type"])
     data = _data(row, kind) if row["phase"] == Phase.DONE else None
     moment = row["end_time"] or row["start_time"] or row["created_at"]
@@ -116,7 +115,7 @@ def _state(row: RowMapping) -> State[Any]:
     return State(kind, row["state_name"], row["state_message"], data, at, StateDetails(flow_run_id=row["id"]))
 
 
-def _data(row: RowMapping, kind: StateType) -> Any:
+def _data(row: Mapping[str, Any], kind: StateType) -> Any:
     data = runs.result_of(database(), row)
     if data is None:
         return None

@@ -59,7 +59,7 @@ class Mortal:
         """A new process, which nobody kills."""
         self.writes_left = None
 
-    def write(self, work: Callable[[Any], T], *, durable: bool = False) -> T:
+    def write(self, work: Callable[[Any], T], *, durable: bool = False, relaxed: bool = False) -> T:
         """As `Database.write`, if alive."""
         if self.dead:
             raise Killed
@@ -67,7 +67,7 @@ class Mortal:
             self.writes_left -= 1
             if self.dead and not self.after_commit:
                 raise Killed
-        done = self._database.write(work, durable=durable)
+        done = self._database.write(work, durable=durable, relaxed=relaxed)
         if self.dead:
             raise Killed
         return done

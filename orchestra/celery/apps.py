@@ -119,9 +119,21 @@ def _build(url: str) -> Celery:
         app.conf.worker_soft_shutdown_timeout = 25.0
     if url.startswith(("redis", "valkey")):
         app.conf.broker_transport_options = _REDIS_OPTIONS
+        _join_by_redis(app, url)
         if "worker_disable_prefetch" in SETTING_KEYS:
             app.conf.worker_disable_prefetch = True
     return app
+
+
+def _join_by_redis(app: Celery, url: str) -> None:
+    """Let the broker's server count the parts of chords, as canvases need it; results are kept of no task of ours."""
+    app.conf.result_backend = url
+    app.conf.redis_socket_timeout = _REDIS_OPTIONS["socket_timeout"]
+    app.conf.redis_socket_connect_timeout = _REDIS_OPTIONS["socket_connect_timeout"]
+    # What is not counted in this time is not worth a held slot: the journal counts too.
+    app.conf.result_backend_transport_options = {
+        "retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
+    }
 
 
 @lru_cache(maxsize=4)

@@ -1,7 +1,7 @@
 """Whole flows as native Celery canvases: drawn for people, applied by hand, or sent by `.delay()` of a static flow.
 
 A node carries ids only, `(run, step key)`; the plan and every value are in the journal, where each node is claimed
-is claimed like any other step. A message that comes too early, or twice, is dropped there; one that does not come is
+like any other step. A message that comes too early, or twice, is dropped there; one that does not come is
 sent again by the sweeper. So nothing rests on Celery's chords, which only save the journal's own announcements.
 """
 

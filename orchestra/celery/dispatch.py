@@ -20,6 +20,7 @@ from typing import Any
 
 from celery import Celery
 from celery.canvas import Signature
+from celery.result import AsyncResult
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
@@ -115,7 +116,7 @@ class CeleryCarrier:
             # A chord goes through Celery's own connections, which are slow to give up: so ask by ours first.
             producer.connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             with _batch(producer):
-                canvas.apply_async(producer=producer, retry=False)
+                _let_go(canvas.apply_async(producer=producer, retry=False))
 
     def later(self, announcement: Announcement) -> None:
         """Announce at the due time, by a timer of this process; far ones are the sweeper's."""
@@ -215,6 +216,19 @@ def _declare(known: Any, name: str) -> Queue:
         return Queue(name, Exchange(name), routing_key=name)
     same = {"durable": base.durable, "queue_arguments": base.queue_arguments, "auto_delete": base.auto_delete}
     return Queue(name, base.exchange, routing_key=name, **same)
+
+
+def _let_go(result: Any) -> None:
+    """Stop watching for results of which there will be none; Celery's own objects would do so when the process ends."""
+    if result is None:
+        return
+    for part in getattr(result, "results", None) or ():
+        _let_go(part)
+    parent, result.parent = result.parent, None
+    if isinstance(result, AsyncResult) and result.backend is not None:
+        result.backend.remove_pending_result(result)
+        result.backend = None
+    _let_go(parent)
 
 
 class _Producers:

@@ -57,6 +57,11 @@ class BranchLoop(asyncio.SelectorEventLoop):
     def __init__(self, waiters: Waiters) -> None:
         self.waiters = waiters
         self.executing = 0
+        #: When the main Task is cancelled, on the monotonic clock. No timer of the loop's: one that is pending would
+        #: keep the run from parking.
+        self.deadline: float | None = None
+        self.expired = False
+        self.main: asyncio.Task[Any] | None = None
         super().__init__(_Selector(self))
         self.set_task_factory(_branch_task)
 
@@ -71,6 +76,21 @@ class BranchLoop(asyncio.SelectorEventLoop):
 
     def _executed(self, future: asyncio.Future[Any]) -> None:
         self.executing -= 1
+
+    def expire(self) -> bool:
+        """Cancel the main Task if its time is over; whether it just was."""
+        if self.deadline is None or self.main is None or clock.monotonic() < self.deadline:
+            return False
+        self.deadline, self.expired = None, True
+        self.main.cancel()
+        return True
+
+    def bounded(self, timeout: float | None) -> float | None:
+        """A sleep of the loop, in seconds, that ends at the deadline."""
+        if self.deadline is None:
+            return timeout
+        left = max(self.deadline - clock.monotonic(), 0.0)
+        return left if timeout is None else min(timeout, left)
 
     @property
     def busy(self) -> bool:
@@ -89,10 +109,12 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As in selectors; but where somebody waits for steps, look for those between short sleeps."""
-        waiters = self.loop.waiters
-        if not waiters.waiting or (timeout is not None and timeout <= 0):
-            return super().select(timeout)
-        end = None if timeout is None else clock.monotonic() + timeout
+        waiters, longest = self.loop.waiters, self.loop.bounded(timeout)
+        if self.loop.expire():
+            return super().select(0)
+        if not waiters.waiting or (longest is not None and longest <= 0):
+            return super().select(longest)
+        end = None if longest is None else clock.monotonic() + longest
         pause = POLL[0]
         while True:
             # The loop's own wake-up socket is always registered.
@@ -122,13 +144,39 @@ def _branch_task(
     return asyncio.Task(coro, loop=loop, context=inside, **options)
 
 
-def run(main: Coroutine[Any, Any, T], waiters: Waiters) -> T:
-    """Run an async body to its end in a loop of its own. Its main Task is the branch of the caller."""
-    with asyncio.Runner(loop_factory=lambda: BranchLoop(waiters)) as runner:
-        return runner.run(_as_main(main, current_line.get()))
+def run(
+    main: Coroutine[Any, Any, T],
+    waiters: Waiters,
+    *,
+    seconds: float | None = None,
+    timed_out: Callable[[], Exception] = TimeoutError,
+) -> T:
+    """Run an async body to its end in a loop of its own. Its main Task is the branch of the caller.
+
+    Args:
+        main: The body.
+        waiters: Who waits for steps inside.
+        seconds: How long it may take.
+        timed_out: Makes the error that is raised where it took longer.
+    """
+    loop = BranchLoop(waiters)
+    loop.deadline = None if seconds is None else clock.monotonic() + seconds
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        return runner.run(_as_main(main, current_line.get(), loop, timed_out))
 
 
-async def _as_main(main: Coroutine[Any, Any, T], line: Line | None) -> T:
+async def _as_main(
+    main: Coroutine[Any, Any, T], line: Line | None, loop: BranchLoop, timed_out: Callable[[], Exception]
+) -> T:
     # The runner's own Task took a branch number; the body itself is the caller's branch.
     current_line.set(line)
-    return await main
+    loop.main = asyncio.current_task()
+    try:
+        value = await main
+    except asyncio.CancelledError as error:
+        if loop.expired:
+            raise timed_out() from error
+        raise
+    if loop.expired:  # the body swallowed its cancellation
+        raise timed_out()
+    return value

@@ -32,8 +32,8 @@ from orchestra.errors import (
     Fenced,
     ForeignThread,
     NonDeterministic,
-    Parked,
     OrchestraError,
+    Parked,
     RunTimeout,
     SerializationError,
     UpstreamFailed,
@@ -73,6 +73,10 @@ SLOW_REPLAY = 1.0
 _FEW = 50
 #: Clocks of several hosts may differ by this much when steps are found by the time of their end, in seconds.
 _OVERLAP = 5.0
+
+#: Observations of futures: a retry runs failed tasks again, so that these hold in their run attempt only.
+_SEEN_OF_FUTURES = frozenset({"as_completed", "deadline", "done", "state", "wait"})
+_NONE = serializers.encode(None)
 
 #: Runs a claimed child run here; gives its final state, or None where it parked.
 RunChild = Callable[[FlowSpec, Claimed], "State[Any] | None"]
@@ -401,7 +405,7 @@ class DurableRunner:
             if seconds < IN_PLACE:
                 self.dispatch()
                 time.sleep(step.delay)
-                step.ending = Ending(StateType.COMPLETED, "Completed", result=serializers.encode(None))
+                step.ending = Ending(StateType.COMPLETED, "Completed", result=_NONE)
                 self._unwritten.append(step)
                 return None
             self._unwritten.append(step)
@@ -444,12 +448,14 @@ class DurableRunner:
         """
         self.check(name)
         asked = self._line().ask(names.step_name(name))
-        if self._answer(asked, None) is None:
+        fingerprint = self._of_attempt if name in _SEEN_OF_FUTURES else None
+        if self._answer(asked, None, fingerprint) is None:
             try:
                 state: State[Any] = State(StateType.COMPLETED, data=look())
             except Exception as error:
                 state = states.from_exception(error)
             step = self._plain(asked, Kind.OBSERVATION)
+            step.fingerprint = fingerprint
             step.ending, self._states[asked.key] = ending_of(state, what=f"what {name!r} saw")
             self._unwritten.append(step)
         value: T = self._state(asked.key).result()
@@ -480,9 +486,10 @@ class DurableRunner:
         if timeout is None:
             self._wait_for_keys(keys, first=first)
             return
-        timer = self._ask_timer(timeout)
+        timer = self._ask_timer(timeout, keys)
         while not self._satisfied(keys, first) and not self._is_done(timer):
             self._wait_for_keys([*keys, timer], first=True, beyond=True)
+        self._stop_timer(timer)
 
     async def wait_async(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
         """As `wait`, holding up the calling branch only."""
@@ -491,18 +498,38 @@ class DurableRunner:
         if timeout is None:
             await self._wait_for_keys_async(keys, first=first)
             return
-        timer = self._ask_timer(timeout)
+        timer = self._ask_timer(timeout, keys)
         while not self._satisfied(keys, first) and not self._is_done(timer):
             await self._wait_for_keys_async([*keys, timer], first=True, beyond=True)
+        self._stop_timer(timer)
 
-    def _ask_timer(self, timeout: float) -> str:
+    def _ask_timer(self, timeout: float, keys: Sequence[str]) -> str:
+        """Ask for the step that ends a wait for `keys` after `timeout` seconds; at zero, only look."""
         asked = self._line().ask("timer")
-        if self._answer(asked, None) is None:
+        if self._answer(asked, None, self._of_attempt) is None:
             step = self._plain(asked, Kind.SLEEP)
-            step.delay = max(timeout, 0.0)
+            step.fingerprint, step.delay = self._of_attempt, max(timeout, 0.0)
             self._unwritten.append(step)
             self._open.add(asked.key)
+            if timeout <= 0:
+                self._stop_timer(asked.key)
+                self.dispatch()
+                self._refresh(keys)
         return asked.key
+
+    def _stop_timer(self, key: str) -> None:
+        """End a timer that is no longer needed: the run does not wait for it."""
+        if self._is_done(key):
+            return
+        for step in self._unwritten:
+            if step.key == key:
+                step.ending = Ending(StateType.COMPLETED, "Completed", result=_NONE)
+                self._states[key] = State(StateType.COMPLETED)
+                self._open.discard(key)
+                return
+        announcements = self.guard(lambda: runs.end_step(self.database, self.claim, key, result=_NONE))
+        self._announce(announcements)
+        self._learn_all([key])
 
     def _wait_for_keys(
         self,
@@ -607,7 +634,7 @@ class DurableRunner:
             Parked: The run waits now.
         """
         needed = None if count == len(keys) and self._open <= set(keys) else tuple(keys)
-        wanted = Park(needed, count, *shown)
+        wanted = Park(needed, count, *shown, timed_out=self._timed_out)
         unwritten, self._unwritten = self._unwritten, []
         parking = self.guard(lambda: waits.park(self.database, self.claim, wanted, unwritten, window=self.window))
         self.parked = parking.parked
@@ -662,6 +689,7 @@ class DurableRunner:
             raise Fenced
         if self.claim.cancelled:
             raise Cancelled
+        interrupts.check()
         if self.mismatch is not None:
             raise self.mismatch
         self._warn_if_slow()
@@ -696,13 +724,18 @@ class DurableRunner:
         assert line is not None
         return line.branch
 
-    def _answer(self, asked: Asked, inputs: bytes | None) -> StepRecord | None:
+    @property
+    def _of_attempt(self) -> str:
+        """The fingerprint of steps that a retry must not take over: what they saw is seen anew."""
+        return f"attempt {self.claim.run_attempt}"
+
+    def _answer(self, asked: Asked, inputs: bytes | None, fingerprint: str | None = None) -> StepRecord | None:
         """The record of a step that was asked for before.
 
         Raises:
             NonDeterministic: The journal holds another.
         """
-        given = _fingerprint(inputs)
+        given = fingerprint or _fingerprint(inputs)
         try:
             record = self.replay.answer(asked, given)
         except NonDeterministic as error:

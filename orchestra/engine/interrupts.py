@@ -125,6 +125,14 @@ def deadline(what: str, seconds: float) -> Iterator[None]:
         raise limit.error()
 
 
+def check() -> None:
+    """Raise again what a body has swallowed: that a deadline it runs under has passed."""
+    if available():
+        expired = next((limit for limit in _main.deadlines if limit.fired), None)
+        if expired is not None:
+            raise Expired(expired)
+
+
 def raise_in_main(error: BaseException) -> bool:
     """Raise `error` in the body that the main thread runs; False if it runs none that may be interrupted.
 

@@ -7,7 +7,6 @@ Nothing is raised for what a user's code did.
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
 from typing import Any
 
 from orchestra import clock, retries, serializers, states
@@ -31,6 +30,7 @@ from orchestra.errors import (
     NonDeterministic,
     OrchestraError,
     Parked,
+    RunTimeout,
 )
 from orchestra.logging import engine_logger
 from orchestra.runners.carrier import Carrier
@@ -190,6 +190,11 @@ class Segment:
             return None
         except Cancelled:
             return self._finish_cancelled()
+        except interrupts.Expired as expired:
+            # The deadline of a run that this one is a child of: both end.
+            with interrupts.shielded():
+                self._end_body(states.from_exception(expired.deadline.error()))
+            raise
         finally:
             current_line.reset(tokens[2])
             task_run_context.reset(tokens[1])
@@ -217,7 +222,7 @@ class Segment:
                 # The deadline of a run around this one, which is its own and goes on alone.
                 claims.give_back(self.database, self.claim)
                 raise
-            if isinstance(error, (Parked, Cancelled, Fenced)):
+            if isinstance(error, (Parked, Cancelled, Fenced, interrupts.Expired)):
                 raise
             value = states.from_exception(error)
         self._check_stopped(None)
@@ -248,16 +253,15 @@ class Segment:
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         claims.ensure(self.database, self.claim)
         if self.flow.is_async:
+            body = bodies.call_async(self.flow.fn, args, kwargs, log_prints=self.context.log_prints)
             with interrupts.armed():
-                return branches.run(self._awaited(args, kwargs), self.waiters)
+                return branches.run(body, self.waiters, seconds=self._seconds_left(), timed_out=self._timeout_error)
         timeout = self._seconds_left() if interrupts.available() else None
         with interrupts.armed():
             return bodies.call(self.flow.fn, args, kwargs, timeout=timeout, log_prints=self.context.log_prints)
 
-    def _awaited(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, Any]:
-        return bodies.call_async(
-            self.flow.fn, args, kwargs, timeout=self._seconds_left(), log_prints=self.context.log_prints
-        )
+    def _timeout_error(self) -> RunTimeout:
+        return interrupts.timeout_error(bodies.name_of(self.flow.fn), self.flow.timeout_seconds or 0.0)
 
     def _seconds_left(self) -> float | None:
         """Until the deadline; a body that is replayed after it is timed out where it blocks."""
@@ -377,20 +381,25 @@ class Segment:
         """End a cancelled run, once its running steps have ended. This is where hooks and rollbacks are due first."""
         self.runner.take_unwritten()
         if runs.unfinished(self.database, self.claim.run_id, self.claim.run_attempt):
+            # What was dispatched between the cancel and this segment's learning of it.
+            self.carrier.announce(interventions.cancel(self.database, self.claim.run_id))
             parking = waits.park(self.database, self.claim, Park(None), window=self.runner.window)
             if parking.parked:
                 return None
         state = states.from_exception(CancelledRun("the flow run was cancelled"))
         return self._write_end(*ending_of(state, what="the result of a flow"))
 
-    def _finish_crashed(self) -> State[Any]:
-        """End a run that was started too often without getting on; it is kept for `flow-run retry`."""
+    def _finish_crashed(self) -> State[Any] | None:
+        """End a run that was started too often without getting on; it is kept for `flow-run retry`.
+
+        As ever, it is final when its submitted work is: a retry must not start what still runs.
+        """
         starts = self.row["lapses"]
         error = CrashedRun(
             f"its worker died or hung {starts} times in a row without getting any further; mend what kills it, then "
             f"run `orchestra flow-run retry {self.claim.run_id}`"
         )
-        return self._write_end(*ending_of(states.from_exception(error), what="the result of a flow"))
+        return self._end_body(states.from_exception(error))
 
     def _hold(self, error: NonDeterministic) -> None:
         """Park a run whose body no longer asks for the steps of its journal; nothing is run until a person acts."""

@@ -198,6 +198,14 @@ class TracedState(Traced):
 class Placeholder(Traced):
     """The value of a step. It may be handed on and returned; to look into it is an error."""
 
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
+        """Asked by `.map()`, which would call its task once for each element.
+
+        Raises:
+            StaticFlowError: Always.
+        """
+        self.refuse("maps over (or hands to .map() without unmapped()) the result of")
+
     def __getattribute__(self, name: str) -> Any:
         # isinstance() asks for __class__ where the type itself does not tell.
         frame = sys._getframe(1)
@@ -323,7 +331,8 @@ class _Tracer:
             self.refuse(f"calls task {task.name!r}, whose result is not kept (persist_result=False)")
         key = self._note(task, call, direct=True)
         line = self._line(task.name).id
-        self._behind[line] = {each: True for each, strict in self._behind.get(line, {}).items() if strict} | {key: False}
+        still = {each: True for each, strict in self._behind.get(line, {}).items() if strict}
+        self._behind[line] = still | {key: False}
         return TracedState(self, key, task.name)
 
     async def call_task_async(self, task: TaskSpec, call: Call) -> Any:
@@ -374,7 +383,7 @@ class _Tracer:
         self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]
     ) -> State[Any]:
         """As `call_flow`."""
-        self.call_flow(flow, parameters, wait_for)
+        return self.call_flow(flow, parameters, wait_for)
 
     def sleep(self, seconds: float) -> None:
         """Refuse: no step of a canvas waits for a time."""

@@ -69,7 +69,7 @@ def claim_run(database: Database, run_id: str, *, owner: str | None = None) -> C
     lease = settings.current().lease_seconds
     asked_at = clock.monotonic()
     parameters = {"b_run": run_id, "b_owner": name, "b_lease": lease}
-    row = database.write(lambda connection: _claim(connection, _CLAIM_RUN, _OWN_RUN, parameters))
+    row = database.write(lambda connection: _claim(connection, _CLAIM_RUN, _OWN_RUN, parameters), relaxed=True)
     if row is None:
         return None
     failpoint("after_claim")
@@ -87,7 +87,7 @@ def claim_step(
     lease = settings.current().lease_seconds
     asked_at = clock.monotonic()
     parameters = {"b_run": run_id, "b_attempt": run_attempt, "b_key": step_key, "b_owner": name, "b_lease": lease}
-    row = database.write(lambda connection: _claim(connection, _CLAIM_STEP, _OWN_STEP, parameters))
+    row = database.write(lambda connection: _claim(connection, _CLAIM_STEP, _OWN_STEP, parameters), relaxed=True)
     if row is None:
         return None
     failpoint("after_claim")
@@ -102,7 +102,7 @@ def renew(database: Database, claims: Sequence[Claim]) -> None:
     def work(connection: Connection) -> list[str | None]:
         return [_renew_one(connection, claim) for claim in claims]
 
-    for claim, state in zip(claims, database.write(work), strict=True):
+    for claim, state in zip(claims, database.write(work, relaxed=True), strict=True):
         if state is None:
             claim.lost = True
             continue
@@ -131,9 +131,9 @@ def fence(connection: Connection, claim: Claim, **values: Any) -> None:
         ClaimLost: Another claim was made, or the row has ended; the transaction must not go on.
     """
     if values:
-        found = connection.execute(_FENCE_STATEMENTS[claim.kind].values(**values), _names(claim)).rowcount
+        found = connection.execute(FENCE_STATEMENTS[claim.kind].values(**values), fence_names(claim)).rowcount
     else:
-        found = _FENCES[claim.kind].count(connection, _names(claim))
+        found = _FENCES[claim.kind].count(connection, fence_names(claim))
     if found != 1:
         raise ClaimLost(f"the claim {claim.number} on {_name(claim)} was taken over")
 
@@ -315,8 +315,8 @@ _OWN_STEP = sa.select(steps).where(
 )
 
 
-def _names(claim: Claim) -> dict[str, Any]:
-    """The values of the parameters in `_FENCES`."""
+def fence_names(claim: Claim) -> dict[str, Any]:
+    """The values of the parameters in `FENCE_STATEMENTS`."""
     return {
         "b_run": claim.run_id,
         "b_attempt": claim.run_attempt,
@@ -335,7 +335,8 @@ def _fence_of(table: sa.Table, *row: sa.ColumnElement[bool]) -> sa.Update:
     )
 
 
-_FENCE_STATEMENTS: dict[str, sa.Update] = {
+#: The fence of each kind of claim, for statements that pass it and write more of the same row.
+FENCE_STATEMENTS: dict[str, sa.Update] = {
     "flow": _fence_of(flow_runs, flow_runs.c.id == sa.bindparam("b_run")),
     "step": _fence_of(
         steps,
@@ -344,4 +345,4 @@ _FENCE_STATEMENTS: dict[str, sa.Update] = {
         steps.c.step_key == sa.bindparam("b_key"),
     ),
 }
-_FENCES = {kind: prepare(statement) for kind, statement in _FENCE_STATEMENTS.items()}
+_FENCES = {kind: prepare(statement) for kind, statement in FENCE_STATEMENTS.items()}

@@ -64,7 +64,7 @@ class Database:
         #: What prepared statements raise, without Core around it.
         self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
 
-    def write(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
+    def write(self, work: Callable[[Connection], T], *, durable: bool = False, relaxed: bool = False) -> T:
         """Run `work` in one transaction and commit it.
 
         `work` is repeated as a whole when the database was locked or away, also when the answer to COMMIT was lost:
@@ -73,12 +73,14 @@ class Database:
         Args:
             work: Gets the connection; must not catch database errors.
             durable: On SQLite, survive a power loss too (synchronous FULL), not only the death of processes.
+            relaxed: On PostgreSQL, do not wait for the disk: a crash of the server may undo this transaction. It is
+                never undone where a later one is kept that is not relaxed.
 
         Raises:
             StoreUnavailable: No success within `patience`; the outcome is unknown.
             StoreError: The database refused, for good.
         """
-        return self._repeat(lambda: self._transaction(work, durable))
+        return self._repeat(lambda: self._transaction(work, durable, relaxed))
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` outside of a transaction: each statement sees what was committed before it.
@@ -107,9 +109,11 @@ class Database:
         """Forget connections that belong to the parent process, without closing them."""
         self._engine.dispose(close=False)
 
-    def _transaction(self, work: Callable[[Connection], T], durable: bool) -> T:
+    def _transaction(self, work: Callable[[Connection], T], durable: bool, relaxed: bool) -> T:
         engine = self._engine.execution_options(durable=True) if durable and self.dialect == "sqlite" else self._engine
         with engine.begin() as connection:
+            if relaxed and self.dialect == "postgresql":
+                connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
             return work(connection)
 
     def _repeat(self, run: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,10 @@ from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store import blobs
 from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
-from orchestra.store.claims import Claim, Claimed, fence, is_released
-from orchestra.store.database import Database, insert, instant, now
+from orchestra.store.claims import FENCE_STATEMENTS, Claim, Claimed, fence, fence_names, is_released
+from orchestra.store.database import Database, insert, insert_for, instant, now
 from orchestra.store.journal import Ending, NewStep, write
+from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.settle import complete_open
 from orchestra.store.tables import Phase, flow_runs, flows, phase_is_not, steps
 from orchestra.store.waits import Park, Parking, park
@@ -69,7 +70,7 @@ class Planned:
 class Created:
     """A run that was created, or found under its idempotency key."""
 
-    row: RowMapping
+    row: Mapping[str, Any]
     created: bool
     announcements: list[Announcement]
 
@@ -92,8 +93,7 @@ def create(database: Database, new: NewRun, planned: Planned | None = None) -> C
         moment = instant(connection)
         _keep_flow(connection, new, moment)
         row = _run_row(new, moment) | ({} if planned is None else _planned_values(planned, moment))
-        statement = insert(connection, flow_runs).values(row).on_conflict_do_nothing().returning(*flow_runs.c)
-        made = connection.execute(statement).mappings().first()
+        made = _CREATE.mapping(connection, _EMPTY_ROW | row)
         if made is None:
             return Created(_same_run(connection, new), False, [])
         if planned is not None and planned.steps:
@@ -168,14 +168,21 @@ def finish(
     """
 
     def work(connection: Connection) -> list[Announcement]:
-        try:
-            fence(connection, claim, **_final_values(connection, ending))
-        except ClaimLost:
+        data, blob = blobs.place(connection, ending.result)
+        ended = {
+            "b_type": str(ending.state_type),
+            "b_name": ending.state_name,
+            "b_message": ending.message,
+            "b_result": data,
+            "b_blob": blob,
+        }
+        parent = _FINISH.first(connection, fence_names(claim) | ended)
+        if parent is None:
             if is_released(connection, claim):
                 return []
-            raise
+            raise ClaimLost(f"the claim {claim.number} on flow run {claim.run_id} was taken over")
         announcements = write(connection, claim, new, window=window)
-        return announcements + _end_parent_step(connection, claim.run_id, ending)
+        return announcements + _end_parent_step(connection, parent, ending)
 
     failpoint("before_finish")
     announcements = database.write(work)
@@ -189,6 +196,21 @@ def body_ended(
     """Keep how a body ended, so that it is not run again, and wait for the rest of its submitted work."""
 
     return park(database, claim, Park(None), new, window=window, outcome=outcome)
+
+
+def end_step(database: Database, claim: Claim, key: str, *, result: bytes) -> list[Announcement]:
+    """End a step of a claimed run that nobody else works on (a timer), well; what to announce.
+
+    Raises:
+        ClaimLost: Another claim was made; nothing was written.
+    """
+
+    def work(connection: Connection) -> list[Announcement]:
+        fence(connection, claim)
+        ending = Ending(StateType.COMPLETED, "Completed", result=result)
+        return complete_open(connection, claim.run_id, claim.run_attempt, [key], ending)
+
+    return database.write(work)
 
 
 def reopen(
@@ -258,21 +280,19 @@ def next_attempt(
     return of_run(connection.execute(statement).one())
 
 
-def read(database: Database, run_id: str) -> RowMapping:
+def read(database: Database, run_id: str) -> Mapping[str, Any]:
     """A flow run's row.
 
     Raises:
         FlowRunNotFound: There is none with this id.
     """
-    row = database.read(
-        lambda connection: connection.execute(sa.select(flow_runs).where(flow_runs.c.id == run_id)).mappings().first()
-    )
+    row = database.read(lambda connection: _READ.mapping(connection, {"b_run": run_id}))
     if row is None:
         raise FlowRunNotFound(run_id)
     return row
 
 
-def result_of(database: Database, row: RowMapping) -> bytes | None:
+def result_of(database: Database, row: Mapping[str, Any]) -> bytes | None:
     """The encoded result of a flow run, also a large one."""
     if row["result_blob"] is None:
         result: bytes | None = row["result"]
@@ -288,16 +308,14 @@ def unfinished(database: Database, run_id: str, run_attempt: int) -> bool:
     return database.read(lambda connection: connection.execute(query.limit(1)).first()) is not None
 
 
-def _end_parent_step(connection: Connection, run_id: str, ending: Ending) -> list[Announcement]:
-    column = flow_runs.c
-    query = sa.select(column.parent_run_id, column.parent_attempt, column.parent_step_key).where(column.id == run_id)
-    parent = connection.execute(query).one()
+def _end_parent_step(connection: Connection, parent: Any, ending: Ending) -> list[Announcement]:
+    """End the step that started a child run; `parent` is the child's row of `_FINISH`."""
     if parent.parent_step_key is None:
         return []
     return complete_open(connection, parent.parent_run_id, parent.parent_attempt, [parent.parent_step_key], ending)
 
 
-def _same_run(connection: Connection, new: NewRun) -> RowMapping:
+def _same_run(connection: Connection, new: NewRun) -> Mapping[str, Any]:
     column = flow_runs.c
     same = column.id == new.id
     if new.idempotency_key is not None:
@@ -308,7 +326,7 @@ def _same_run(connection: Connection, new: NewRun) -> RowMapping:
             f"idempotency key {new.idempotency_key!r} of flow {new.flow_name!r} was used for run {row['id']} with "
             "other parameters; use another key, or the same parameters"
         )
-    return row
+    return dict(row)
 
 
 #: Flows whose row this process has seen, by the database's address: a run need not write it again.
@@ -402,15 +420,32 @@ def _claimed_values(owner: str, moment: float, timeout_seconds: float | None) ->
     }
 
 
-def _final_values(connection: Connection, ending: Ending) -> dict[str, Any]:
-    data, blob = blobs.place(connection, ending.result)
-    return {
-        "phase": Phase.DONE,
-        "state_type": str(ending.state_type),
-        "state_name": ending.state_name,
-        "state_message": ending.message,
-        "result": data,
-        "result_blob": blob,
-        "end_time": now(),
-        "held": None,
-    }
+# Made once: building a statement costs more than running it.
+
+_FINISH = prepare(
+    FENCE_STATEMENTS["flow"]
+    .values(
+        phase=Phase.DONE.value,
+        state_type=sa.bindparam("b_type"),
+        state_name=sa.bindparam("b_name"),
+        state_message=sa.bindparam("b_message"),
+        result=sa.bindparam("b_result", type_=sa.LargeBinary),
+        result_blob=sa.bindparam("b_blob", type_=sa.String),
+        end_time=now(),
+        held=None,
+    )
+    .returning(flow_runs.c.parent_run_id, flow_runs.c.parent_attempt, flow_runs.c.parent_step_key)
+)
+_READ = prepare(sa.select(flow_runs).where(flow_runs.c.id == sa.bindparam("b_run")))
+#: A new run's row where nothing else is said.
+_EMPTY_ROW: dict[str, Any] = {column.name: None for column in flow_runs.c} | {
+    "run_attempt": 1, "claim_number": 0, "lapses": 0, "streak_parks": 0, "depth": 0, "tags": "[]",
+}  # fmt: skip
+
+
+def _create_for(dialect: str) -> Any:
+    values = {column.name: sa.bindparam(column.name, type_=column.type) for column in flow_runs.c}
+    return insert_for(dialect, flow_runs).values(values).on_conflict_do_nothing().returning(*flow_runs.c)
+
+
+_CREATE = Prepared(_create_for)

@@ -12,9 +12,10 @@ from orchestra.errors import ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store.announcements import Announcement
-from orchestra.store.claims import Claim, fence, is_released
+from orchestra.store.claims import Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, now
 from orchestra.store.journal import NewStep, chunks, write
+from orchestra.store.prepared import prepare
 from orchestra.store.settle import GRACE
 from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
 
@@ -35,6 +36,8 @@ class Park:
     state_type: StateType = StateType.RUNNING
     state_name: str = "Waiting"
     message: str | None = None
+    #: The flow's timeout was raised in its body already: its deadline wakes it no more.
+    timed_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ def park(
         return _wait(connection, claim, wanted, announcements)
 
     failpoint("before_park")
-    parking = database.write(work)
+    # A crash of the server that undoes this undoes what followed as well: the segment is run again.
+    parking = database.write(work, relaxed=outcome is None)
     failpoint("after_park")
     return parking
 
@@ -98,35 +102,21 @@ def _wait(connection: Connection, claim: Claim, wanted: Park, announcements: lis
     if wanted.needed is not None:
         _flag(connection, claim, sorted(needed))
     values = {
-        "phase": Phase.WAITING,
-        "wait_needed": None if wanted.needed is None else count,
-        "wait_open": len(unfinished),
-        "wait_count": None if wanted.needed is None else count,
-        "wait_claim": claim.number,
-        "streak_at": sa.func.coalesce(flow_runs.c.streak_at, now()),
-        "streak_parks": flow_runs.c.streak_parks + 1,
-        "state_type": sa.case(
-            (flow_runs.c.state_type == StateType.CANCELLING, flow_runs.c.state_type), else_=str(wanted.state_type)
-        ),
-        "state_name": wanted.state_name,
-        "state_message": wanted.message,
+        "b_run": claim.run_id,
+        "b_needed": None if wanted.needed is None else count,
+        "b_open": len(unfinished),
+        "b_number": claim.number,
+        "b_type": str(wanted.state_type),
+        "b_name": wanted.state_name,
+        "b_message": wanted.message,
+        "b_timed_out": wanted.timed_out,
     }
-    connection.execute(sa.update(flow_runs).where(flow_runs.c.id == claim.run_id).values(**values))
+    _PARK.count(connection, values)
     return Parking(True, announcements)
 
 
 def _lock_unfinished(connection: Connection, claim: Claim) -> list[str]:
-    query = (
-        sa.select(steps.c.step_key)
-        .where(
-            steps.c.run_id == claim.run_id,
-            steps.c.run_attempt == claim.run_attempt,
-            phase_is_not(steps, Phase.DONE),
-        )
-        .order_by(steps.c.sequence)
-        .with_for_update()
-    )
-    return list(connection.scalars(query))
+    return [row.step_key for row in _UNFINISHED.all(connection, fence_names(claim))]
 
 
 def _flag(connection: Connection, claim: Claim, needed: Sequence[str]) -> None:
@@ -167,3 +157,36 @@ def waiting_in_queues(database: Database, claim: Claim, needed: Sequence[str], q
         return False
 
     return database.read(work)
+
+
+# Made once: building a statement costs more than running it.
+
+_UNFINISHED = prepare(
+    sa.select(steps.c.step_key)
+    .where(
+        steps.c.run_id == sa.bindparam("b_run"),
+        steps.c.run_attempt == sa.bindparam("b_attempt"),
+        phase_is_not(steps, Phase.DONE),
+    )
+    .order_by(steps.c.sequence)
+    .with_for_update()
+)
+_count = sa.bindparam("b_needed", type_=sa.Integer)
+_cancelling = flow_runs.c.state_type == StateType.CANCELLING.value
+_PARK = prepare(
+    sa.update(flow_runs)
+    .where(flow_runs.c.id == sa.bindparam("b_run"))
+    .values(
+        phase=Phase.WAITING.value,
+        wait_needed=_count,
+        wait_count=_count,
+        wait_open=sa.bindparam("b_open", type_=sa.Integer),
+        wait_claim=sa.bindparam("b_number", type_=sa.Integer),
+        streak_at=sa.func.coalesce(flow_runs.c.streak_at, now()),
+        streak_parks=flow_runs.c.streak_parks + 1,
+        state_type=sa.case((_cancelling, flow_runs.c.state_type), else_=sa.bindparam("b_type", type_=sa.String)),
+        state_name=sa.bindparam("b_name"),
+        state_message=sa.bindparam("b_message"),
+        deadline_at=sa.case((sa.bindparam("b_timed_out", type_=sa.Boolean), sa.null()), else_=flow_runs.c.deadline_at),
+    )
+)

@@ -66,11 +66,11 @@ class Arena:
             worker.wait_ready()
         return self.workers
 
-    def start_worker(self, **env: str) -> servers.Worker:
+    def start_worker(self, *, pool: str = "prefork", **env: str) -> servers.Worker:
         """One more worker, not waited for."""
         failing = {"ORCHESTRA_FAILPOINTS": f"@{self._armed}", "ORCHESTRA_FAILPOINT_DIR": str(self.visits)}
         surrounding = {**os.environ, **self.env, **failing, "ORCHESTRA_FLOWS": flows.__name__, **env}
-        worker = servers.Worker(self.folder / f"worker{time.monotonic_ns()}.log", surrounding)
+        worker = servers.Worker(self.folder / f"worker{time.monotonic_ns()}.log", surrounding, pool=pool)
         self.workers.append(worker)
         self.started.append(worker)
         return worker

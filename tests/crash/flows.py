@@ -48,10 +48,10 @@ async def fetch(n: int) -> int:
 
 @task(retries=3, retry_delay_seconds=1)
 def flaky(n: int) -> int:
-    """Fails twice, then squares; the delay is long enough to free the slot."""
+    """Fails once, then squares; the delay is long enough to free the slot."""
     with ledger.entry():
         running = task_run_context.get()
-        if running is not None and running.attempt < 3:
+        if running is not None and running.attempt < 2:
             raise ConnectionError("not yet")
         return n * n
 
@@ -117,7 +117,7 @@ def nested(depth: int = 3) -> int:
 
 @flow
 def retrying() -> int:
-    """A task that is tried three times, directly and submitted."""
+    """A task that is tried twice, directly and submitted."""
     submitted = flaky.submit(3)
     return flaky(2) + submitted.result()
 
@@ -126,7 +126,7 @@ def retrying() -> int:
 def sleeping() -> int:
     """A durable sleep between two steps."""
     x = add(1, 2)
-    sleep(1.2)
+    sleep(1)
     return add(x, 3)
 
 

@@ -83,6 +83,20 @@ def test_every_process_of_the_only_worker_killed_again_and_again(arena: Arena, e
     assert len(runs.restarts()) <= 3 * 2 * IN_FLIGHT
 
 
+def test_a_worker_of_threads_leaves_its_work_to_others_when_killed(arena: Arena, every_shape: Any) -> None:
+    """Its slots, its sweeper and its heartbeat die at once."""
+    arena.ensure(workers=0)
+    threads = arena.start_worker(pool="threads").wait_ready()
+    runs = every_shape()
+    wait_until(lambda: len(arena.lines(*runs.ids)) > 15, "the runs to be under way")
+
+    threads.kill_group()
+    arena.ensure(workers=1)
+
+    runs.check()
+    assert len(runs.restarts()) <= 2 * IN_FLIGHT
+
+
 def test_a_killed_sweeper_process_is_started_again(arena: Arena) -> None:
     """A worker without its helper would leave runs to the others."""
     (worker,) = arena.ensure(workers=1)
