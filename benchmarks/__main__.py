@@ -109,11 +109,14 @@ def _cells(row: Row, subject: str, figures: Figures) -> list[str]:
         return [shown]
     if not mine:
         return ["", "", ""]
-    bar, ratio = row.bar(subject), statistics.median(mine) / statistics.median(peer) if peer else None
+    ratio = statistics.median(mine) / statistics.median(peer) if peer else None
+    ratio_shown = f"{ratio:.2f}" if ratio is not None else ""
+    if (bar := row.bar(subject)) is None:
+        return [shown, ratio_shown, ""]
     reached = (ratio if bar.of_celery and ratio is not None else statistics.median(mine)) <= bar.limit
     colour = "green" if reached else "red"
     mark = "✓" if reached else "✗"
-    return [shown, f"{ratio:.2f}" if ratio is not None else "", f"[{colour}]{bar} {mark}[/]"]
+    return [shown, ratio_shown, f"[{colour}]{bar} {mark}[/]"]
 
 
 def _show_logs(folder: Path) -> None:

@@ -113,9 +113,11 @@ def running(subject: Subject, logs: Path) -> Iterator[Client]:
 @contextlib.contextmanager
 def _client(subject: Subject, environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "benchmarks.client", subject.shapes]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipe = subprocess.PIPE
     with log.open("a") as errors:
-        process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=errors, **pipes)
+        process = subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=errors, text=True
+        )
     # Leaving closes its standard input, which ends it.
     with process:
         yield process

@@ -1,6 +1,6 @@
 """The few upward calls: a name to "module:object", imported at first use and never before.
 
-Everything else in orchestra imports downward only (docs/contributing/floors). Heavy packages (celery,
+Everything else in orchestra imports downward only (CONTRIBUTING.md has the floors). Heavy packages (celery,
 sqlalchemy, pydantic) stay unloaded until something of theirs is needed.
 """
 

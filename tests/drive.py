@@ -24,7 +24,7 @@ from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
 from orchestra.store.journal import StepRecord
 from orchestra.store.runs import NewRun
-from orchestra.store.tables import Phase, flow_runs, steps
+from orchestra.store.tables import Phase, flow_runs, queue_marks, steps
 
 T = TypeVar("T")
 
@@ -110,6 +110,11 @@ class ListCarrier:
         return self.stops
 
 
+#: One thread for all drivers; it renews claims in the newest one's database.
+_present: list[Database] = []
+_heart = Heart(lambda: _present[-1])
+
+
 class Driver:
     """Starts runs and carries their messages, one at a time, in the order given by `pick`."""
 
@@ -118,7 +123,9 @@ class Driver:
         #: What the workers see of it; a test may kill them there.
         self.workers_database: Any = Mortal(database)
         self.carrier = ListCarrier(**carrier)
-        self.heart = Heart(lambda: database)
+        self.heart = _heart
+        _present.append(database)
+        del _present[:-1]
         self.segments = 0
         self.pick = pick
 
@@ -198,6 +205,10 @@ class Driver:
                 for column in (table.c.due_at, table.c.announce_at):
                     later = sa.and_(table.c.phase == Phase.READY, column.is_not(None))
                     connection.execute(sa.update(table).where(later).values({column: column - seconds}))
+                connection.execute(sa.update(table).values(announced_at=table.c.announced_at - seconds))
+            marks = queue_marks.c
+            values = {marks.announced_at: marks.announced_at - seconds, marks.claimed_at: marks.claimed_at - seconds}
+            connection.execute(sa.update(queue_marks).values(values))
             later = flow_runs.c.deadline_at.is_not(None)
             connection.execute(sa.update(flow_runs).where(later).values(deadline_at=flow_runs.c.deadline_at - seconds))
 

@@ -20,7 +20,6 @@ from typing import Any
 
 from celery import Celery
 from celery.canvas import Signature
-from celery.result import AsyncResult
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
@@ -87,6 +86,7 @@ class CeleryCarrier:
         self._slots: tuple[float, dict[str, int]] = (float("-inf"), {})
         self._complained_at = float("-inf")
         self._queues_lock = threading.Lock()
+        self._applied = False
 
     @property
     def default_queue(self) -> str:
@@ -112,11 +112,12 @@ class CeleryCarrier:
         failpoint("after_publish")
 
     def _apply(self, canvas: Signature) -> None:
+        self._applied = True
         with self._producers.one() as producer:
             # A chord goes through Celery's own connections, which are slow to give up: so ask by ours first.
             producer.connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             with _batch(producer):
-                _let_go(canvas.apply_async(producer=producer, retry=False))
+                canvas.apply_async(producer=producer, retry=False)
 
     def later(self, announcement: Announcement) -> None:
         """Announce at the due time, by a timer of this process; far ones are the sweeper's."""
@@ -177,6 +178,15 @@ class CeleryCarrier:
         queue = self.queue(announcement.queue + WAKE_SUFFIX if announcement.wake else announcement.queue)
         amqp.send_task_message(producer, name, message, queue=queue, serializer="json", retry=False, **priority)
 
+    def close(self) -> None:
+        """Close idle connections, and let go of what Celery watches of canvases that were sent."""
+        self._producers.close()
+        if self._applied:
+            # Its result objects unsubscribe when they are collected: at the end of the process, too late for that.
+            watched = getattr(getattr(self.app.backend, "result_consumer", None), "subscribed_to", None)
+            if watched is not None:
+                watched.clear()
+
     def queue(self, name: str) -> Queue:
         """The app's declaration of a queue; one for wake-ups is declared like the queue it goes with."""
         known = self.app.amqp.queues
@@ -216,19 +226,6 @@ def _declare(known: Any, name: str) -> Queue:
         return Queue(name, Exchange(name), routing_key=name)
     same = {"durable": base.durable, "queue_arguments": base.queue_arguments, "auto_delete": base.auto_delete}
     return Queue(name, base.exchange, routing_key=name, **same)
-
-
-def _let_go(result: Any) -> None:
-    """Stop watching for results of which there will be none; Celery's own objects would do so when the process ends."""
-    if result is None:
-        return
-    for part in getattr(result, "results", None) or ():
-        _let_go(part)
-    parent, result.parent = result.parent, None
-    if isinstance(result, AsyncResult) and result.backend is not None:
-        result.backend.remove_pending_result(result)
-        result.backend = None
-    _let_go(parent)
 
 
 class _Producers:
@@ -343,4 +340,4 @@ def use_carrier(carrier: CeleryCarrier) -> None:
 @atexit.register
 def _close_producers() -> None:
     if _carrier is not None:
-        _carrier._producers.close()
+        _carrier.close()

@@ -18,7 +18,7 @@ from typing import IO, Any
 import redis
 
 from orchestra import clock, lazy
-from orchestra.celery.processes import process_start
+from orchestra.celery.processes import look, process_start
 from orchestra.errors import ConfigurationError
 
 #: Name of the address file in ORCHESTRA_HOME.
@@ -171,10 +171,11 @@ def end_process(process: subprocess.Popen[bytes], timeout: float) -> None:
 
 
 def _runs(address: Address) -> bool:
+    if address.started is not None:
+        found = look(address.pid)
+        return found is not None and found.start == address.started and not found.is_dead
     try:
         os.kill(address.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process_start(address.pid) == address.started
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,9 @@ class Watch:
 
     def look(self) -> bool:
         """Look again; true if one has died since the last look."""
-        seen = {found.name for pid in (self.pid, *children(self.pid)) if (found := look(pid)) and not found.is_dead}
+        # The process that watches may be one of the children.
+        pids = {self.pid, *children(self.pid)} - ({os.getpid()} - {self.pid})
+        seen = {found.name for pid in pids if (found := look(pid)) and not found.is_dead}
         # Children of a parent that has died hang elsewhere now.
         gone = {name for name in self._alive - seen if not self._lives(name)}
         self._alive = (self._alive | seen) - gone

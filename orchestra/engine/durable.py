@@ -385,17 +385,25 @@ class DurableRunner:
 
     def sleep(self, seconds: float) -> None:
         """Go on after `seconds`; under a second in place, else without holding a slot."""
-        key = self._ask_sleep(seconds)
-        if key is not None:
-            self._wait_for_keys([key])
+        key, short = self._ask_sleep(seconds)
+        if short is not None:
+            self.dispatch()
+            time.sleep(short.delay)
+            self._end_sleep(short)
+        self._wait_for_keys([key])
 
     async def sleep_async(self, seconds: float) -> None:
         """As `sleep`, holding up the calling branch only."""
-        key = self._ask_sleep(seconds)
-        if key is not None:
-            await self._wait_for_keys_async([key])
+        key, short = self._ask_sleep(seconds)
+        if short is not None:
+            self.dispatch()
+            await asyncio.sleep(short.delay)
+            self.check("sleep")
+            self._end_sleep(short)
+        await self._wait_for_keys_async([key])
 
-    def _ask_sleep(self, seconds: float) -> str | None:
+    def _ask_sleep(self, seconds: float) -> tuple[str, NewStep | None]:
+        """Ask for a sleep; gives the step, too, where it is new and short enough to be slept in place."""
         self.check("sleep")
         self._check_deadline()
         asked = self._line().ask("sleep")
@@ -403,14 +411,15 @@ class DurableRunner:
             step = self._plain(asked, Kind.SLEEP)
             step.delay = max(seconds, 0.0)
             if seconds < IN_PLACE:
-                self.dispatch()
-                time.sleep(step.delay)
-                step.ending = Ending(StateType.COMPLETED, "Completed", result=_NONE)
-                self._unwritten.append(step)
-                return None
+                return asked.key, step
             self._unwritten.append(step)
             self._open.add(asked.key)
-        return asked.key
+        return asked.key, None
+
+    def _end_sleep(self, step: NewStep) -> None:
+        step.ending = Ending(StateType.COMPLETED, "Completed", result=_NONE)
+        self._states[step.key] = State(StateType.COMPLETED)
+        self._unwritten.append(step)
 
     def pause(self, *, timeout: float, key: str | None) -> None:
         """Wait for a person.

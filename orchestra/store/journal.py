@@ -23,7 +23,7 @@ from orchestra.store import blobs
 from orchestra.store.announcements import Announcement, of_steps, step_is
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, insert, insert_for, instant
-from orchestra.store.prepared import Prepared
+from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Kind, Phase, edges, joins, phase_is, steps
 
 T = TypeVar("T")
@@ -105,12 +105,8 @@ class StepRecord:
 
 def load(database: Database, run_id: str, run_attempt: int) -> list[StepRecord]:
     """The journal of a run attempt, in the order of asking."""
-    query = (
-        sa.select(*_RECORD_COLUMNS)
-        .where(steps.c.run_id == run_id, steps.c.run_attempt == run_attempt)
-        .order_by(steps.c.sequence)
-    )
-    return database.read(lambda connection: [_record(row) for row in connection.execute(query)])
+    names = {"b_run": run_id, "b_attempt": run_attempt}
+    return database.read(lambda connection: [_record(row) for row in _LOAD.all(connection, names)])
 
 
 def load_done(database: Database, run_id: str, run_attempt: int, since: float) -> list[StepRecord]:
@@ -128,6 +124,9 @@ def load_steps(database: Database, run_id: str, run_attempt: int, keys: Sequence
     """Some steps of a run attempt, in no order."""
 
     def work(connection: Connection) -> list[StepRecord]:
+        if len(keys) == 1:
+            names = {"b_run": run_id, "b_attempt": run_attempt, "b_key": keys[0]}
+            return [_record(row) for row in _LOAD_ONE.all(connection, names)]
         found: list[StepRecord] = []
         for part in chunks(keys, _CHUNK):
             query = sa.select(*_RECORD_COLUMNS).where(
@@ -448,8 +447,13 @@ _RECORD_COLUMNS = (
     steps.c.state_type,
     steps.c.state_name,
     steps.c.state_message,
-    sa.case((_SIZE <= EAGER_RESULT_BYTES, steps.c.result), else_=None),
-    _LARGE,
+    sa.case((_SIZE <= EAGER_RESULT_BYTES, steps.c.result), else_=None).label("result"),
+    _LARGE.label("large"),
     steps.c.due_at,
     steps.c.child_run_id,
 )
+_load = sa.select(*_RECORD_COLUMNS).where(
+    steps.c.run_id == sa.bindparam("b_run"), steps.c.run_attempt == sa.bindparam("b_attempt")
+)
+_LOAD = prepare(_load.order_by(steps.c.sequence))
+_LOAD_ONE = prepare(_load.where(steps.c.step_key == sa.bindparam("b_key")))

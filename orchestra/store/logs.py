@@ -190,12 +190,14 @@ def read(
 
 def written_lines(connection: Connection, run_id: str) -> dict[str, int]:
     """Of each branch of the run's body, how many lines a replay skips: one more than the highest ordinal written."""
-    query = (
-        sa.select(logs.c.branch, sa.func.max(logs.c.ordinal) + 1)
-        .where(logs.c.run_id == run_id, logs.c.branch.is_not(None))
-        .group_by(logs.c.branch)
-    )
-    return {branch: count for branch, count in connection.execute(query)}
+    return {row.branch: row.lines for row in _WRITTEN_LINES.all(connection, {"b_run": run_id})}
+
+
+_WRITTEN_LINES = prepare(
+    sa.select(logs.c.branch, (sa.func.max(logs.c.ordinal) + 1).label("lines"))
+    .where(logs.c.run_id == sa.bindparam("b_run"), logs.c.branch.is_not(None))
+    .group_by(logs.c.branch)
+)
 
 
 class Tail:

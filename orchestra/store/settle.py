@@ -284,13 +284,8 @@ def _count_down(connection: Connection, run_id: str, run_attempt: int, join_ids:
     out: list[str] = []
     # By name: two transactions that count down the same joins take them in the same order.
     for join_id in sorted(counts):
-        statement = (
-            sa.update(joins)
-            .where(joins.c.run_id == run_id, joins.c.run_attempt == run_attempt, joins.c.join_id == join_id)
-            .values(remaining=joins.c.remaining - counts[join_id])
-            .returning(joins.c.remaining, joins.c.parent_id)
-        )
-        row = connection.execute(statement).first()
+        names = {"b_run": run_id, "b_attempt": run_attempt, "b_join": join_id, "b_ended": counts[join_id]}
+        row = _COUNT_DOWN.first(connection, names)
         if row is None or row.remaining > 0:
             continue
         if row.parent_id is None:
@@ -301,16 +296,8 @@ def _count_down(connection: Connection, run_id: str, run_attempt: int, join_ids:
 
 
 def _dependents(connection: Connection, run_id: str, run_attempt: int, join_ids: Sequence[str]) -> list[str]:
-    found: list[str] = []
-    for part in chunks(join_ids, _CHUNK):
-        query = sa.select(steps.c.step_key).where(
-            steps.c.run_id == run_id,
-            steps.c.run_attempt == run_attempt,
-            steps.c.join_id.in_(part),
-            phase_is(steps, Phase.WAITING),
-        )
-        found.extend(connection.scalars(query))
-    return found
+    names = {"b_run": run_id, "b_attempt": run_attempt}
+    return [row.step_key for join_id in join_ids for row in _DEPENDENTS.all(connection, names | {"b_join": join_id})]
 
 
 # -- the parked run ----------------------------------------------------------------------------------------------
@@ -353,13 +340,8 @@ def wake_if_over(connection: Connection, run_id: str, row: Any) -> list[Announce
     due_at = moment if all_done else moment + grace(row.streak_parks, moment - (row.streak_at or moment))
     lease = settings.current().lease_seconds
     announce_at = moment + lease if due_at <= moment else due_at
-    statement = (
-        sa.update(flow_runs)
-        .where(flow_runs.c.id == run_id)
-        .values(phase=Phase.READY, due_at=due_at, announce_at=announce_at, announced_at=moment)
-        .returning(*RUN_COLUMNS, flow_runs.c.held)
-    )
-    found = connection.execute(statement).one()
+    names = {"b_run": run_id, "b_due": due_at, "b_announce": announce_at, "b_now": moment}
+    found = _MAKE_READY.first(connection, names)
     return [] if found.held else [of_run(found)]
 
 
@@ -474,4 +456,30 @@ _WAKE = prepare(
         - sa.case((_same_park, sa.bindparam("b_needed", type_=sa.Integer)), else_=sa.literal_column("0")),
     )
     .returning(*WAIT_COLUMNS)
+)
+_COUNT_DOWN = prepare(
+    sa.update(joins)
+    .where(
+        joins.c.run_id == sa.bindparam("b_run"),
+        joins.c.run_attempt == sa.bindparam("b_attempt"),
+        joins.c.join_id == sa.bindparam("b_join"),
+    )
+    .values(remaining=joins.c.remaining - sa.bindparam("b_ended", type_=sa.Integer))
+    .returning(joins.c.remaining, joins.c.parent_id)
+)
+_DEPENDENTS = prepare(
+    sa.select(steps.c.step_key).where(
+        *_in_attempt, steps.c.join_id == sa.bindparam("b_join"), phase_is(steps, Phase.WAITING)
+    )
+)
+_MAKE_READY = prepare(
+    sa.update(flow_runs)
+    .where(flow_runs.c.id == sa.bindparam("b_run"))
+    .values(
+        phase=Phase.READY.value,
+        due_at=sa.bindparam("b_due", type_=sa.Double),
+        announce_at=sa.bindparam("b_announce", type_=sa.Double),
+        announced_at=sa.bindparam("b_now", type_=sa.Double),
+    )
+    .returning(*RUN_COLUMNS, flow_runs.c.held)
 )

@@ -8,20 +8,22 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from orchestra.errors import ClaimLost
+from orchestra import serializers
+from orchestra.errors import CancelledRun, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store.announcements import Announcement
 from orchestra.store.claims import Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, now
-from orchestra.store.journal import NewStep, chunks, write
+from orchestra.store.journal import Ending, NewStep, chunks, write
 from orchestra.store.prepared import prepare
-from orchestra.store.settle import GRACE
+from orchestra.store.settle import GRACE, complete_open
 from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
 
 __all__ = ["GRACE", "Park", "Parking", "park", "waiting_in_queues"]
 
 _CHUNK = 1000
+_TIMERS = (Kind.SLEEP.value, Kind.PAUSE.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,12 @@ def park(
             if is_released(connection, claim):
                 return Parking(True)
             raise
-        if any(step.ending is None for step in new):
-            # Something new is dispatched: a streak begins.
-            fence(connection, claim, streak_at=None, streak_parks=0)
         announcements = write(connection, claim, new, window=window)
-        return _wait(connection, claim, wanted, announcements)
+        if outcome is not None:
+            announcements += _end_timers(connection, claim)
+        # Where something new is dispatched, a streak begins.
+        fresh = any(step.ending is None for step in new)
+        return _wait(connection, claim, wanted, announcements, fresh)
 
     failpoint("before_park")
     # A crash of the server that undoes this undoes what followed as well: the segment is run again.
@@ -91,7 +94,20 @@ def park(
     return parking
 
 
-def _wait(connection: Connection, claim: Claim, wanted: Park, announcements: list[Announcement]) -> Parking:
+def _end_timers(connection: Connection, claim: Claim) -> list[Announcement]:
+    """End the sleeps and pauses that a body left behind: nobody waits for them any more."""
+    timers = [row.step_key for row in _UNFINISHED.all(connection, fence_names(claim)) if row.kind in _TIMERS]
+    if not timers:
+        return []
+    error = CancelledRun("the flow's body ended without it")
+    data, _ = serializers.encode_exception(error)
+    ending = Ending(StateType.CANCELLED, "Cancelled", str(error), data)
+    return complete_open(connection, claim.run_id, claim.run_attempt, timers, ending)
+
+
+def _wait(
+    connection: Connection, claim: Claim, wanted: Park, announcements: list[Announcement], fresh: bool
+) -> Parking:
     unfinished = _lock_unfinished(connection, claim)
     keys = set(unfinished)
     needed = keys if wanted.needed is None else keys.intersection(wanted.needed)
@@ -110,6 +126,7 @@ def _wait(connection: Connection, claim: Claim, wanted: Park, announcements: lis
         "b_name": wanted.state_name,
         "b_message": wanted.message,
         "b_timed_out": wanted.timed_out,
+        "b_fresh": fresh,
     }
     _PARK.count(connection, values)
     return Parking(True, announcements)
@@ -162,7 +179,7 @@ def waiting_in_queues(database: Database, claim: Claim, needed: Sequence[str], q
 # Made once: building a statement costs more than running it.
 
 _UNFINISHED = prepare(
-    sa.select(steps.c.step_key)
+    sa.select(steps.c.step_key, steps.c.kind)
     .where(
         steps.c.run_id == sa.bindparam("b_run"),
         steps.c.run_attempt == sa.bindparam("b_attempt"),
@@ -173,6 +190,7 @@ _UNFINISHED = prepare(
 )
 _count = sa.bindparam("b_needed", type_=sa.Integer)
 _cancelling = flow_runs.c.state_type == StateType.CANCELLING.value
+_fresh = sa.bindparam("b_fresh", type_=sa.Boolean)
 _PARK = prepare(
     sa.update(flow_runs)
     .where(flow_runs.c.id == sa.bindparam("b_run"))
@@ -182,8 +200,8 @@ _PARK = prepare(
         wait_count=_count,
         wait_open=sa.bindparam("b_open", type_=sa.Integer),
         wait_claim=sa.bindparam("b_number", type_=sa.Integer),
-        streak_at=sa.func.coalesce(flow_runs.c.streak_at, now()),
-        streak_parks=flow_runs.c.streak_parks + 1,
+        streak_at=sa.case((_fresh, now()), else_=sa.func.coalesce(flow_runs.c.streak_at, now())),
+        streak_parks=sa.case((_fresh, 1), else_=flow_runs.c.streak_parks + 1),
         state_type=sa.case((_cancelling, flow_runs.c.state_type), else_=sa.bindparam("b_type", type_=sa.String)),
         state_name=sa.bindparam("b_name"),
         state_message=sa.bindparam("b_message"),

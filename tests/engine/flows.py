@@ -374,7 +374,7 @@ def with_slow_task(submitted):
     return future.state.name
 
 
-@flow(timeout_seconds=0.2)
+@flow(timeout_seconds=0.5)
 def times_out_around(kind):
     if kind == "child":
         stuck_child()

@@ -90,6 +90,12 @@ def failing() -> int:
 
 
 @flow(static=True)
+def second_fails() -> int:
+    """The second of two direct calls fails."""
+    return add(add(1), fail())
+
+
+@flow(static=True)
 def tolerant() -> str:
     """A failure is let through."""
     bad = fail.submit()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,8 @@ class Dev:
         self.home, self.log_file = home, log
         environment = {**os.environ, "ORCHESTRA_FLOWS": flows.__name__, "PYTHONUNBUFFERED": "1"}
         with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                COMMAND, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-            )
+            files: Any = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+            self.process = subprocess.Popen(COMMAND, env=environment, cwd=ROOT, start_new_session=True, **files)
 
     def wait_ready(self) -> None:
         """Wait until its worker consumes."""
