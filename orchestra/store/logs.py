@@ -15,6 +15,7 @@ from orchestra.serializers import clean_text
 from orchestra.store import tables
 from orchestra.store.behind import behind
 from orchestra.store.database import Database
+from orchestra.store.prepared import prepare
 
 logs = tables.logs
 

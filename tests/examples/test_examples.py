@@ -58,3 +58,11 @@ def test_a_flow_of_an_existing_celery_project_runs_without_celery(home: Path) ->
     printed = run("existing_celery_app", "-c", "import flows; print(flows.daily_orders('2026-11-22'))", home=home)
 
     assert "{'north': 500, 'south': 500, 'west': 400}" in printed
+
+
+def test_the_canvas_example_prints_a_native_canvas(home: Path) -> None:
+    """The drawn flow is a Celery signature that names its nodes."""
+    printed = run("canvas", "draw.py", home=home)
+
+    assert "orchestra.enter" in printed
+    assert "orchestra.pass_on" in printed
