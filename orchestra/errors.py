@@ -279,6 +279,10 @@ class IdempotencyConflict(Conflict):
     """An idempotency key was used again with other parameters."""
 
 
+class CancelRequested(Conflict):
+    """The run is being cancelled, so that it must not go on; what was about to be written is not."""
+
+
 class ClaimLost(Conflict):
     """This process no longer holds the claim it works under; what it did since is not recorded."""
 
@@ -312,6 +316,10 @@ class Parked(Signal):
 
 class Cancelled(Signal):
     """The run was cancelled."""
+
+
+class Adrift(Signal):
+    """The database is away; nothing more can be recorded here, and the run is taken up again when it is back."""
 
 
 class Fenced(Signal):

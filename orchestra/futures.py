@@ -136,7 +136,8 @@ def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> 
         if not ended:
             raise ResultTimeout(f"{len(open_)} of {total} task runs have not ended within {timeout:g} s")
         done = [open_[index] for index in ended]
-        open_ = [future for index, future in enumerate(open_) if index not in set(ended)]
+        gone = set(ended)
+        open_ = [future for index, future in enumerate(open_) if index not in gone]
         yield from done
 
 

@@ -119,11 +119,13 @@ class Replay(Generic[R]):
         """Whether every step recorded in this attempt has been asked for."""
         return len(self._asked) >= len(self._own)
 
-    def answer(self, asked: Asked, fingerprint: str | None = None) -> R | None:
+    def answer(self, asked: Asked, fingerprint: str | None = None, *, afresh: bool = False) -> R | None:
         """The journaled step that `asked` is, or None where it is new.
 
         Args:
             fingerprint: Of the inputs it is asked with, where known.
+            afresh: One of its inputs is the result of a step that is run again in this attempt, so that no step of an
+                earlier attempt answers.
 
         Raises:
             NonDeterministic: The journal holds another step there, or a later one of the branch but not this.
@@ -136,7 +138,7 @@ class Replay(Generic[R]):
             self._asked.add(own.key)
             self._rerun = True
             return own
-        moved = self._moved_answer(asked, fingerprint)
+        moved = None if afresh else self._moved_answer(asked, fingerprint)
         if moved is not None:
             return moved
         if self._last.get(asked.branch, -1) > asked.position:

@@ -366,10 +366,14 @@ class OwnPostgres(Postgres):
         self.halt()
         self.start()
 
-    def halt(self) -> None:
-        """Stop at once, as by a crash; returns when all of it has ended."""
+    def halt(self, mode: signal.Signals = signal.SIGQUIT) -> None:
+        """Stop it; returns when all of it has ended.
+
+        Args:
+            mode: SIGQUIT: at once, as by a crash; SIGINT: orderly, what was committed is on disk.
+        """
         assert self.process is not None
-        self.process.popen.send_signal(signal.SIGQUIT)
+        self.process.popen.send_signal(mode)
         # The postmaster ends last: it waits for its children.
         self.process.popen.wait(20)
 

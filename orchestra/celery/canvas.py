@@ -121,7 +121,7 @@ def plan_static(spec: FlowSpec, parameters: dict[str, Any], new: NewRun, carryin
     if not drawing.may_be_sent():
         return StaticRun(Planned(plan.steps, plan.outcome, lambda queue: graph.window(carrying.slots(queue))), None)
     # All that is ready goes out at once: no row waits for a window.
-    return StaticRun(Planned(plan.steps, plan.outcome, lambda queue: len(plan.steps)), drawing.whole())
+    return StaticRun(Planned(plan.steps, plan.outcome, lambda queue: len(plan.steps)), drawing.led())
 
 
 class Entered:
@@ -171,10 +171,22 @@ class _Drawing:
             behind = self._draw(self._parts.tree, behind)
         return self._one([*behind, first] if first is not None else behind)
 
+    def led(self) -> Signature:
+        """The canvas with one node at its beginning: a worker sends what follows.
+
+        Celery subscribes to the result of each member of a group that is sent, which is nothing for a client to do.
+        """
+        if _starts_alone(self._parts.tree):
+            return self.whole()
+        return self.whole(self.signature(JOIN_TASK, (), "start"))
+
     def may_be_sent(self) -> bool:
-        """Whether the canvas is worth sending: it has steps, no chords that the app cannot do, and small messages."""
+        """Whether the canvas is worth sending: something comes behind something, chords can be done, and it is small."""
         tree = self._parts.tree
-        if tree is None or weight(tree) > LARGEST_MEAN_BYTES * len(self._steps):
+        if not isinstance(tree, Series | Parallel) or weight(tree) > LARGEST_MEAN_BYTES * len(self._steps):
+            return False
+        if isinstance(tree, Parallel) and all(isinstance(part, Leaf) for part in tree.parts):
+            # A mere group: as the journal announces it.
             return False
         return not _has_chords(tree) or _can_chord(self.app)
 
@@ -228,6 +240,12 @@ def _weigh(tree: Tree, behind: int) -> int:
         total += _weigh(part, behind)
         behind += sum(1 for _ in decomposition.leaves(part))
     return total
+
+
+def _starts_alone(tree: Tree | None) -> bool:
+    if isinstance(tree, Series):
+        return _starts_alone(tree.parts[0])
+    return isinstance(tree, Leaf)
 
 
 def _ends_alone(tree: Tree) -> bool:

@@ -16,6 +16,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from celery import Celery
@@ -29,13 +30,11 @@ from orchestra.celery.apps import FLOW_TASK, STEP_TASK, current_app
 from orchestra.errors import StoreError
 from orchestra.failpoints import failpoint
 from orchestra.store import unsent, workers
-from orchestra.store.announcements import Announcement
+from orchestra.store.announcements import WAKE_SUFFIX, Announcement
 from orchestra.store.database import database
 
 logger = logging.getLogger("orchestra.dispatch")
 
-#: What a queue's name gets for the queue of its wake-ups.
-WAKE_SUFFIX = ".wake"
 #: How long a count of live slots is used, in seconds.
 _SLOTS_KEPT = 2.0
 #: Timers further ahead than this are left to the sweeper, in seconds.
@@ -86,7 +85,6 @@ class CeleryCarrier:
         self._slots: tuple[float, dict[str, int]] = (float("-inf"), {})
         self._complained_at = float("-inf")
         self._queues_lock = threading.Lock()
-        self._applied = False
 
     @property
     def default_queue(self) -> str:
@@ -94,12 +92,24 @@ class CeleryCarrier:
         return str(self.app.conf.task_default_queue)
 
     def announce(self, announcements: Sequence[Announcement]) -> None:
-        """Publish once, without retrying; what the broker does not take is owed to the sweeper again."""
-        if announcements:
-            self._once(lambda: self._publish(announcements), announcements)
+        """Publish once, without retrying; what the broker does not take is owed to the sweeper again.
+
+        What is due later is announced then, by a timer of this process.
+        """
+        due = [each for each in announcements if not each.delay]
+        for announcement in announcements:
+            if announcement.delay:
+                self.later(announcement)
+        if due:
+            self._once(lambda: self._publish(due), due)
 
     def send(self, canvas: Signature, announcements: Sequence[Announcement]) -> None:
-        """Publish a canvas, once, in the place of these announcements, which are the first of its nodes."""
+        """Publish a canvas, once, in the place of these announcements, which are the first of its steps.
+
+        Args:
+            canvas: It begins with one node, so that it is one message.
+            announcements: Owed to the sweeper where the broker does not take it.
+        """
         self._once(lambda: self._apply(canvas), announcements)
 
     def _once(self, publish: Callable[[], None], announcements: Sequence[Announcement]) -> None:
@@ -112,16 +122,12 @@ class CeleryCarrier:
         failpoint("after_publish")
 
     def _apply(self, canvas: Signature) -> None:
-        self._applied = True
         with self._producers.one() as producer:
-            # A chord goes through Celery's own connections, which are slow to give up: so ask by ours first.
-            producer.connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
-            with _batch(producer):
-                canvas.apply_async(producer=producer, retry=False)
+            canvas.apply_async(producer=producer, retry=False)
 
     def later(self, announcement: Announcement) -> None:
         """Announce at the due time, by a timer of this process; far ones are the sweeper's."""
-        if announcement.due_at - clock.now() < _LONGEST_TIMER:
+        if announcement.delay < _LONGEST_TIMER:
             self._timers.add(announcement)
 
     def route(self, path: str) -> tuple[str | None, int | None]:
@@ -179,13 +185,8 @@ class CeleryCarrier:
         amqp.send_task_message(producer, name, message, queue=queue, serializer="json", retry=False, **priority)
 
     def close(self) -> None:
-        """Close idle connections, and let go of what Celery watches of canvases that were sent."""
+        """Close idle connections."""
         self._producers.close()
-        if self._applied:
-            # Its result objects unsubscribe when they are collected: at the end of the process, too late for that.
-            watched = getattr(getattr(self.app.backend, "result_consumer", None), "subscribed_to", None)
-            if watched is not None:
-                watched.clear()
 
     def queue(self, name: str) -> Queue:
         """The app's declaration of a queue; one for wake-ups is declared like the queue it goes with."""
@@ -291,7 +292,8 @@ class _Timers:
         if self._pid not in (0, os.getpid()):
             self._forget()
         with self._changed:
-            heapq.heappush(self._heap, (announcement.due_at + _TIMER_MARGIN, next(self._order), announcement))
+            at = clock.monotonic() + announcement.delay + _TIMER_MARGIN
+            heapq.heappush(self._heap, (at, next(self._order), replace(announcement, delay=0.0)))
             if not self._pid:
                 self._pid = os.getpid()
                 threading.Thread(target=self._run, name="orchestra-timers", daemon=True).start()
@@ -303,10 +305,10 @@ class _Timers:
 
     def _wait(self) -> list[Announcement]:
         with self._changed:
-            while not self._heap or self._heap[0][0] > clock.now():
-                self._changed.wait(self._heap[0][0] - clock.now() if self._heap else None)
+            while not self._heap or self._heap[0][0] > clock.monotonic():
+                self._changed.wait(self._heap[0][0] - clock.monotonic() if self._heap else None)
             due = []
-            while self._heap and self._heap[0][0] <= clock.now():
+            while self._heap and self._heap[0][0] <= clock.monotonic():
                 due.append(heapq.heappop(self._heap)[2])
             return due
 

@@ -24,10 +24,12 @@ from celery import bootsteps, signals
 
 from orchestra import clock, lazy, settings
 from orchestra.celery.apps import remember_worker
-from orchestra.celery.dispatch import WAKE_SUFFIX, CeleryCarrier, StopFlag, use_carrier
+from orchestra.celery.dispatch import CeleryCarrier, StopFlag, use_carrier
 from orchestra.celery.sweeper import ENDED, READY, STOPPING, AttendantThread, Briefing
 from orchestra.engine import definitions
 from orchestra.errors import ConfigurationError, OrchestraError
+from orchestra.store.announcements import WAKE_SUFFIX
+from orchestra.store.behind import flush
 from orchestra.store.workers import WorkerRow
 
 logger = logging.getLogger("orchestra.worker")
@@ -144,6 +146,12 @@ def _on_shutdown(**_: Any) -> None:
         _steps.pop().end()
 
 
+def _on_child_ends(**_: Any) -> None:
+    # A child of the pool ends by os._exit, past atexit.
+    flush()
+
+
+signals.worker_process_shutdown.connect(_on_child_ends, weak=False)
 signals.worker_shutting_down.connect(_on_shutting_down, weak=False)
 signals.worker_shutdown.connect(_on_shutdown, weak=False)
 # A cold stop sends no such signal.

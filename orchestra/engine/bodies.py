@@ -80,9 +80,7 @@ def name_of(fn: Callable[..., Any]) -> str:
     return repr(getattr(fn, "__name__", type(fn).__name__))
 
 
-async def _awaited(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
-) -> Any:
+async def _awaited(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:
     if timeout is None:
         return await fn(*args, **kwargs)
     try:

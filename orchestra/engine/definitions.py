@@ -27,6 +27,15 @@ def load_flow(path: str, entrypoint: str | None = None) -> FlowSpec:
     return _load(entrypoint if entrypoint and path.startswith("__main__:") else path, FlowSpec, "flow")
 
 
+def unknown_flow(path: str, name: str) -> FlowSpec:
+    """What stands for a flow whose code is not here: enough to say which it is, nothing to call."""
+    return FlowSpec(fn=_unknown, name=name, path=path)
+
+
+def _unknown(*args: Any, **kwargs: Any) -> None:
+    raise NotImplementedError("this flow's code is not on this worker")
+
+
 def load_task(path: str) -> TaskSpec:
     """The task at `module:qualname`.
 

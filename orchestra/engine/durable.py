@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,7 +26,9 @@ from orchestra.engine.run_names import task_run_name
 from orchestra.engine.task_run import Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.engine.values import encode_inputs, ending_of, state_of
 from orchestra.errors import (
+    Adrift,
     Cancelled,
+    CancelRequested,
     ClaimLost,
     DefinitionError,
     Fenced,
@@ -36,6 +38,8 @@ from orchestra.errors import (
     Parked,
     RunTimeout,
     SerializationError,
+    Signal,
+    StoreError,
     UpstreamFailed,
 )
 from orchestra.failpoints import failpoint
@@ -91,6 +95,19 @@ class _Suspended:
     first: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """Steps that a branch waits for: all, or the first of them."""
+
+    keys: Sequence[str]
+    first: bool
+
+    @property
+    def digest(self) -> str:
+        """Tells this wait from others at the same position: once over, the same wait is over for good."""
+        return identifiers.fingerprint(repr((list(self.keys), self.first)).encode())[:8]
+
+
 class DurableRunner:
     """Carries out the calls of one segment of one flow run."""
 
@@ -128,12 +145,20 @@ class DurableRunner:
         self._sequence = max((record.sequence for record in records), default=-1) + 1
         self._callbacks: dict[str, list[Callable[[], object]]] = {}
         self._seen_until = clock.now()
+        #: The run's deadline on this process's monotonic clock: the database's clock may be another.
+        self._deadline = _deadline(claimed.row)
         self._linger_until: float | None = None
         self._timed_out = False
         self._suspended: list[_Suspended] = []
         #: When the journal last answered; then the body's own code runs, again in each replay.
         self._replayed_at: float | None = None
         self._warned_slow = False
+        #: What is looked at just now: a look may not ask for steps of its own.
+        self._observing: str | None = None
+        #: Async inline calls whose bodies run.
+        self._inline = 0
+        #: Set once the database was away: nothing of this segment may be written after that.
+        self.broken: StoreError | None = None
         #: Set once replay differed from the journal: a body that swallows it does not go on.
         self.mismatch: NonDeterministic | None = None
         self._waiters = waiters
@@ -186,9 +211,14 @@ class DurableRunner:
             return self._state(asked.key)
         args, kwargs, context = started
         start_time = clock.now()
-        outcome = await run_attempts_async(
-            task, args, kwargs, context, longest_sleep=_longest_sleep(task, inputs), before_attempt=self._before_body
-        )
+        self._inline += 1
+        try:
+            longest = _longest_sleep(task, inputs)
+            outcome = await run_attempts_async(
+                task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body
+            )
+        finally:
+            self._inline -= 1
         final = self._journal_inline(asked, task, inputs, outcome, start_time)
         if final is None:
             await self._wait_for_keys_async([asked.key])
@@ -200,7 +230,8 @@ class DurableRunner:
         self._check_deadline()
         inputs = _encoded_inputs(call)
         asked = self._line().ask(names.step_name(task.name))
-        return asked, self._answer(asked, inputs), inputs
+        upstreams = [_key_of(future) for future, _ in _futures_of(call)]
+        return asked, self._answer(asked, inputs, upstreams=upstreams), inputs
 
     def _begin_inline(
         self, asked: Asked, task: TaskSpec, call: Call, inputs: bytes | None
@@ -267,6 +298,7 @@ class DurableRunner:
         self.check(task.name)
         await self._wait_for_futures_async(call)
         args, kwargs = replace_futures(call.args, settled), replace_futures(call.kwargs, settled)
+        self.dispatch()
         context = self._task_context(self._line().peek(names.step_name(task.name)), task, args, kwargs)
         outcome = await run_attempts_async(task, args, kwargs, context, before_attempt=self._before_body)
         return outcome.state
@@ -287,7 +319,7 @@ class DurableRunner:
         inputs = encode_inputs(*_with_refs(call))
         self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))
-        if self._answer(asked, inputs) is None:
+        if self._answer(asked, inputs, upstreams=[_key_of(future) for future, _ in found]) is None:
             queue, priority = self.route(task.queue, task.priority, task.path)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.edges = tuple(Edge(_key_of(future), strict) for future, strict in found)
@@ -459,16 +491,29 @@ class DurableRunner:
         asked = self._line().ask(names.step_name(name))
         fingerprint = self._of_attempt if name in _SEEN_OF_FUTURES else None
         if self._answer(asked, None, fingerprint) is None:
+            self._observing = name
             try:
                 state: State[Any] = State(StateType.COMPLETED, data=look())
             except Exception as error:
                 state = states.from_exception(error)
+            finally:
+                self._observing = None
             step = self._plain(asked, Kind.OBSERVATION)
             step.fingerprint = fingerprint
             step.ending, self._states[asked.key] = ending_of(state, what=f"what {name!r} saw")
             self._unwritten.append(step)
         value: T = self._state(asked.key).result()
         return value
+
+    def observe_done(self, key: str) -> bool:
+        """Whether a submitted step has ended, journaled."""
+
+        def look() -> bool:
+            self.dispatch()
+            self._refresh([key])
+            return self._is_done(key)
+
+        return self.observe("done", look)
 
     def observe_state(self, key: str) -> State[Any]:
         """The present state of a submitted step, journaled."""
@@ -553,12 +598,13 @@ class DurableRunner:
         Args:
             first: One of them is enough; with `beyond`, one more than are done already.
         """
-        self._check_deadline(replayed=True)
+        self._check_deadline(_Wait(keys, first), replayed=True)
         if not beyond and self._satisfied(keys, first):
             return
         missing = self._missing(keys)
         while True:
-            self._check_wait()
+            self.check("wait")
+            self._check_deadline(_Wait(keys, first))
             self._refresh(missing)
             left = self._missing(missing)
             if not left or (first and len(left) < len(missing)):
@@ -571,13 +617,14 @@ class DurableRunner:
 
     async def _wait_for_keys_async(self, keys: Sequence[str], *, first: bool = False, beyond: bool = False) -> None:
         """As `_wait_for_keys`, but lets the other branches go on; the loop parks when none can."""
-        self._check_deadline(replayed=True)
+        self._check_deadline(_Wait(keys, first), replayed=True)
         if not beyond and self._satisfied(keys, first):
             return
         missing = self._missing(keys)
         if not missing:
             return
-        self._check_wait()
+        self.check("wait")
+        self._check_deadline(_Wait(keys, first))
         suspended = _Suspended(asyncio.get_running_loop().create_future(), missing, first)
         self._suspended.append(suspended)
         self._waiters.waiting += 1
@@ -593,21 +640,29 @@ class DurableRunner:
         open_ = [each for each in self._suspended if not each.future.done()]
         if not open_:
             return False
-        if self.claim.lost or self.claim.cancelled:
-            return self._fail_all(open_, Fenced() if self.claim.lost else Cancelled())
+        try:
+            return self._look_for(open_, stuck)
+        except Signal as signal:
+            # Raised in the branches, not in the loop that asks.
+            return self._fail_all(open_, signal)
+
+    def _look_for(self, open_: Sequence[_Suspended], stuck: bool) -> bool:
+        if self.parked:
+            raise Parked
+        if self.claim.lost:
+            raise Fenced
+        if self.claim.cancelled:
+            raise Cancelled
         self.dispatch()
         keys = sorted({key for each in open_ for key in self._missing(each.keys)})
         self._refresh(keys)
         if self._wake(open_):
             return True
-        if not stuck and not self.carrier.stopping():
+        if not stuck and (self._inline or not self.carrier.stopping()):
             return False
         if stuck and self._may_linger(keys):
             return False
-        try:
-            self._park(keys, 1, (StateType.RUNNING, "Waiting"))
-        except Parked as signal:
-            return self._fail_all(open_, signal)
+        self._park(keys, 1, (StateType.RUNNING, "Waiting"))
         self._learn_all(keys)
         return self._wake(open_)
 
@@ -634,7 +689,8 @@ class DurableRunner:
             self._linger_until = now + LINGER
         if now >= self._linger_until or any(step.key in keys for step in self._unwritten):
             return False
-        return not waits.waiting_in_queues(self.database, self.claim, keys, sorted(self.carrier.queues))
+        queues = sorted(self.carrier.queues)
+        return not self._read(lambda: waits.waiting_in_queues(self.database, self.claim, keys, queues))
 
     def _park(self, keys: Sequence[str], count: int, shown: tuple[StateType, str]) -> None:
         """Park, if what is needed is still not there.
@@ -671,7 +727,8 @@ class DurableRunner:
 
     def reload(self) -> None:
         """Read the whole journal again."""
-        for record in journal.load(self.database, self.claim.run_id, self.claim.run_attempt):
+        run_id, attempt = self.claim.run_id, self.claim.run_attempt
+        for record in self._read(lambda: journal.load(self.database, run_id, attempt)):
             self._learn(record)
 
     @property
@@ -701,11 +758,15 @@ class DurableRunner:
         interrupts.check()
         if self.mismatch is not None:
             raise self.mismatch
+        if self.broken is not None:
+            raise Adrift
+        if self._observing is not None:
+            raise DefinitionError(f"{what} was called inside of what {self._observing!r} looks at; call it outside")
         self._warn_if_slow()
         line = current_line.get()
         if line is None or line.thread != threading.get_ident():
             raise ForeignThread(what)
-        if self.carrier.stopping():
+        if self.carrier.stopping() and not self._inline:
             self._give_back()
 
     def _warn_if_slow(self) -> None:
@@ -738,19 +799,26 @@ class DurableRunner:
         """The fingerprint of steps that a retry must not take over: what they saw is seen anew."""
         return f"attempt {self.claim.run_attempt}"
 
-    def _answer(self, asked: Asked, inputs: bytes | None, fingerprint: str | None = None) -> StepRecord | None:
+    def _answer(
+        self, asked: Asked, inputs: bytes | None, fingerprint: str | None = None, upstreams: Sequence[str] = ()
+    ) -> StepRecord | None:
         """The record of a step that was asked for before.
+
+        Args:
+            upstreams: Steps whose results are among its inputs: where one is run again, so is this.
 
         Raises:
             NonDeterministic: The journal holds another.
         """
         given = fingerprint or _fingerprint(inputs)
         try:
-            record = self.replay.answer(asked, given)
+            record = self.replay.answer(asked, given, afresh=any(not self._is_moved(key) for key in upstreams))
         except NonDeterministic as error:
             self.mismatch = error
             raise
         if record is None:
+            # What an earlier run attempt recorded under this key no longer counts.
+            self._records.pop(asked.key, None)
             return None
         self._replayed_at = clock.monotonic()
         own = record.recorded_attempt == self.claim.run_attempt
@@ -758,13 +826,20 @@ class DurableRunner:
             logger.warning("step %r is replayed with other inputs than it was run with; its result is kept", asked.key)
         return record
 
+    def _is_moved(self, key: str) -> bool:
+        """Whether a step was recorded in an earlier run attempt, and stands."""
+        record = self._records.get(key)
+        return record is not None and record.recorded_attempt < self.claim.run_attempt
+
     def _state(self, key: str) -> State[Any]:
         """The final state of a step that has ended; decoded once."""
         if key not in self._states:
             record = self._records[key]
             data = record.result
             if record.large:
-                data = journal.result_of(self.database, self.claim.run_id, self.claim.run_attempt, key)
+                data = self._read(
+                    lambda: journal.result_of(self.database, self.claim.run_id, self.claim.run_attempt, key)
+                )
             self._states[key] = state_of(
                 record.state_type, record.state_name, record.state_message, data, self._details(key)
             )
@@ -789,20 +864,21 @@ class DurableRunner:
             return
         run_id, attempt = self.claim.run_id, self.claim.run_attempt
         if len(asked) <= _FEW:
-            found = journal.load_steps(self.database, run_id, attempt, asked)
+            found = self._read(lambda: journal.load_steps(self.database, run_id, attempt, asked))
             ended = any(record.done for record in found)
         else:
             found, ended = [], True
         if (ended and len(self._open) > len(asked)) or len(asked) > _FEW:
             since = self._seen_until - _OVERLAP
             self._seen_until = clock.now()
-            found += journal.load_done(self.database, run_id, attempt, since)
+            found += self._read(lambda: journal.load_done(self.database, run_id, attempt, since))
         for record in found:
             self._learn(record)
 
     def _learn_all(self, keys: Sequence[str]) -> None:
         """Read these steps by name: finding the ended ones by time may miss some where clocks differ by much."""
-        for record in journal.load_steps(self.database, self.claim.run_id, self.claim.run_attempt, keys):
+        run_id, attempt = self.claim.run_id, self.claim.run_attempt
+        for record in self._read(lambda: journal.load_steps(self.database, run_id, attempt, keys)):
             self._learn(record)
 
     def _learn(self, record: StepRecord) -> None:
@@ -831,16 +907,37 @@ class DurableRunner:
 
         Raises:
             Fenced: The claim was lost.
+            Cancelled: The run is being cancelled.
+            Adrift: The database is away.
         """
         if self.parked:
             raise Parked
+        if self.broken is not None:
+            raise Adrift
         try:
             with interrupts.shielded():
                 return write()
+        except StoreError as error:
+            self.broken = error
+            raise Adrift from error
+        except CancelRequested as error:
+            raise Cancelled from error
         except ClaimLost as error:
             self.claim.lost = True
             logger.warning("%s: what this process did since is not recorded", error)
             raise Fenced from error
+
+    def _read(self, look: Callable[[], T]) -> T:
+        """Read from the journal.
+
+        Raises:
+            Adrift: The database is away.
+        """
+        try:
+            return look()
+        except StoreError as error:
+            self.broken = error
+            raise Adrift from error
 
     def _announce(self, announcements: Sequence[Announcement]) -> None:
         if announcements:
@@ -850,25 +947,28 @@ class DurableRunner:
 
     # -- small parts ---------------------------------------------------------------------------------------------
 
-    def _check_wait(self) -> None:
-        self.check("wait")
-        self._check_deadline()
-
-    def _check_deadline(self, *, replayed: bool = False) -> None:
+    def _check_deadline(self, wait: _Wait | None = None, *, replayed: bool = False) -> None:
         """Raise the flow's timeout where the body would go on past its deadline, or did when it was first run.
 
         Args:
-            replayed: Only the latter.
+            wait: The wait it is raised in, else it is raised before the next step is asked for.
+            replayed: Only if it was raised here when this was first run.
         """
-        if self._timed_out:
+        if self._timed_out or self.row["timeout_seconds"] is None:
             return
-        asked, deadline = self._line().peek("timeout"), self.row["deadline_at"]
+        name = "timeout" if wait is None else f"timeout-{wait.digest}"
+        asked = self._line().peek(name)
         # What was done before the deadline is replayed after it.
-        late = deadline is not None and clock.now() >= deadline and not self.replay.reaches(asked)
+        late = self.seconds_left == 0.0 and not self.replay.reaches(asked)
         if not self.replay.holds(asked) and (replayed or not late):
             return
         self._timed_out = True
-        self.observe("timeout", self._raise_timeout)
+        self.observe(name, self._raise_timeout)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the run's deadline, 0 after it; None: it has none."""
+        return None if self._deadline is None else max(self._deadline - clock.monotonic(), 0.0)
 
     def _raise_timeout(self) -> None:
         raise RunTimeout(f"flow {self.flow.name!r} ran longer than its timeout_seconds={self.flow.timeout_seconds:g}")
@@ -947,6 +1047,14 @@ class DurableRunner:
 
     def _with_details(self, state: State[Any], key: str) -> State[Any]:
         return State(state.type, state.name, state.message, state.data, state.timestamp, self._details(key))
+
+
+def _deadline(row: Mapping[str, Any]) -> float | None:
+    if row["deadline_at"] is None:
+        return None
+    return float(
+        clock.monotonic() + row["deadline_at"] - row.get("claimed_at", row["lease_until"] - row["lease_seconds"])
+    )
 
 
 def _longest_sleep(task: TaskSpec, inputs: bytes | None) -> float:

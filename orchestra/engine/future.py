@@ -27,6 +27,10 @@ class Journal(Waiter, Protocol):
         """The present state of a step, journaled."""
         ...
 
+    def observe_done(self, key: str) -> bool:
+        """Whether a step has ended, journaled."""
+        ...
+
     def when_known(self, key: str, callback: Callable[[], object]) -> None:
         """Call back when it is known that the step has ended."""
         ...
@@ -49,6 +53,10 @@ class JournalFuture(Future[Any]):
     def peek(self) -> State[Any] | None:
         """The final state, if this segment has read it."""
         return self.waiter.known_state(self.key)
+
+    def done(self) -> bool:
+        """Whether the task run has ended, as a step: replay sees the same."""
+        return self.waiter.observe_done(self.key)
 
     @property
     def state(self) -> State[Any]:

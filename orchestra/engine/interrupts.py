@@ -160,7 +160,9 @@ def _leave() -> None:
     _main.depth -= 1
     if _main.depth == 0:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, _main.old_handler if _main.old_handler is not None else signal.SIG_DFL)
+        # Ours stays where there was none: a late alarm from another thread must not end the process.
+        if _main.old_handler not in (None, signal.SIG_DFL):
+            signal.signal(signal.SIGALRM, _main.old_handler)
         _restore_timer(*_main.old_timer)
         _main.pending = None
 

@@ -21,6 +21,7 @@ from orchestra.engine.outcomes import flow_state
 from orchestra.engine.parameters import call_with, validate
 from orchestra.engine.values import ending_of
 from orchestra.errors import (
+    Adrift,
     Cancelled,
     CancelledRun,
     ClaimLost,
@@ -31,6 +32,7 @@ from orchestra.errors import (
     OrchestraError,
     Parked,
     RunTimeout,
+    Signal,
 )
 from orchestra.logging import engine_logger
 from orchestra.runners.carrier import Carrier
@@ -38,6 +40,7 @@ from orchestra.serializers import StepRef, clean_text
 from orchestra.specs import FlowSpec
 from orchestra.states import State
 from orchestra.store import claims, interventions, journal, logs, runs, waits
+from orchestra.store.announcements import WAKE_SUFFIX
 from orchestra.store.claims import Claimed
 from orchestra.store.database import Database
 from orchestra.store.journal import Ending
@@ -58,12 +61,15 @@ def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart)
     claimed = claims.claim_run(database, run_id)
     if claimed is None:
         return
-    heart.mark(claimed.row["queue"], claimed.row["announced_at"])
+    wake = WAKE_SUFFIX if claimed.claim.number > 1 else ""
+    heart.mark(claimed.row["queue"] + wake, claimed.row["announced_at"])
     try:
         flow = definitions.load_flow(claimed.row["path"], claimed.row["entrypoint"])
     except DefinitionNotFound as error:
-        _wait_for_code(database, claimed, error)
-        return
+        if not claimed.claim.cancelled:
+            _wait_for_code(database, claimed, error)
+            return
+        flow = definitions.unknown_flow(claimed.row["path"], claimed.row["flow_name"])
     Segment(database, flow, claimed, carrier, heart).run()
 
 
@@ -103,11 +109,24 @@ class Segment:
             with self.heart.hold(self.claim):
                 return self._carry_on()
         except (Fenced, ClaimLost) as lost:
+            if not self.claim.lost and isinstance(lost, Fenced):
+                # The claim of the run around this one was lost; this one goes on alone.
+                claims.give_back(self.database, self.claim)
+                raise
             logger.warning("flow run %s goes on elsewhere: %s", self.claim.run_id, lost or "its claim was taken over")
             return None
+        except Adrift:
+            assert self.runner.broken is not None
+            raise self.runner.broken from None
 
     def _carry_on(self) -> State[Any] | None:
         self._open()
+        try:
+            return self._advance()
+        except Cancelled:
+            return self._finish_cancelled()
+
+    def _advance(self) -> State[Any] | None:
         if self.claim.cancelled:
             return self._finish_cancelled()
         if self.claimed.over_budget:
@@ -188,13 +207,6 @@ class Segment:
         except NonDeterministic as error:
             self._hold(error)
             return None
-        except Cancelled:
-            return self._finish_cancelled()
-        except interrupts.Expired as expired:
-            # The deadline of a run that this one is a child of: both end.
-            with interrupts.shielded():
-                self._end_body(states.from_exception(expired.deadline.error()))
-            raise
         finally:
             current_line.reset(tokens[2])
             task_run_context.reset(tokens[1])
@@ -220,9 +232,9 @@ class Segment:
             self._check_stopped(error)
             if isinstance(error, interrupts.Expired):
                 # The deadline of a run around this one, which is its own and goes on alone.
-                claims.give_back(self.database, self.claim)
+                self.runner.guard(lambda: claims.give_back(self.database, self.claim))
                 raise
-            if isinstance(error, (Parked, Cancelled, Fenced, interrupts.Expired)):
+            if isinstance(error, Signal):
                 raise
             value = states.from_exception(error)
         self._check_stopped(None)
@@ -236,6 +248,8 @@ class Segment:
             raise error
         if self.runner.parked:
             raise Parked
+        if self.runner.broken is not None:
+            raise Adrift
         if self.claim.lost:
             raise Fenced
         if self.claim.cancelled:
@@ -265,11 +279,7 @@ class Segment:
 
     def _seconds_left(self) -> float | None:
         """Until the deadline; a body that is replayed after it is timed out where it blocks."""
-        deadline = self.row["deadline_at"]
-        if deadline is None:
-            return None
-        left = deadline - clock.now()
-        return float(left) if left > 0 else None
+        return self.runner.seconds_left or None
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -302,7 +312,9 @@ class Segment:
     def _conclude(self, outcome: bytes) -> State[Any] | None:
         """All submitted work has ended: end the run as its body did."""
         if self.runner.unfinished and runs.unfinished(self.database, self.claim.run_id, self.claim.run_attempt):
-            parking = waits.park(self.database, self.claim, Park(None), window=self.runner.window)
+            parking = self.runner.guard(
+                lambda: waits.park(self.database, self.claim, Park(None), window=self.runner.window)
+            )
             if parking.parked:
                 return None
         self.runner.reload()
@@ -380,9 +392,9 @@ class Segment:
     def _finish_cancelled(self) -> State[Any] | None:
         """End a cancelled run, once its running steps have ended. This is where hooks and rollbacks are due first."""
         self.runner.take_unwritten()
+        # Whoever cancelled it may have died before it had ended the steps.
+        interventions.end_steps(self.database, self.claim.run_id)
         if runs.unfinished(self.database, self.claim.run_id, self.claim.run_attempt):
-            # What was dispatched between the cancel and this segment's learning of it.
-            self.carrier.announce(interventions.cancel(self.database, self.claim.run_id))
             parking = waits.park(self.database, self.claim, Park(None), window=self.runner.window)
             if parking.parked:
                 return None
@@ -406,8 +418,9 @@ class Segment:
         engine_logger(self.context).error("%s", error)
         self.runner.take_unwritten()
         history.note(self.claim.run_id, "PAUSED", "NonDeterministic", str(error))
-        interventions.hold_claimed(
-            self.database, self.claim, interventions.NONDETERMINISTIC, "NonDeterministic", clean_text(str(error))
+        reason, message = interventions.NONDETERMINISTIC, clean_text(str(error))
+        self.runner.guard(
+            lambda: interventions.hold_claimed(self.database, self.claim, reason, "NonDeterministic", message)
         )
 
     def _run_child(self, flow: FlowSpec, claimed: Claimed) -> State[Any] | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchestra import clock, identifiers, serializers, states
+from orchestra import identifiers, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
 from orchestra.engine import definitions, history, interrupts
 from orchestra.engine.heartbeat import Heart
@@ -23,6 +23,7 @@ from orchestra.errors import (
     DefinitionNotFound,
     Fenced,
     OrchestraError,
+    StoreError,
 )
 from orchestra.failpoints import failpoint
 from orchestra.runners.carrier import Carrier
@@ -71,6 +72,9 @@ class _Step:
         self.carrier = carrier
 
     def run(self) -> None:
+        if self.claim.cancelled:
+            self._end(_cancelled(), self.row["attempt"])
+            return
         try:
             task = definitions.load_task(self.row["path"])
         except DefinitionNotFound as error:
@@ -82,7 +86,7 @@ class _Step:
         try:
             outcome = self._attempts(task)
         except Cancelled:
-            outcome = Ended(states.from_exception(CancelledRun("the task run was cancelled")), self.row["attempt"])
+            outcome = Ended(_cancelled(), self.row["attempt"])
         if isinstance(outcome, RetryLater):
             self._retry_later(outcome)
         else:
@@ -91,6 +95,8 @@ class _Step:
     def _attempts(self, task: TaskSpec) -> Ended | RetryLater:
         try:
             args, kwargs = self._inputs()
+        except StoreError:
+            raise
         except OrchestraError as error:
             return Ended(states.from_exception(error), self.row["attempt"])
         context = self._context(task, args, kwargs)
@@ -167,25 +173,20 @@ class _Step:
         ending, _ = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
         announcements = settle.complete(self.database, self.claim, ending)
         failpoint("before_announce")
-        now = clock.now()
-        self.carrier.announce([each for each in announcements if each.due_at <= now])
-        for each in announcements:
-            if each.due_at > now:
-                self.carrier.later(each)
+        self.carrier.announce(announcements)
         failpoint("after_announce")
 
     def _retry_later(self, outcome: RetryLater) -> None:
         message = outcome.state.message
         history.note(self.claim.run_id, "SCHEDULED", "AwaitingRetry", message, step_id=self.row["id"])
-        announcement = settle.retry_later(
+        announcements = settle.retry_later(
             self.database,
             self.claim,
             delay=outcome.delay,
             attempt=outcome.attempt + 1,
             message=None if message is None else clean_text(message),
         )
-        if announcement is not None:
-            self.carrier.later(announcement)
+        self.carrier.announce(announcements)
 
     def _wait_for_code(self, error: DefinitionNotFound) -> None:
         message = f"waiting for a worker that knows it: {error}"
@@ -213,11 +214,11 @@ def _flow_of(row: Any) -> FlowSpec:
         return definitions.load_flow(row.path, row.entrypoint)
     except DefinitionNotFound:
         # A worker may know a task and not the flow that called it.
-        return FlowSpec(fn=_unknown, name=row.flow_name, path=row.path)
+        return definitions.unknown_flow(row.path, row.flow_name)
 
 
-def _unknown(*args: Any, **kwargs: Any) -> None:
-    raise NotImplementedError("this flow's code is not on this worker")
+def _cancelled() -> State[Any]:
+    return states.from_exception(CancelledRun("the task run was cancelled"))
 
 
 def _crashed(lapses: int) -> State[Any]:

@@ -140,9 +140,7 @@ async def _attempt_async(
 ) -> State[Any]:
     try:
         return task_state(
-            await bodies.call_async(
-                task.fn, args, kwargs, timeout=task.timeout_seconds, log_prints=context.log_prints
-            )
+            await bodies.call_async(task.fn, args, kwargs, timeout=task.timeout_seconds, log_prints=context.log_prints)
         )
     except Signal:
         raise

@@ -64,9 +64,7 @@ class Plan:
         return [Node(step.key, step.edges) for step in self.steps]
 
 
-def trace(
-    flow: FlowSpec, parameters: dict[str, Any], route: Route, *, run_id: str = "", run_name: str = ""
-) -> Plan:
+def trace(flow: FlowSpec, parameters: dict[str, Any], route: Route, *, run_id: str = "", run_name: str = "") -> Plan:
     """Call the body of `flow` with placeholders for results. No task runs; log lines of the body are dropped.
 
     Args:

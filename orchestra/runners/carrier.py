@@ -23,7 +23,7 @@ class Carrier(Protocol):
         ...
 
     def announce(self, announcements: Sequence[Announcement]) -> None:
-        """Publish the messages of rows that are due.
+        """Publish the messages of rows that are due, and of the others when they are.
 
         Never raises: a broker that is away costs a sweep.
         """

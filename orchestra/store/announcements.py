@@ -25,8 +25,12 @@ class Announcement:
     due_at: float
     #: A flow run that was started before: its message travels on the queue for wake-ups.
     wake: bool = False
+    #: Seconds from the transaction that made it until `due_at`, by the database's clock: 0 where it is due.
+    delay: float = 0.0
 
 
+#: What a queue's name gets for the queue of its wake-ups.
+WAKE_SUFFIX = ".wake"
 #: What must be selected or returned of a step to announce it.
 STEP_COLUMNS = (
     steps.c.run_id,

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers, settings
-from orchestra.errors import ClaimLost
+from orchestra.errors import CancelRequested, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store.database import Database, now
@@ -92,6 +92,7 @@ def claim_step(
         return None
     failpoint("after_claim")
     claim = Claim("step", run_id, run_attempt, step_key, name, row["claim_number"], row["lease_seconds"], asked_at)
+    claim.cancelled = row["state_type"] == StateType.CANCELLING
     return Claimed(claim, row)
 
 
@@ -122,31 +123,40 @@ def ensure(database: Database, claim: Claim) -> None:
         raise ClaimLost(f"the claim {claim.number} on {_name(claim)} was taken over")
 
 
-def fence(connection: Connection, claim: Claim, **values: Any) -> None:
+def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **values: Any) -> None:
     """Pass the fence: renew the claim within this transaction, and count its lapses from zero again.
 
-    The first statement of every write a claimant makes.
+    The first statement of every write a claimant makes. It also learns here whether the run is being cancelled.
+
+    Args:
+        going_on: The write lets the run go on (a park, a dispatch), which a run being cancelled must not.
+        values: More columns of the row to write.
 
     Raises:
         ClaimLost: Another claim was made, or the row has ended; the transaction must not go on.
+        CancelRequested: It would go on, and is being cancelled since; the transaction must not go on.
     """
     if values:
-        found = connection.execute(FENCE_STATEMENTS[claim.kind].values(**values), fence_names(claim)).rowcount
+        statement = FENCE_STATEMENTS[claim.kind].values(**values)
+        found = connection.execute(statement, fence_names(claim)).first()
     else:
-        found = _FENCES[claim.kind].count(connection, fence_names(claim))
-    if found != 1:
+        found = _FENCES[claim.kind].first(connection, fence_names(claim))
+    if found is None:
         raise ClaimLost(f"the claim {claim.number} on {_name(claim)} was taken over")
+    if found.state_type == StateType.CANCELLING and not claim.cancelled:
+        claim.cancelled = True
+        if going_on:
+            raise CancelRequested(f"{_name(claim)} is being cancelled")
 
 
-def is_released(connection: Connection, claim: Claim) -> bool:
-    """Whether the claim's own last transaction was committed: the row is free, and nobody claimed it since.
+def is_released(connection: Connection, claim: Claim, *phases: Phase) -> bool:
+    """Whether the claim's own last transaction was committed: the row is in one of `phases`, claimed by nobody since.
 
     For a write whose answer was lost: when it is tried again, its fence does not match, though all is well.
     """
     table = flow_runs if claim.kind == "flow" else steps
     ours = (*_row(claim), table.c.owner == claim.owner, table.c.claim_number == claim.number)
-    phase = connection.scalar(sa.select(table.c.phase).where(*ours))
-    return phase is not None and phase != Phase.CLAIMED
+    return connection.scalar(sa.select(table.c.phase).where(*ours)) in phases
 
 
 def give_back(database: Database, claim: Claim, *, due_in: float = 0.0, message: str | None = None) -> bool:
@@ -291,9 +301,9 @@ _CLAIM_RUN = prepare(
         wait_claim=None,
         deadline_at=sa.func.coalesce(flow_runs.c.deadline_at, now() + flow_runs.c.timeout_seconds),
     )
-    .returning(*flow_runs.c)
+    .returning(*flow_runs.c, now().label("claimed_at"))
 )
-_OWN_RUN = sa.select(flow_runs).where(
+_OWN_RUN = sa.select(flow_runs, now().label("claimed_at")).where(
     flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.owner == sa.bindparam("b_owner")
 )
 _CLAIM_STEP = prepare(
@@ -331,7 +341,10 @@ def _fence_of(table: sa.Table, *row: sa.ColumnElement[bool]) -> sa.Update:
     ours = (table.c.owner == sa.bindparam("b_owner"), table.c.claim_number == sa.bindparam("b_number"))
     lease = sa.bindparam("b_lease", type_=sa.Double)
     return (
-        sa.update(table).where(*row, *ours, phase_is(table, Phase.CLAIMED)).values(lease_until=now() + lease, lapses=0)
+        sa.update(table)
+        .where(*row, *ours, phase_is(table, Phase.CLAIMED))
+        .values(lease_until=now() + lease, lapses=0)
+        .returning(table.c.state_type)
     )
 
 

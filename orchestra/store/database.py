@@ -35,8 +35,8 @@ PATIENCE = 60.0
 #: First and longest pause between two tries, in seconds.
 _PAUSES = (0.02, 1.0)
 #: SQLSTATEs after which the same transaction may be tried again: connection lost, server going down or starting,
-#: serialization failure, deadlock, lock not available, too many connections.
-_TRANSIENT_STATES = ("08", "57P", "40001", "40P01", "55P03", "53300")
+#: idle for too long within a transaction, serialization failure, deadlock, lock not available, too many connections.
+_TRANSIENT_STATES = ("08", "57P", "25P03", "40001", "40P01", "55P03", "53300")
 _SQLITE_BUSY = (5, 6)
 #: Version of the schema this code works with: the newest revision under `migrations/`.
 SCHEMA_VERSION = "0001"
@@ -229,6 +229,15 @@ def _postgresql_engines(url: str) -> tuple[Engine, Engine]:
     engine = sa.create_engine(
         target, pool_size=5, max_overflow=50, isolation_level="READ COMMITTED", connect_args={"connect_timeout": 10}
     )
+    # A process that is stopped or cut off within a transaction would hold its row locks for ever, and all others up.
+    idle_ms = int(max(settings.current().lease_seconds / 3, 1) * 1000)
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET idle_in_transaction_session_timeout = {idle_ms}")
+        connection.commit()
+
     return engine, engine.execution_options(isolation_level="AUTOCOMMIT")
 
 

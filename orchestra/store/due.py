@@ -15,7 +15,15 @@ from sqlalchemy.engine import Connection
 from orchestra import serializers, settings
 from orchestra.errors import PauseTimeout
 from orchestra.states import StateType
-from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps
+from orchestra.store.announcements import (
+    RUN_COLUMNS,
+    STEP_COLUMNS,
+    WAKE_SUFFIX,
+    Announcement,
+    of_run,
+    of_step,
+    of_steps,
+)
 from orchestra.store.database import Database, instant, now
 from orchestra.store.journal import Ending, upstream_failed
 from orchestra.store.settle import WAIT_COLUMNS, complete_open, make_ready, wake_if_over
@@ -48,7 +56,7 @@ def take_due(database: Database, *, limit: int = 500, lapsed: bool = True) -> li
         marks = {row.queue: row for row in connection.execute(sa.select(queue_marks))}
         taken: list[Announcement] = []
         for table, row in _owed(connection, limit, lapsed):
-            lost = _seems_lost(row, marks.get(row.queue), moment)
+            lost = _seems_lost(row, marks.get(_mark_of(row)), moment)
             _set_ahead(connection, table, row, moment, announced=lost)
             if lost:
                 taken.append(of_step(row) if table is steps else of_run(row))
@@ -68,12 +76,12 @@ def complete_due(database: Database) -> list[Announcement]:
     return announcements
 
 
-def recount(database: Database, *, limit: int = 500) -> list[Announcement]:
+def recount(database: Database) -> list[Announcement]:
     """Recompute from rows what counters may have got wrong: parked runs, waiting steps, waves that stand still."""
     announcements: list[Announcement] = []
-    for run_id in database.read(lambda connection: list(connection.scalars(_PARKED_AND_OVER.limit(limit)))):
+    for run_id in database.read(lambda connection: list(connection.scalars(_PARKED_AND_OVER))):
         announcements += database.write(lambda connection, run_id=run_id: _recount_run(connection, run_id))  # type: ignore[misc]
-    for join in database.read(lambda connection: list(connection.execute(_WAITED_JOINS.limit(limit)))):
+    for join in database.read(lambda connection: list(connection.execute(_WAITED_JOINS))):
         # Looked at outside of the write lock first: nearly always there is nothing to mend.
         if database.read(lambda connection, join=join: join_verdict(connection, join)) is not None:  # type: ignore[misc]
             announcements += database.write(lambda connection, join=join: _recount_join(connection, join))  # type: ignore[misc]
@@ -124,6 +132,12 @@ def _owed(connection: Connection, limit: int, lapsed: bool) -> list[tuple[sa.Tab
     return found[:limit]
 
 
+def _mark_of(row: Any) -> str:
+    """The queue its message travels on: wake-ups overtake others, and say nothing of them."""
+    wake = getattr(row, "claim_number", 0) > 0
+    return str(row.queue) + (WAKE_SUFFIX if wake else "")
+
+
 def _seems_lost(row: Any, mark: Any, moment: float) -> bool:
     if row.phase == Phase.CLAIMED or row.announced_at is None or mark is None:
         return True
@@ -169,6 +183,7 @@ _LAPSED_RUNS = (
         flow_runs.c.lease_until < now(),
         flow_runs.c.announce_at <= now(),
         flow_runs.c.runner != "local",
+        flow_runs.c.held.is_(None),
     )
     .order_by(flow_runs.c.lease_until)
 )
@@ -207,7 +222,11 @@ def _timer_ending(row: Any) -> Ending:
 
 
 _late = sa.and_(
-    phase_is(flow_runs, Phase.WAITING), flow_runs.c.deadline_at.is_not(None), flow_runs.c.deadline_at <= now()
+    phase_is(flow_runs, Phase.WAITING),
+    flow_runs.c.deadline_at.is_not(None),
+    flow_runs.c.deadline_at <= now(),
+    flow_runs.c.state_type != StateType.CANCELLING.value,
+    flow_runs.c.held.is_(None),
 )
 _LATE = sa.select(flow_runs.c.id).where(_late, flow_runs.c.outcome.is_(None)).limit(1)
 

@@ -8,15 +8,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import serializers, settings
-from orchestra.errors import CancelledRun, FlowRunNotFound, IllegalTransition
+from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.states import StateType
 from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
 from orchestra.store.journal import Ending
 from orchestra.store.runs import next_attempt
-from orchestra.store.settle import complete_open
-from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, steps
+from orchestra.store.settle import cancelled, complete_open
+from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
 
 #: Values of `flow_runs.held`: no claim is made while one stands.
 PAUSED = "paused"
@@ -29,18 +29,43 @@ def cancel(database: Database, run_id: str) -> list[Announcement]:
     Steps that nobody works on are CANCELLED at once; running bodies learn it by their heartbeat; each run gets a last
     segment that ends it. A run that never started is CANCELLED at once. Repeating it changes nothing.
 
+    First all runs are marked, then their steps ended, each in a transaction of its own: a step that ends meanwhile
+    finds no wait to count down, so that neither waits for the other's row. A crash between leaves the rest to the
+    runs' last segments.
+
     Raises:
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended already.
     """
+    marked: dict[str, list[Announcement]] = {}
+    while new := [each for each in _tree(database, run_id) if each not in marked]:
+        # Children first, as a child's end locks its own row before its parent's.
+        for each in reversed(new):
+            marked[each] = database.write(lambda connection, each=each: _mark(connection, each, each == run_id))  # type: ignore[misc]
+    for each in marked:
+        end_steps(database, each)
+    return [announcement for announcements in marked.values() for announcement in announcements]
 
-    def work(connection: Connection) -> list[Announcement]:
-        row = _lock(connection, run_id)
-        if row.phase == Phase.DONE and row.state_type != StateType.CANCELLED:
-            raise IllegalTransition(run_id, row.state_type, "cancelled")
-        return _cancel_tree(connection, run_id)
 
-    return database.write(work)
+def end_steps(database: Database, run_id: str) -> None:
+    """End the idle steps of a run that is being cancelled, and tell the running ones. Repeating it changes nothing."""
+
+    def work(connection: Connection) -> None:
+        query = sa.select(flow_runs.c.run_attempt, flow_runs.c.state_type).where(flow_runs.c.id == run_id)
+        row = connection.execute(query).one()
+        if row.state_type not in (StateType.CANCELLING, StateType.CANCELLED):
+            return
+        idle = _open_steps(connection, run_id, row.run_attempt, Kind.TASK, Kind.SLEEP, Kind.PAUSE)
+        unclaimed = phase_is(steps, Phase.READY, Phase.WAITING)
+        # Dependents that these endings would make READY are in the same list; nothing is announced.
+        complete_open(connection, run_id, row.run_attempt, idle, cancelled(), unclaimed)
+        connection.execute(
+            sa.update(steps)
+            .where(steps.c.run_id == run_id, steps.c.run_attempt == row.run_attempt, phase_is(steps, Phase.CLAIMED))
+            .values(state_type=StateType.CANCELLING.value, state_name="Cancelling")
+        )
+
+    database.write(work)
 
 
 def retry(database: Database, run_id: str) -> list[Announcement]:
@@ -97,7 +122,7 @@ def hold_claimed(database: Database, claim: Claim, reason: str, name: str, messa
         "state_name": name,
         "state_message": message,
     }
-    database.write(lambda connection: fence(connection, claim, **values))
+    database.write(lambda connection: fence(connection, claim, going_on=True, **values))
 
 
 def resume(database: Database, run_id: str) -> list[Announcement]:
@@ -182,34 +207,27 @@ def _open_steps(connection: Connection, run_id: str, run_attempt: int, *kinds: K
     return list(connection.scalars(query.order_by(steps.c.sequence)))
 
 
-def _cancel_tree(connection: Connection, run_id: str) -> list[Announcement]:
-    announcements: list[Announcement] = []
-    tree = [run_id]
-    for current in tree:
-        row = _lock(connection, current)
-        if row.phase == Phase.DONE:
-            continue
-        announcements += _cancel_one(connection, row)
-        tree += connection.scalars(sa.select(flow_runs.c.id).where(flow_runs.c.parent_run_id == current))
-    return announcements
+def _tree(database: Database, run_id: str) -> list[str]:
+    """The run and all its descendants that have not ended, parents first."""
+
+    def work(connection: Connection) -> list[str]:
+        tree = [run_id]
+        for parent in tree:
+            going_on = sa.and_(flow_runs.c.parent_run_id == parent, phase_is_not(flow_runs, Phase.DONE))
+            tree += connection.scalars(sa.select(flow_runs.c.id).where(going_on))
+        return tree
+
+    return database.read(work)
 
 
-def _cancel_one(connection: Connection, row: Any) -> list[Announcement]:
-    """Cancel one run: its idle steps end, its running ones are told, and a segment is due that ends it."""
-    announcement = _mark_cancelling(connection, row)
-    error = CancelledRun("its flow run was cancelled")
-    data, _ = serializers.encode_exception(error)
-    ending = Ending(StateType.CANCELLED, "Cancelled", str(error), data)
-    idle = _open_steps(connection, row.id, row.run_attempt, Kind.TASK, Kind.SLEEP, Kind.PAUSE)
-    unclaimed = phase_is(steps, Phase.READY, Phase.WAITING)
-    # Dependents that these endings would make READY are in the same list; nothing is announced.
-    complete_open(connection, row.id, row.run_attempt, idle, ending, unclaimed)
-    connection.execute(
-        sa.update(steps)
-        .where(steps.c.run_id == row.id, steps.c.run_attempt == row.run_attempt, phase_is(steps, Phase.CLAIMED))
-        .values(state_type=StateType.CANCELLING.value, state_name="Cancelling")
-    )
-    return announcement
+def _mark(connection: Connection, run_id: str, asked_for: bool) -> list[Announcement]:
+    """Mark one run as being cancelled; the one that was asked for must be there and not have ended otherwise."""
+    row = _lock(connection, run_id)
+    if row.phase != Phase.DONE:
+        return _mark_cancelling(connection, row)
+    if asked_for and row.state_type != StateType.CANCELLED:
+        raise IllegalTransition(run_id, row.state_type, "cancelled")
+    return []
 
 
 def _mark_cancelling(connection: Connection, row: Any) -> list[Announcement]:

@@ -182,13 +182,14 @@ def record(
 
     Raises:
         ClaimLost: Another claim was made; nothing was written.
+        CancelRequested: Something was submitted, and the run is being cancelled; nothing was written.
     """
     if not new:
         return []
     values: dict[str, Any] = {"streak_at": None, "streak_parks": 0} if dispatched else {}
 
     def work(connection: Connection) -> list[Announcement]:
-        fence(connection, claim, **values)
+        fence(connection, claim, going_on=dispatched, **values)
         return write(connection, claim, new, window=window)
 
     failpoint("before_dispatch" if dispatched else "before_record")
@@ -208,6 +209,9 @@ def write(
     moment = instant(connection)
     submitted = [step for step in new if step.ending is None and step.kind is Kind.TASK]
     plan = _plan(connection, run_id, run_attempt, submitted)
+    if plan.joins and _is_written(connection, run_id, run_attempt, plan.joins[0].id):
+        # The answer to an earlier COMMIT of this was lost; a second set of joins would count twice.
+        return []
     rows = [_row(step, claim, moment, plan) for step in new]
     announced = _make_waves(rows, plan.ready, window, moment)
     _keep_large_results(connection, rows)
@@ -216,6 +220,11 @@ def write(
     _INSERT.many(connection, rows)
     _insert_joins(connection, run_id, run_attempt, plan)
     return of_steps(announced)
+
+
+def _is_written(connection: Connection, run_id: str, run_attempt: int, key: str) -> bool:
+    query = sa.select(steps.c.step_key).where(*step_is(run_id, run_attempt, key))
+    return connection.execute(query).first() is not None
 
 
 def _plan(connection: Connection, run_id: str, run_attempt: int, submitted: Sequence[NewStep]) -> graph.Plan:

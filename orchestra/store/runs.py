@@ -44,6 +44,8 @@ class NewRun:
     #: When it is due, seconds since the epoch; counts if given.
     due_at: float | None = None
     idempotency_key: str | None = None
+    #: The key was made from the step of a flow body that starts the run.
+    key_of_step: bool = False
     tags: Sequence[str] = ()
     version: str | None = None
     timeout_seconds: float | None = None
@@ -128,7 +130,7 @@ def start_child(
     """
 
     def work(connection: Connection) -> tuple[RowMapping | None, list[Announcement]]:
-        fence(connection, parent, streak_at=None, streak_parks=0)
+        fence(connection, parent, going_on=True, streak_at=None, streak_parks=0)
         announcements = write(connection, parent, [*new, step], window=window)
         moment = instant(connection)
         _keep_flow(connection, child, moment)
@@ -178,7 +180,7 @@ def finish(
         }
         parent = _FINISH.first(connection, fence_names(claim) | ended)
         if parent is None:
-            if is_released(connection, claim):
+            if is_released(connection, claim, Phase.DONE):
                 return []
             raise ClaimLost(f"the claim {claim.number} on flow run {claim.run_id} was taken over")
         announcements = write(connection, claim, new, window=window)
@@ -229,15 +231,20 @@ def reopen(
 
     def work(connection: Connection) -> Announcement | None:
         try:
-            fence(connection, claim)
+            fence(connection, claim, going_on=True)
         except ClaimLost:
-            if is_released(connection, claim):
+            if _is_reopened(connection, claim):
                 return None
             raise
         write(connection, claim, new, window=window)
         return next_attempt(connection, claim.run_id, claim.run_attempt, delay, message)
 
     return database.write(work)
+
+
+def _is_reopened(connection: Connection, claim: Claim) -> bool:
+    query = sa.select(flow_runs.c.run_attempt).where(flow_runs.c.id == claim.run_id, flow_runs.c.owner == claim.owner)
+    return (connection.scalar(query) or 0) > claim.run_attempt
 
 
 def next_attempt(
@@ -321,7 +328,8 @@ def _same_run(connection: Connection, new: NewRun) -> Mapping[str, Any]:
     if new.idempotency_key is not None:
         same = sa.or_(same, sa.and_(column.flow_name == new.flow_name, column.idempotency_key == new.idempotency_key))
     row = connection.execute(sa.select(flow_runs).where(same)).mappings().one()
-    if row["parameters"] != new.parameters:
+    # A key made from the step that asks is never used for anything else, however its parameters are encoded.
+    if row["parameters"] != new.parameters and not new.key_of_step:
         raise IdempotencyConflict(
             f"idempotency key {new.idempotency_key!r} of flow {new.flow_name!r} was used for run {row['id']} with "
             "other parameters; use another key, or the same parameters"

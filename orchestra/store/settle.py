@@ -7,14 +7,14 @@ happens in the transaction that writes the ending. Rows are locked in the order 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from orchestra import settings
-from orchestra.errors import ClaimLost
+from orchestra import serializers, settings
+from orchestra.errors import CancelledRun, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.graph import window as window_of
 from orchestra.states import StateType
@@ -77,7 +77,7 @@ def complete(database: Database, claim: Claim, ending: Ending) -> list[Announcem
     def work(connection: Connection) -> list[Announcement]:
         row = _COMPLETE.first(connection, _names_of(connection, claim, ending))
         if row is None:
-            if is_released(connection, claim):
+            if is_released(connection, claim, Phase.DONE):
                 return []
             raise ClaimLost(f"the claim on step {claim.step_key!r} of flow run {claim.run_id} was taken over")
         return settle(connection, claim.run_id, claim.run_attempt, _ended([row]))
@@ -90,10 +90,26 @@ def complete(database: Database, claim: Claim, ending: Ending) -> list[Announcem
 
 def retry_later(
     database: Database, claim: Claim, *, delay: float, attempt: int, message: str | None
-) -> Announcement | None:
-    """Give a claimed step back to be run again after `delay` seconds, as its attempt number `attempt`."""
+) -> list[Announcement]:
+    """Give a claimed step back to be run again after `delay` seconds, as its attempt number `attempt`.
 
-    def work(connection: Connection) -> Announcement | None:
+    The next of its wave is announced meanwhile. A step that is being cancelled ends instead.
+
+    Raises:
+        ClaimLost: Another claim was made; nothing was written.
+    """
+    key = claim.step_key or ""
+    this = step_is(claim.run_id, claim.run_attempt, key)
+
+    def work(connection: Connection) -> list[Announcement]:
+        try:
+            fence(connection, claim)
+        except ClaimLost:
+            if is_released(connection, claim, Phase.READY, Phase.DONE):
+                return []
+            raise
+        if claim.cancelled:
+            return complete_open(connection, claim.run_id, claim.run_attempt, [key], cancelled())
         values = {
             "phase": Phase.READY,
             "attempt": attempt,
@@ -104,15 +120,19 @@ def retry_later(
             "state_name": "AwaitingRetry",
             "state_message": message,
         }
-        try:
-            fence(connection, claim, **values)
-        except ClaimLost:
-            if not is_released(connection, claim):
-                raise
-        query = sa.select(*STEP_COLUMNS).where(*step_is(claim.run_id, claim.run_attempt, claim.step_key or ""))
-        return of_step(connection.execute(query).one())
+        connection.execute(sa.update(steps).where(*this).values(**values))
+        row = connection.execute(sa.select(*_ENDED_COLUMNS[1:], *STEP_COLUMNS).where(*this)).one()
+        later = replace(of_step(row), delay=delay)
+        return [later, *_advance_waves(connection, claim.run_id, claim.run_attempt, _ended([row]))]
 
     return database.write(work)
+
+
+def cancelled() -> Ending:
+    """How a step ends whose flow run is cancelled."""
+    error = CancelledRun("its flow run was cancelled")
+    data, _ = serializers.encode_exception(error)
+    return Ending(StateType.CANCELLED, "Cancelled", str(error), data)
 
 
 def complete_open(
@@ -340,9 +360,11 @@ def wake_if_over(connection: Connection, run_id: str, row: Any) -> list[Announce
     due_at = moment if all_done else moment + grace(row.streak_parks, moment - (row.streak_at or moment))
     lease = settings.current().lease_seconds
     announce_at = moment + lease if due_at <= moment else due_at
-    names = {"b_run": run_id, "b_due": due_at, "b_announce": announce_at, "b_now": moment}
+    # One that is due later was not announced yet: else its only message would be taken for waiting in a queue.
+    announced_at = moment if due_at <= moment else None
+    names = {"b_run": run_id, "b_due": due_at, "b_announce": announce_at, "b_now": announced_at}
     found = _MAKE_READY.first(connection, names)
-    return [] if found.held else [of_run(found)]
+    return [] if found.held else [replace(of_run(found), delay=max(due_at - moment, 0.0))]
 
 
 def grace(parks: int, streak_seconds: float) -> float:

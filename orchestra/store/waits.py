@@ -23,6 +23,8 @@ from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_no
 __all__ = ["GRACE", "Park", "Parking", "park", "waiting_in_queues"]
 
 _CHUNK = 1000
+#: A deadline that does not come: the run was timed out already, and its body goes on.
+NEVER = 1e18
 _TIMERS = (Kind.SLEEP.value, Kind.PAUSE.value)
 
 
@@ -71,13 +73,14 @@ def park(
 
     Raises:
         ClaimLost: Another claim was made; nothing was written.
+        CancelRequested: The run is being cancelled; nothing was written.
     """
 
     def work(connection: Connection) -> Parking:
         try:
-            fence(connection, claim, **({} if outcome is None else {"outcome": outcome}))
+            fence(connection, claim, going_on=True, **({} if outcome is None else {"outcome": outcome}))
         except ClaimLost:
-            if is_released(connection, claim):
+            if is_released(connection, claim, Phase.WAITING, Phase.READY):
                 return Parking(True)
             raise
         announcements = write(connection, claim, new, window=window)
@@ -205,6 +208,6 @@ _PARK = prepare(
         state_type=sa.case((_cancelling, flow_runs.c.state_type), else_=sa.bindparam("b_type", type_=sa.String)),
         state_name=sa.bindparam("b_name"),
         state_message=sa.bindparam("b_message"),
-        deadline_at=sa.case((sa.bindparam("b_timed_out", type_=sa.Boolean), sa.null()), else_=flow_runs.c.deadline_at),
+        deadline_at=sa.case((sa.bindparam("b_timed_out", type_=sa.Boolean), NEVER), else_=flow_runs.c.deadline_at),
     )
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -78,6 +79,17 @@ class Arena:
     def worker_of(self, pid: int) -> servers.Worker:
         """The worker that a process belongs to."""
         return next(worker for worker in self.workers if pid in (worker.pid, *children(worker.pid)))
+
+    def writable(self) -> bool:
+        """Whether a write to the database can begin; on PostgreSQL always."""
+        if self.postgres is not None:
+            return True
+        with closing(sqlite3.connect(self.database_url.removeprefix("sqlite:///"), timeout=0.3)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            return True
 
     def stopped_slot(self) -> int | None:
         """The process of a slot that is stopped; None where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def test_a_database_away_for_longer_than_the_lease_expires_nobody(arena: Arena, 
     runs = every_shape()
     wait_until(lambda: len(arena.lines(*runs.ids)) > 15, "the runs to be under way")
 
-    arena.postgres.halt()
+    arena.postgres.halt(signal.SIGINT)
     gone_at = time.monotonic()
     wait_until(lambda: time.monotonic() - gone_at > LEASE + 1, "the lease to be over", LEASE + 5)
     arena.postgres.start()

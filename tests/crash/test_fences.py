@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -18,26 +19,41 @@ from tests.helpers import wait_until
 pytestmark = pytest.mark.services
 
 
-def stop_group(arena: Arena, pid: int) -> AbstractContextManager[None]:
+@contextmanager
+def stop_group(arena: Arena, pid: int) -> Iterator[None]:
     """Stop the whole worker that a child belongs to."""
-    return arena.worker_of(pid).stopped()
+    with stop(arena, arena.worker_of(pid).stopped):
+        yield
 
 
-def stop_child(arena: Arena, pid: int) -> AbstractContextManager[None]:
+@contextmanager
+def stop_child(arena: Arena, pid: int) -> Iterator[None]:
     """Stop one prefork child."""
-    return servers.stopped(pid)
+    with stop(arena, lambda: servers.stopped(pid)):
+        yield
 
 
-STOPS = pytest.mark.parametrize("stop", [stop_group, stop_child], ids=["group", "child"])
+@contextmanager
+def stop(arena: Arena, stopping: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Stop processes, but on SQLite not within a write: that would lock the file for all until they go on."""
+    for _ in range(20):
+        with stopping():
+            if arena.writable():
+                yield
+                return
+    raise AssertionError("the processes were within a write each time they were stopped")
+
+
+STOPS = pytest.mark.parametrize("stopped", [stop_group, stop_child], ids=["group", "child"])
 
 
 @STOPS
 @pytest.mark.parametrize("flow", [flows.clinging, flows.clinging_submitted], ids=["direct", "submitted"])
-def test_a_zombies_late_write_is_refused(arena: Arena, stop: Any, flow: Any) -> None:
+def test_a_zombies_late_write_is_refused(arena: Arena, stopped: Any, flow: Any) -> None:
     """A stopped process loses its claim; when it goes on and offers its result, the other's stands."""
     handle = flow.delay(0.5)
     zombie = arena.wait_for_start(handle.id)
-    with stop(arena, zombie.pid):
+    with stopped(arena, zombie.pid):
         second = arena.wait_for_start(handle.id, times=2, timeout=LEASE + RECOVERY)
         assert handle.result(timeout=20) == second.pid
         before = recorded(arena, handle.id)
@@ -53,11 +69,11 @@ def test_a_zombies_late_write_is_refused(arena: Arena, stop: Any, flow: Any) -> 
 
 @STOPS
 @pytest.mark.parametrize("flow", [flows.holding, flows.holding_submitted], ids=["direct", "submitted"])
-def test_a_zombies_body_is_interrupted(arena: Arena, stop: Any, flow: Any) -> None:
+def test_a_zombies_body_is_interrupted(arena: Arena, stopped: Any, flow: Any) -> None:
     """Its heartbeat learns that the claim is gone and ends the body, so that it does not go on beside the other."""
     handle = flow.delay(LEASE * 10)
     zombie = arena.wait_for_start(handle.id)
-    with stop(arena, zombie.pid):
+    with stopped(arena, zombie.pid):
         second = arena.wait_for_start(handle.id, times=2, timeout=LEASE + RECOVERY)
 
     wait_until(lambda: "interrupted" in said_by(zombie, arena), "the zombie's body to be interrupted", LEASE + 5)
@@ -66,12 +82,12 @@ def test_a_zombies_body_is_interrupted(arena: Arena, stop: Any, flow: Any) -> No
 
 
 @STOPS
-def test_flows_of_every_shape_survive_a_stop(arena: Arena, every_shape: Any, stop: Any) -> None:
+def test_flows_of_every_shape_survive_a_stop(arena: Arena, every_shape: Any, stopped: Any) -> None:
     """Whatever the stopped slots held is done elsewhere, and what they say later changes nothing."""
     runs = every_shape()
     wait_until(lambda: len(arena.lines(*runs.ids)) > 15, "the runs to be under way")
 
-    with stop(arena, arena.lines(*runs.ids)[-1].pid):
+    with stopped(arena, arena.lines(*runs.ids)[-1].pid):
         runs.check()
 
     assert len(runs.restarts()) <= 2 * IN_FLIGHT

@@ -9,9 +9,12 @@ import time
 
 from orchestra import allow_failure, flow, get_run_logger, sleep, task, uuid4
 from orchestra import random as random_number
+from orchestra import runtime
 from orchestra.errors import PauseTimeout, ResultTimeout, RunTimeout, SerializationError
 from orchestra.flow_runs import pause_flow_run
 from orchestra.futures import as_completed, wait
+from orchestra.store import interventions
+from orchestra.store.database import database
 
 #: What bodies did, in order.
 effects: list[str] = []
@@ -383,7 +386,9 @@ def times_out_around(kind):
 
 @flow
 def stuck_child():
-    time.sleep(30)
+    effects.append("child")
+    if effects.count("child") == 1:
+        time.sleep(30)
 
 
 @task
@@ -738,3 +743,62 @@ def acts_finally():
     finally:
         effects.append("finally")
         add.submit(99)
+
+
+@task
+def gives(key):
+    effects.append(f"gives {key}")
+    if switch["on"]:
+        raise RuntimeError("broken")
+    return key
+
+
+@flow
+def broken_child(key):
+    return gives(key)
+
+
+@flow
+def family():
+    return [child(0), broken_child("y")]
+
+
+@task
+def cancel_my_flow():
+    effects.append("cancel")
+    interventions.cancel(database(), runtime.flow_run.id)
+
+
+@flow
+def cancels_itself():
+    cancel_my_flow()
+    add.submit(1)
+    add(2)
+    return "never"
+
+
+@flow
+def changes_later():
+    add(1)
+    add.submit(2).result()
+    if switch["on"]:
+        total([1])
+        return "new code"
+    return "old code"
+
+
+@flow
+def mixture():
+    """Direct and submitted calls, an observation, a child."""
+    first = add(0)
+    uuid4()
+    second, third = add.submit(first, 11), add.submit(2)
+    values = [first, second.result(), third.result()]
+    return [*values, [child(4)]]
+
+
+@flow
+def dispatches_then_runs():
+    add.submit(1)
+    add(2)
+    return "end"

@@ -107,12 +107,12 @@ def test_a_result_that_is_late_raises(driver: Driver, effects: list[str]) -> Non
     run_id = driver.submit(flows.impatient, seconds=60)
     driver.step()
     late = driver.carrier.messages.pop()
-    driver.elapse(100)
-    driver.settle()
+    driver.end_timers(run_id)
+    driver.step()
     driver.carrier.messages.append(late)
 
     assert driver.finish(run_id, messages=100).result() == "went on"
-    assert effects.count("too late") == 2
+    assert effects.count("too late") >= 2
 
 
 def test_a_timeout_of_zero_looks_once(driver: Driver) -> None:
@@ -124,14 +124,16 @@ def test_a_timeout_of_zero_looks_once(driver: Driver) -> None:
 
 
 def test_wait_tells_the_done_from_the_others(driver: Driver) -> None:
-    """As they stood when the time was over."""
+    """As they stood when the time was over; also when the rest has come by the time of a replay."""
     run_id = driver.submit(flows.waits_for_first, seconds=60)
     driver.step()
     driver.step()
     slow = next(message for message in driver.carrier.messages if message.kind == "step")
     driver.carrier.messages.remove(slow)
-    driver.elapse(100)
-    driver.settle()
+    driver.step()
+    driver.end_timers(run_id)
+    driver.elapse(10)
+    driver.step()
     driver.carrier.messages.append(slow)
 
     assert driver.finish(run_id, messages=100).result() == [1, 1]

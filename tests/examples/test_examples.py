@@ -65,4 +65,4 @@ def test_the_canvas_example_prints_a_native_canvas(home: Path) -> None:
     printed = run("canvas", "draw.py", home=home)
 
     assert "orchestra.enter" in printed
-    assert "orchestra.pass_on" in printed
+    assert "pass_on(" in printed

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from orchestra import flow, task
+from orchestra import flow, get_run_logger, task
 
 
 def note(path: str, what: str) -> None:
@@ -54,6 +54,12 @@ def both(n: int = 3) -> int:
 def in_turn(path: str, seconds: float = 1.0) -> list[str]:
     """Two direct calls."""
     return [noted(path, "first", seconds), noted(path, "second")]
+
+
+@flow
+def telling(text: str) -> None:
+    """Logs a line at its very end."""
+    get_run_logger().info(text)
 
 
 @flow

@@ -131,6 +131,7 @@ def test_a_killed_worker_is_started_again(dev: Dev) -> None:
     worker = next(pid for pid, line in dev.family().items() if " worker " in line)
 
     os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: dev.log().count(" ready.") == 2, "another worker to be ready", 60)
 
     assert flows.both.delay(2).result(timeout=60) == 7
 

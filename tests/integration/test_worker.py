@@ -14,7 +14,7 @@ import pytest
 
 from orchestra import settings
 from orchestra.handles import FlowRunHandle
-from orchestra.store import workers
+from orchestra.store import logs, workers
 from orchestra.store.database import database
 from tests import servers
 from tests.conftest import WorkerFactory, forget
@@ -89,6 +89,18 @@ def test_an_orderly_stop_finishes_the_body_and_gives_the_run_back(
     assert handle.result(timeout=SOON) == ["first", "second"]
     assert stopped_with == ["first"]
     assert flows.notes(file) == ["first", "second"]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_log_lines_are_kept_when_the_worker_stops(worker_factory: WorkerFactory, pool: str) -> None:
+    """Also those of the last moment, which are written behind."""
+    worker = worker_factory(flows.__name__, pool=pool)
+    handle = flows.telling.delay("the last word")
+    handle.wait(30)
+
+    assert worker.terminate() == 0
+
+    assert "the last word" in [line.message for line in logs.read(database(), handle.id)]
 
 
 @pytest.mark.usefixtures("long_lease")

@@ -1,0 +1,123 @@
+"""Workers that die: what they had not finished is done again, within a budget."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestra.errors import CrashedRun
+from orchestra.settings import override
+from orchestra.states import StateType
+from orchestra.store import interventions
+from orchestra.store.database import Database
+from tests.drive import Driver, Killed
+from tests.engine import flows
+
+
+def die(driver: Driver, write: int, *, after_commit: bool = False) -> bool:
+    """Carry one message on a worker that dies at its n-th write; whether it came to that."""
+    driver.workers_database.kill_at(write, after_commit=after_commit)
+    try:
+        driver.step()
+    except Killed:
+        return True
+    finally:
+        driver.lapse()
+    return False
+
+
+@pytest.mark.parametrize("after_commit", [False, True])
+@pytest.mark.parametrize("write", range(1, 9))
+def test_a_worker_may_die_at_any_write(driver: Driver, effects: list[str], write: int, after_commit: bool) -> None:
+    """No step that had been recorded is run again, and at most the one in flight is."""
+    run_id = driver.submit(flows.mixture)
+    died = die(driver, write, after_commit=after_commit)
+    done = {step.key for step in driver.steps(run_id) if step.done}
+
+    assert driver.finish(run_id).result() == [1, 12, 3, [5]]
+    assert died or write > 4
+    assert len(effects) <= 5 + 1
+    assert len(done) <= len(effects)
+
+
+def test_a_run_that_kills_its_worker_each_time_is_crashed(driver: Driver, effects: list[str]) -> None:
+    """After three starts in all without getting any further; it is kept for a retry."""
+    run_id = driver.submit(flows.linear, n=2)
+    for _ in range(3):
+        assert die(driver, 2)
+        driver.sweep()
+
+    state = driver.finish(run_id)
+    assert state.type is StateType.CRASHED
+    assert "3 times in a row" in (state.message or "")
+    assert effects.count("add 0 1") == 3
+    with pytest.raises(CrashedRun):
+        state.result()
+
+    driver.carrier.announce(interventions.retry(driver.database, run_id))
+    assert driver.finish(run_id).result() == 2
+
+
+def test_a_run_that_gets_on_between_two_deaths_is_not_crashed(driver: Driver, effects: list[str]) -> None:
+    """Each new journal row counts from zero again."""
+    run_id = driver.submit(flows.linear, n=6)
+    for _ in range(6):
+        assert die(driver, 2, after_commit=True)
+        driver.sweep()
+
+    assert driver.finish(run_id).result() == 6
+    assert len(effects) == 6
+
+
+def test_a_task_that_kills_its_worker_each_time_is_crashed(driver: Driver, effects: list[str]) -> None:
+    """Three starts; its flow sees the failure."""
+    run_id = driver.submit(flows.fan_out, n=1)
+    driver.step()
+    for _ in range(3):
+        assert die(driver, 2)
+        driver.sweep()
+
+    state = driver.finish(run_id)
+    assert state.message == "CrashedRun: its worker died or hung 3 times in a row while running it" or state.is_crashed()
+    assert effects.count("add 0 1") == 3
+
+
+def test_a_crashed_run_waits_for_what_it_submitted(driver: Driver, effects: list[str]) -> None:
+    """It is final when that is: a retry must not start what still runs."""
+    run_id = driver.submit(flows.dispatches_then_runs)
+    assert die(driver, 4, after_commit=False)
+    for _ in range(2):
+        driver.sweep()
+        assert die_in_flow(driver)
+
+    assert driver.finish(run_id).is_crashed()
+    assert all(step.done for step in driver.steps(run_id))
+    assert effects.count("add 1 1") == 1
+
+
+def die_in_flow(driver: Driver) -> bool:
+    """Let the next segment die in the body of its inline task; other messages wait."""
+    messages = driver.carrier.messages
+    messages.sort(key=lambda message: message.kind != "flow")
+    return die(driver, 2)
+
+
+def test_giving_back_counts_no_lapse(driver: Driver) -> None:
+    """A worker that shuts down in order is no crash, however often."""
+    run_id = driver.submit(flows.linear, n=1)
+    driver.carrier.stops = True
+    for _ in range(5):
+        driver.step()
+        driver.sweep()
+    driver.carrier.stops = False
+
+    assert driver.finish(run_id).result() == 1
+
+
+def test_the_budget_is_a_setting(sqlite_database: Database, effects: list[str]) -> None:
+    """ORCHESTRA_CRASH_BUDGET."""
+    override(crash_budget=1)
+    driver = Driver(sqlite_database)
+    run_id = driver.submit(flows.linear, n=1)
+    assert die(driver, 2)
+
+    assert driver.finish(run_id).is_crashed()
