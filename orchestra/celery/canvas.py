@@ -181,7 +181,7 @@ class _Drawing:
         return self.whole(self.signature(JOIN_TASK, (), "start"))
 
     def may_be_sent(self) -> bool:
-        """Whether the canvas is worth sending: something comes behind something, chords can be done, and it is small."""
+        """Whether the canvas is worth sending: parts come behind others, chords can be done, messages are small."""
         tree = self._parts.tree
         if not isinstance(tree, Series | Parallel) or weight(tree) > LARGEST_MEAN_BYTES * len(self._steps):
             return False
@@ -269,4 +269,3 @@ def _can_chord(app: Celery) -> bool:
     except NotImplementedError:
         return False
     return True
-

@@ -128,6 +128,7 @@ def _as_step(spec: FlowSpec, new: runs.NewRun, carrying: CeleryCarrier, static: 
         # The step may be journaled after the run is created: a crash between the two must not make a second run.
         key = line.branch.peek(names.step_name(what)).key
         new.idempotency_key = identifiers.idempotency_key(here.run_id, key)
+        new.key_of_step = True
     return here.runner.observe(what, lambda: _create(new, carrying, static))
 
 

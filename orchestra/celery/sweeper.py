@@ -119,18 +119,22 @@ class Patience:
     """For how long silent claims are renewed from outside."""
 
     limit: float
-    _silent_since: dict[tuple[str, int], float] = field(default_factory=dict)
+    #: Of each silent claim, when its silence began, and when it was last seen, in monotonic seconds.
+    _silent: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
     def renewable(self, silent: list[Claim], now: float) -> list[Claim]:
         """Of the claims that their owners do not renew, those not silent for too long. `now` is monotonic seconds."""
-        seen = {(claim.owner, claim.number): claim for claim in silent}
-        for key in seen:
-            self._silent_since.setdefault(key, now)
-        for key, since in list(self._silent_since.items()):
-            # Not silent at one look means nothing: our own renewal has made it look fresh.
-            if key not in seen and now - since > 2 * self.limit:
-                del self._silent_since[key]
-        return [claim for key, claim in seen.items() if now - self._silent_since[key] < self.limit]
+        return [claim for claim in silent if self._seconds(claim, now) < self.limit]
+
+    def _seconds(self, claim: Claim, now: float) -> float:
+        """For how long a claim has been silent. Where it was not seen for a lease, its owner has renewed it since."""
+        key = claim.owner, claim.number
+        since, seen = self._silent.get(key, (now, now))
+        if now - seen > claim.lease_seconds:
+            since = now
+        self._silent[key] = since, now
+        self._silent = {key: times for key, times in self._silent.items() if now - times[1] <= self.limit}
+        return now - since
 
 
 class Attendant:

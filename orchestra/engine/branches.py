@@ -44,7 +44,13 @@ class Waiters:
 
     def __init__(self) -> None:
         self.looks: list[Callable[[bool], bool]] = []
-        self.waiting = 0
+        #: What branches that wait for steps await.
+        self.futures: set[asyncio.Future[None]] = set()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any branch waits for steps."""
+        return bool(self.futures)
 
     def look(self, stuck: bool) -> bool:
         """Ask the innermost run first: its parent can only go on after it."""
@@ -73,6 +79,18 @@ class BranchLoop(asyncio.SelectorEventLoop):
         self.executing += 1
         future.add_done_callback(self._executed)
         return future
+
+    def all_wait(self) -> bool:
+        """Whether every Task waits, by way of other Tasks or `gather`, for steps: then timers and sockets are idle."""
+        return all(self._waits(getattr(task, "_fut_waiter", None)) for task in asyncio.all_tasks(self))
+
+    def _waits(self, awaited: Any) -> bool:
+        if awaited is None or awaited.done():
+            return False
+        if isinstance(awaited, asyncio.Task) or awaited in self.waiters.futures:
+            return True
+        members: list[asyncio.Future[Any]] = getattr(awaited, "_children", [])  # of asyncio.gather
+        return bool(members) and all(member.done() or self._waits(member) for member in members)
 
     def _executed(self, future: asyncio.Future[Any]) -> None:
         self.executing -= 1
@@ -118,7 +136,8 @@ class _Selector(selectors.DefaultSelector):
         pause = POLL[0]
         while True:
             # The loop's own wake-up socket is always registered.
-            stuck = timeout is None and not self.loop.busy and len(self.get_map()) <= 1
+            quiet = timeout is None and not self.loop.busy and len(self.get_map()) <= 1
+            stuck = quiet or self.loop.all_wait()
             events = super().select(0)
             if events or waiters.look(stuck):
                 return events

@@ -68,7 +68,9 @@ logger = logging.getLogger("orchestra.engine")
 IN_PLACE = 1.0
 #: For how long a segment may wait in its slot for steps that others work on, per streak of parks, in seconds.
 LINGER = 0.05
-_LINGER_POLL = 0.002
+_LINGER_POLL = 0.001
+#: For how long steps announced just now may wait for another slot before this one is freed, in seconds.
+OFFER = 0.008
 #: Child runs nested deeper than this are sent as messages instead of run inside their parent.
 INLINE_DEPTH = 20
 #: Body code between two journaled steps that takes longer is warned of, in seconds.
@@ -148,6 +150,7 @@ class DurableRunner:
         #: The run's deadline on this process's monotonic clock: the database's clock may be another.
         self._deadline = _deadline(claimed.row)
         self._linger_until: float | None = None
+        self._offered_until = 0.0
         self._timed_out = False
         self._suspended: list[_Suspended] = []
         #: When the journal last answered; then the body's own code runs, again in each replay.
@@ -602,6 +605,7 @@ class DurableRunner:
         if not beyond and self._satisfied(keys, first):
             return
         missing = self._missing(keys)
+        self._offer(missing)
         while True:
             self.check("wait")
             self._check_deadline(_Wait(keys, first))
@@ -627,11 +631,11 @@ class DurableRunner:
         self._check_deadline(_Wait(keys, first))
         suspended = _Suspended(asyncio.get_running_loop().create_future(), missing, first)
         self._suspended.append(suspended)
-        self._waiters.waiting += 1
+        self._waiters.futures.add(suspended.future)
         try:
             await suspended.future
         finally:
-            self._waiters.waiting -= 1
+            self._waiters.futures.discard(suspended.future)
             self._suspended.remove(suspended)
         self.check("wait")
 
@@ -689,8 +693,18 @@ class DurableRunner:
             self._linger_until = now + LINGER
         if now >= self._linger_until or any(step.key in keys for step in self._unwritten):
             return False
-        queues = sorted(self.carrier.queues)
-        return not self._read(lambda: waits.waiting_in_queues(self.database, self.claim, keys, queues))
+        queues, offered = sorted(self.carrier.queues), now < self._offered_until
+        return not self._read(lambda: waits.slot_is_wanted(self.database, self.claim, keys, queues, offered=offered))
+
+    def _offer(self, keys: Sequence[str]) -> None:
+        """Announce new steps before parking, where other slots are there for all of them.
+
+        A short task is then done in the time that a park and a wake-up would take.
+        """
+        new = [step for step in self._unwritten if step.key in keys and step.kind is Kind.TASK and not step.delay]
+        if new and len(self._open) < self.carrier.slots(new[0].queue or ""):
+            self.dispatch()
+            self._offered_until = clock.monotonic() + OFFER
 
     def _park(self, keys: Sequence[str], count: int, shown: tuple[StateType, str]) -> None:
         """Park, if what is needed is still not there.
@@ -1050,7 +1064,7 @@ class DurableRunner:
 
 
 def _deadline(row: Mapping[str, Any]) -> float | None:
-    if row["deadline_at"] is None:
+    if row["deadline_at"] is None or row["deadline_at"] >= waits.NEVER:
         return None
     return float(
         clock.monotonic() + row["deadline_at"] - row.get("claimed_at", row["lease_until"] - row["lease_seconds"])

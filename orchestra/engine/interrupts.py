@@ -196,5 +196,6 @@ def _raise_due() -> None:
 
 def _set_timer() -> None:
     earliest = min((limit.at for limit in _main.deadlines), default=None)
-    seconds = 0.0 if earliest is None else max(earliest - clock.monotonic(), 1e-4)
+    # Longer than the system's timers can be, it is set again at its end.
+    seconds = 0.0 if earliest is None else min(max(earliest - clock.monotonic(), 1e-4), 1e6)
     signal.setitimer(signal.ITIMER_REAL, seconds)

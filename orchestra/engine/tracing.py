@@ -179,7 +179,7 @@ class TracedFuture(Traced):
 class TracedState(Traced):
     """The final state of a step, which can only be asked for its value."""
 
-    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
+    def result(self, raise_on_failure: bool = True) -> Any:  # type: ignore[override]  # as a state's, not a future's
         """A placeholder of the value."""
         if raise_on_failure:
             self.waiter.must_succeed(self.key, self.name)

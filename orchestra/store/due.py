@@ -67,10 +67,10 @@ def take_due(database: Database, *, limit: int = 500, lapsed: bool = True) -> li
 
 def complete_due(database: Database) -> list[Announcement]:
     """End the sleeps and pauses that are over, and make parked runs READY whose deadline has come."""
-    over = database.read(lambda connection: list(connection.execute(_OVER)))
     announcements: list[Announcement] = []
-    for row in over:
-        announcements += database.write(lambda connection, row=row: _end_timer(connection, row))  # type: ignore[misc]
+    while over := database.read(lambda connection: list(connection.execute(_OVER))):
+        for row in over:
+            announcements += database.write(lambda connection, row=row: _end_timer(connection, row))  # type: ignore[misc]
     if database.read(lambda connection: connection.execute(_LATE).first()) is not None:
         announcements += database.write(_wake_late)
     return announcements

@@ -20,7 +20,7 @@ from orchestra.store.prepared import prepare
 from orchestra.store.settle import GRACE, complete_open
 from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
 
-__all__ = ["GRACE", "Park", "Parking", "park", "waiting_in_queues"]
+__all__ = ["GRACE", "Park", "Parking", "park", "slot_is_wanted"]
 
 _CHUNK = 1000
 #: A deadline that does not come: the run was timed out already, and its body goes on.
@@ -152,31 +152,46 @@ def _flag(connection: Connection, claim: Claim, needed: Sequence[str]) -> None:
         )
 
 
-def waiting_in_queues(database: Database, claim: Claim, needed: Sequence[str], queues: Sequence[str]) -> bool:
-    """Whether a slot is better freed than held: an awaited step is not claimed, or a READY one waits here."""
+def slot_is_wanted(
+    database: Database, claim: Claim, needed: Sequence[str], queues: Sequence[str], *, offered: bool = False
+) -> bool:
+    """Whether a slot is better freed than held: an awaited step is not claimed, or a READY row waits in these queues.
+
+    Args:
+        offered: The awaited steps were announced just now, and other slots are there for them: they do not count.
+    """
 
     def work(connection: Connection) -> bool:
-        unclaimed = sa.select(steps.c.step_key).where(
-            steps.c.run_id == claim.run_id,
-            steps.c.run_attempt == claim.run_attempt,
-            steps.c.step_key.in_(list(needed)[:_CHUNK]),
-            phase_is(steps, Phase.READY, Phase.WAITING),
-            steps.c.kind != Kind.OBSERVATION,
-        )
-        if connection.execute(unclaimed.limit(1)).first() is not None:
+        if not offered and _any_unclaimed(connection, claim, needed):
             return True
-        for table in (steps, flow_runs):
-            ready = sa.select(table.c.phase).where(
-                phase_is(table, Phase.READY),
-                table.c.announce_at.is_not(None),
-                table.c.due_at <= now(),
-                table.c.queue.in_(list(queues)),
-            )
-            if connection.execute(ready.limit(1)).first() is not None:
-                return True
-        return False
+        others = steps.c.run_id != claim.run_id if offered else sa.true()
+        return any(
+            connection.execute(
+                sa.select(table.c.phase)
+                .where(
+                    phase_is(table, Phase.READY),
+                    table.c.announce_at.is_not(None),
+                    table.c.due_at <= now(),
+                    table.c.queue.in_(list(queues)),
+                    others if table is steps else sa.true(),
+                )
+                .limit(1)
+            ).first()
+            for table in (steps, flow_runs)
+        )
 
     return database.read(work)
+
+
+def _any_unclaimed(connection: Connection, claim: Claim, needed: Sequence[str]) -> bool:
+    query = sa.select(steps.c.step_key).where(
+        steps.c.run_id == claim.run_id,
+        steps.c.run_attempt == claim.run_attempt,
+        steps.c.step_key.in_(list(needed)[:_CHUNK]),
+        phase_is(steps, Phase.READY, Phase.WAITING),
+        steps.c.kind != Kind.OBSERVATION.value,
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 # Made once: building a statement costs more than running it.

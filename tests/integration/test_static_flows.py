@@ -279,4 +279,3 @@ def test_a_canvas_passes_its_exception_on(bench: Bench) -> None:
     with pytest.raises(ValueError, match="no"):
         result.get(timeout=30)
     assert [run.flow_name for run in bench.runs()] == ["failing"]
-

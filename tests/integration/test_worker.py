@@ -175,9 +175,7 @@ def test_a_signal_to_the_whole_group_does_not_end_the_sweeper_first(
     assert process_state(helper) is not None
 
 
-def test_a_hung_body_keeps_its_claim(
-    worker_factory: WorkerFactory, monkeypatch: pytest.MonkeyPatch, file: str
-) -> None:
+def test_a_hung_body_keeps_its_claim(worker_factory: WorkerFactory, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     """A C call that holds the GIL silences the heartbeat; the parent's side renews, and it is not started twice."""
     monkeypatch.setenv("ORCHESTRA_LEASE_SECONDS", "2")
     forget()

@@ -27,6 +27,15 @@ def test_a_silent_claim_is_renewed_until_it_was_silent_for_the_limit() -> None:
 def test_a_silent_claim_does_not_use_up_the_patience_of_another() -> None:
     """Each claim is counted from its own first silence."""
     patience = Patience(LIMIT)
-    patience.renewable([claim(1)], 0.0)
+    for tick in range(41):
+        patience.renewable([claim(1)], tick * LEASE / 2)
 
     assert patience.renewable([claim(1), claim(2)], LIMIT + 1) == [claim(2)]
+
+
+def test_a_heartbeat_between_two_silences_begins_the_patience_anew() -> None:
+    """A claim that did not come near its end for a lease was renewed by its owner."""
+    patience = Patience(LIMIT)
+    patience.renewable([claim()], 0.0)
+
+    assert patience.renewable([claim()], LIMIT + 1) == [claim()]
