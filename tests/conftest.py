@@ -58,12 +58,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    """Forget the settings that were read, flush what is written behind and close this process's database."""
+    """Forget the settings, the Celery apps and the carrier; flush what is written behind and close the database."""
     settings.reset()
     # Not imported here: fast tests that need neither never load Celery or SQLAlchemy.
     for name in ("orchestra.store.behind", "orchestra.store.database"):
         if module := sys.modules.get(name):
             module.reset()
+    for name in ("orchestra.celery.apps", "orchestra.celery.dispatch"):
+        if module := sys.modules.get(name):
+            module.forget()
 
 
 @pytest.fixture(scope="session")

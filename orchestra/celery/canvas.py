@@ -30,7 +30,7 @@ from orchestra.store.runs import Created, NewRun, Planned
 #: First part of what stands for a run in a canvas that was not applied yet.
 TOKEN = "canvas:"
 #: Bytes of one signature in a message, roughly, and of a message beside its signatures.
-_SIGNATURE_BYTES, _MESSAGE_BYTES = 300, 900
+_SIGNATURE_BYTES, _MESSAGE_BYTES = 400, 1000
 #: A canvas whose messages are larger than this on average is not sent: a message holds all that comes after it, so
 #: that their sum grows with the square of a chain's length. The journal alone then announces each step.
 LARGEST_MEAN_BYTES = 16 * 1024
@@ -85,7 +85,9 @@ def _app() -> Celery:
         return current_app()
     except NoBroker:
         # Enough to look at a canvas; it cannot be applied.
-        return Celery("orchestra", set_as_current=False)
+        app = Celery("orchestra", set_as_current=False)
+        app.conf.task_default_queue = "default"
+        return app
 
 
 # -- a static flow's run -----------------------------------------------------------------------------------------

@@ -339,6 +339,13 @@ def use_carrier(carrier: CeleryCarrier) -> None:
     _carrier = carrier
 
 
+def forget() -> None:
+    """Close the carrier's connections and forget it (tests)."""
+    global _carrier
+    _close_producers()
+    _carrier = None
+
+
 @atexit.register
 def _close_producers() -> None:
     if _carrier is not None:
