@@ -164,9 +164,7 @@ class Driver:
             run_segment(self.workers_database, message.run_id, self.carrier, self.heart)
             return
         assert message.step_key is not None
-        run_step(
-            self.workers_database, message.run_id, message.run_attempt, message.step_key, self.carrier, self.heart
-        )
+        run_step(self.workers_database, message.run_id, message.run_attempt, message.step_key, self.carrier, self.heart)
 
     def sweep(self) -> None:
         """Do what the sweeper does, once."""

@@ -81,10 +81,9 @@ def recount(database: Database) -> list[Announcement]:
     announcements: list[Announcement] = []
     for run_id in database.read(lambda connection: list(connection.scalars(_PARKED_AND_OVER))):
         announcements += database.write(lambda connection, run_id=run_id: _recount_run(connection, run_id))  # type: ignore[misc]
-    for join in database.read(lambda connection: list(connection.execute(_WAITED_JOINS))):
-        # Looked at outside of the write lock first: nearly always there is nothing to mend.
-        if database.read(lambda connection, join=join: join_verdict(connection, join)) is not None:  # type: ignore[misc]
-            announcements += database.write(lambda connection, join=join: _recount_join(connection, join))  # type: ignore[misc]
+    # Looked for outside of the write lock: nearly always there is nothing to mend.
+    for join in database.read(lambda connection: list(connection.execute(_JOINS_OVER))):
+        announcements += database.write(lambda connection, join=join: _recount_join(connection, join))  # type: ignore[misc]
     for wave in database.read(_still_waves):
         announcements += database.write(lambda connection, wave=wave: _start_wave(connection, wave))  # type: ignore[misc]
     return announcements
@@ -94,10 +93,13 @@ def next_due(database: Database) -> float | None:
     """The earliest instant (seconds since the epoch) at which a timer is over or a message is owed, if any."""
 
     def work(connection: Connection) -> float | None:
-        earliest = [
-            connection.scalar(sa.select(sa.func.min(table.c.announce_at)).where(phase_is(table, Phase.READY)))
-            for table in (steps, flow_runs)
-        ]
+        queries = (
+            sa.select(sa.func.min(steps.c.announce_at)).where(phase_is(steps, Phase.READY)),
+            sa.select(sa.func.min(flow_runs.c.announce_at)).where(
+                phase_is(flow_runs, Phase.READY), flow_runs.c.held.is_(None)
+            ),
+        )
+        earliest = [connection.scalar(query) for query in queries]
         return min((moment for moment in earliest if moment is not None), default=None)
 
     return database.read(work)
@@ -282,10 +284,37 @@ def _recount_run(connection: Connection, run_id: str) -> list[Announcement]:
     return wake_if_over(connection, run_id, connection.execute(statement).one())
 
 
-_WAITED_JOINS = (
+_waited = (
     sa.select(steps.c.run_id, steps.c.run_attempt, steps.c.join_id)
     .where(phase_is(steps, Phase.WAITING), steps.c.join_id.is_not(None))
     .distinct()
+    .subquery()
+)
+
+
+def _an_upstream(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Whether a waited-for join has an upstream like that."""
+    same = (steps.c.run_id == edges.c.run_id, steps.c.run_attempt == edges.c.run_attempt)
+    return (
+        sa.select(edges.c.upstream)
+        .join(steps, sa.and_(*same, steps.c.step_key == edges.c.upstream))
+        .where(
+            edges.c.run_id == _waited.c.run_id,
+            edges.c.run_attempt == _waited.c.run_attempt,
+            edges.c.target_id == _waited.c.join_id,
+            *conditions,
+        )
+        .correlate(_waited)
+        .exists()
+    )
+
+
+#: Joins that are waited for though all their upstreams have ended, or one that must not has failed.
+_JOINS_OVER = sa.select(_waited).where(
+    sa.or_(
+        ~_an_upstream(phase_is_not(steps, Phase.DONE)),
+        _an_upstream(edges.c.strict, phase_is(steps, Phase.DONE), steps.c.state_type != StateType.COMPLETED.value),
+    )
 )
 
 

@@ -489,9 +489,29 @@ _COUNT_DOWN = prepare(
     .values(remaining=joins.c.remaining - sa.bindparam("b_ended", type_=sa.Integer))
     .returning(joins.c.remaining, joins.c.parent_id)
 )
+_upstream = steps.alias()
+#: Whether an upstream of a waiting step has not ended, by the rows: a join that counted wrong starts nothing early.
+_upstream_open = (
+    sa.select(edges.c.upstream)
+    .join(
+        _upstream,
+        sa.and_(
+            _upstream.c.run_id == edges.c.run_id,
+            _upstream.c.run_attempt == edges.c.run_attempt,
+            _upstream.c.step_key == edges.c.upstream,
+        ),
+    )
+    .where(
+        edges.c.run_id == steps.c.run_id,
+        edges.c.run_attempt == steps.c.run_attempt,
+        edges.c.target_id == steps.c.join_id,
+        _upstream.c.phase != sa.literal_column(f"'{Phase.DONE}'"),
+    )
+    .exists()
+)
 _DEPENDENTS = prepare(
     sa.select(steps.c.step_key).where(
-        *_in_attempt, steps.c.join_id == sa.bindparam("b_join"), phase_is(steps, Phase.WAITING)
+        *_in_attempt, steps.c.join_id == sa.bindparam("b_join"), phase_is(steps, Phase.WAITING), ~_upstream_open
     )
 )
 _MAKE_READY = prepare(

@@ -7,9 +7,8 @@ import contextvars
 import threading
 import time
 
-from orchestra import allow_failure, flow, get_run_logger, sleep, task, uuid4
+from orchestra import allow_failure, flow, get_run_logger, runtime, sleep, task, uuid4
 from orchestra import random as random_number
-from orchestra import runtime
 from orchestra.errors import PauseTimeout, ResultTimeout, RunTimeout, SerializationError
 from orchestra.flow_runs import pause_flow_run
 from orchestra.futures import as_completed, wait

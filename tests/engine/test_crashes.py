@@ -79,7 +79,9 @@ def test_a_task_that_kills_its_worker_each_time_is_crashed(driver: Driver, effec
         driver.sweep()
 
     state = driver.finish(run_id)
-    assert state.message == "CrashedRun: its worker died or hung 3 times in a row while running it" or state.is_crashed()
+    assert (
+        state.message == "CrashedRun: its worker died or hung 3 times in a row while running it" or state.is_crashed()
+    )
     assert effects.count("add 0 1") == 3
 
 

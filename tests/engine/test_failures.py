@@ -66,7 +66,9 @@ def test_a_task_that_exits_fails(driver: Driver) -> None:
 @pytest.mark.parametrize("submitted", [False, True])
 def test_an_exception_that_cannot_be_built_again_is_told_in_words(driver: Driver, submitted: bool) -> None:
     """The body sees the first time what a replay would give it."""
-    assert driver.run(flows.odd_exception, submitted=submitted).result() == "TaskFailed: tests.engine.flows.Odd: 1 and 2"
+    assert (
+        driver.run(flows.odd_exception, submitted=submitted).result() == "TaskFailed: tests.engine.flows.Odd: 1 and 2"
+    )
 
 
 def test_calls_from_a_thread_of_the_body_are_refused(driver: Driver) -> None:

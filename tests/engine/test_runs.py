@@ -147,6 +147,8 @@ def test_log_lines_are_written_once_over_replays(driver: Driver) -> None:
     driver.finish(run_id)
     behind().flush(5)
 
-    lines = [line.message for line in logs.read(driver.database, run_id) if line.message in ("before", "between", "after")]
+    lines = [
+        line.message for line in logs.read(driver.database, run_id) if line.message in ("before", "between", "after")
+    ]
     assert driver.segments == 3
     assert lines == ["before", "between", "after"]

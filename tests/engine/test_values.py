@@ -36,9 +36,7 @@ def test_a_result_over_the_cap_fails_its_run(driver: Driver) -> None:
         driver.run(flows.large_result, size=2000).result()
 
 
-@pytest.mark.parametrize(
-    "name", ["unserialisable_argument", "unserialisable_argument_elsewhere", "unsendable_child"]
-)
+@pytest.mark.parametrize("name", ["unserialisable_argument", "unserialisable_argument_elsewhere", "unsendable_child"])
 def test_an_argument_that_cannot_be_sent_is_refused(driver: Driver, name: str) -> None:
     """At the call, where the body may catch it and go on; in each replay alike."""
     assert "cannot be" in driver.run(getattr(flows, name)).result()

@@ -159,7 +159,14 @@ def cut_journal(database: Database, run_id: str, length: int) -> set[str]:
         connection.execute(sa.delete(steps).where(ours, steps.c.step_key.in_(lost)))
         for table in (edges, joins):
             connection.execute(sa.delete(table).where(table.c.run_id == run_id))
-        fresh = {"phase": "READY", "state_type": "RUNNING", "outcome": None, "result": None, "due_at": 0, "announce_at": 0}
+        fresh = {
+            "phase": "READY",
+            "state_type": "RUNNING",
+            "outcome": None,
+            "result": None,
+            "due_at": 0,
+            "announce_at": 0,
+        }
         connection.execute(sa.update(flow_runs).where(flow_runs.c.id == run_id).values(fresh))
         return kept
 

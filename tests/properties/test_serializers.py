@@ -54,9 +54,7 @@ class Model(BaseModel):
     other: Any = None
 
 
-TEXT = st.text(st.characters(), max_size=8) | st.text(
-    st.sampled_from("\0\ud800\udfff\ud83d\ude00$v😀\"\\"), max_size=6
-)
+TEXT = st.text(st.characters(), max_size=8) | st.text(st.sampled_from('\0\ud800\udfff\ud83d\ude00$v😀"\\'), max_size=6)
 HASHABLE_LEAVES = (
     st.none()
     | st.booleans()
@@ -78,23 +76,27 @@ HASHABLE_LEAVES = (
 )
 HASHABLE = st.recursive(
     HASHABLE_LEAVES.filter(lambda value: not (hasattr(value, "is_snan") and value.is_snan())),
-    lambda inner: st.tuples(inner, inner)
-    | st.frozensets(inner, max_size=3)
-    | st.builds(Box, inner)
-    | st.builds(Pair, inner, inner),
+    lambda inner: (
+        st.tuples(inner, inner)
+        | st.frozensets(inner, max_size=3)
+        | st.builds(Box, inner)
+        | st.builds(Pair, inner, inner)
+    ),
     max_leaves=4,
 )
 VALUES = st.recursive(
     HASHABLE_LEAVES,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(TEXT, inner, max_size=4)
-    | st.dictionaries(HASHABLE, inner, max_size=3)
-    | st.sets(HASHABLE, max_size=3)
-    | st.tuples(inner, inner)
-    | st.builds(Box, inner)
-    | st.builds(Slotted, inner)
-    | st.builds(Pair, inner, inner)
-    | st.builds(Model, content=inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(TEXT, inner, max_size=4)
+        | st.dictionaries(HASHABLE, inner, max_size=3)
+        | st.sets(HASHABLE, max_size=3)
+        | st.tuples(inner, inner)
+        | st.builds(Box, inner)
+        | st.builds(Slotted, inner)
+        | st.builds(Pair, inner, inner)
+        | st.builds(Model, content=inner)
+    ),
     max_leaves=12,
 )
 JSON = st.recursive(

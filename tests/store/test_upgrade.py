@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,21 @@ from orchestra.store import database as databases
 from orchestra.store import upgrade
 from orchestra.store.database import SCHEMA_VERSION, Database
 from orchestra.store.tables import flow_runs, metadata
+from tests import servers
 
 
-@pytest.fixture
-def empty(tmp_path: Path) -> Database:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A database without any table."""
-    return Database(f"sqlite:///{tmp_path / 'empty.db'}")
+    if request.param == "sqlite":
+        yield Database(f"sqlite:///{tmp_path / 'empty.db'}")
+        return
+    server: servers.Postgres = request.getfixturevalue("postgres")
+    name = server.create()
+    database = Database(server.url(name))
+    yield database
+    database.close()
+    server.drop(name)
 
 
 def set_version(db: Database, version: str) -> None:
