@@ -211,7 +211,7 @@ class Segment:
             current_line.reset(tokens[2])
             task_run_context.reset(tokens[1])
             flow_run_context.reset(tokens[0])
-            self.waiters.looks.remove(self.runner._look)
+            self.waiters.looks.remove(self.runner.look)
         return self._end_body(state)
 
     def _call_body(self) -> Any:

@@ -1,0 +1,322 @@
+"""Waiting: for steps that others run, for time, for a person. A segment that can only wait parks, and its slot is free."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestra import clock, serializers
+from orchestra.engine.branches import Waiters
+from orchestra.engine.future import JournalFuture
+from orchestra.engine.journaled import LINGER, Awaited, Journaled
+from orchestra.errors import (
+    Cancelled,
+    DefinitionError,
+    Fenced,
+    Parked,
+    Signal,
+)
+from orchestra.futures import Future
+from orchestra.runners.carrier import Carrier
+from orchestra.specs import FlowSpec
+from orchestra.states import State, StateType
+from orchestra.store import runs, waits
+from orchestra.store.claims import Claimed
+from orchestra.store.database import Database
+from orchestra.store.journal import Ending, NewStep, StepRecord
+from orchestra.store.tables import Kind
+from orchestra.store.waits import Park
+
+#: Sleeps below this are slept in place, in seconds.
+IN_PLACE = 1.0
+_LINGER_POLL = 0.001
+#: For how long steps announced just now may wait for another slot before this one is freed, in seconds.
+OFFER = 0.008
+_NONE = serializers.encode(None)
+
+
+@dataclass(eq=False, slots=True)
+class _Suspended:
+    """A branch that waits for steps."""
+
+    future: asyncio.Future[None]
+    keys: list[str]
+    first: bool
+
+
+class Waiting(Journaled):
+    """The waits of one segment."""
+
+    def __init__(
+        self,
+        database: Database,
+        claimed: Claimed,
+        flow: FlowSpec,
+        carrier: Carrier,
+        records: Sequence[StepRecord],
+        waiters: Waiters,
+    ) -> None:
+        """Begin; `waiters` is of the event loop that the body runs in, or would run in."""
+        super().__init__(database, claimed, flow, carrier, records)
+        self._suspended: list[_Suspended] = []
+        self._waiters = waiters
+        waiters.looks.append(self.look)
+
+    def sleep(self, seconds: float) -> None:
+        """Go on after `seconds`; under a second in place, else without holding a slot."""
+        key, short = self._ask_sleep(seconds)
+        if short is not None:
+            self.dispatch()
+            time.sleep(short.delay)
+            self._end_sleep(short)
+        self._wait_for_keys([key])
+
+    async def sleep_async(self, seconds: float) -> None:
+        """As `sleep`, holding up the calling branch only."""
+        key, short = self._ask_sleep(seconds)
+        if short is not None:
+            self.dispatch()
+            await asyncio.sleep(short.delay)
+            self.check("sleep")
+            self._end_sleep(short)
+        await self._wait_for_keys_async([key])
+
+    def _ask_sleep(self, seconds: float) -> tuple[str, NewStep | None]:
+        """Ask for a sleep; gives the step, too, where it is new and short enough to be slept in place."""
+        self.check("sleep")
+        self._check_deadline()
+        asked = self._line().ask("sleep")
+        if self._answer(asked, None) is None:
+            step = self._plain(asked, Kind.SLEEP)
+            step.delay = max(seconds, 0.0)
+            if seconds < IN_PLACE:
+                return asked.key, step
+            self._unwritten.append(step)
+            self._open.add(asked.key)
+        return asked.key, None
+
+    def _end_sleep(self, step: NewStep) -> None:
+        step.ending = Ending(StateType.COMPLETED, "Completed", result=_NONE)
+        self._states[step.key] = State(StateType.COMPLETED)
+        self._unwritten.append(step)
+
+    def pause(self, *, timeout: float, key: str | None) -> None:
+        """Wait for a person.
+
+        Raises:
+            PauseTimeout: Nobody resumed the run in time.
+        """
+        step_key = self._ask_pause(timeout)
+        self._wait_for_keys([step_key], shown=(StateType.PAUSED, "Paused"))
+        self._state(step_key).result()
+
+    async def pause_async(self, *, timeout: float, key: str | None) -> None:
+        """As `pause`; the other branches stand still as well when all wait."""
+        step_key = self._ask_pause(timeout)
+        await self._wait_for_keys_async([step_key])
+        self._state(step_key).result()
+
+    def _ask_pause(self, timeout: float) -> str:
+        self.check("pause_flow_run")
+        self._check_deadline()
+        asked = self._line().ask("pause")
+        if self._answer(asked, None) is None:
+            step = self._plain(asked, Kind.PAUSE)
+            step.delay = timeout
+            self._unwritten.append(step)
+            self._open.add(asked.key)
+        return asked.key
+
+    def wait(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
+        """Return when all futures are done (`first`: when one is), or after `timeout` seconds."""
+        self.check("wait")
+        keys = [key_of(future) for future in futures]
+        if timeout is None:
+            self._wait_for_keys(keys, first=first)
+            return
+        timer = self._ask_timer(timeout, keys)
+        while not self._satisfied(keys, first) and not self._is_done(timer):
+            self._wait_for_keys([*keys, timer], first=True, beyond=True)
+        self._stop_timer(timer)
+
+    async def wait_async(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
+        """As `wait`, holding up the calling branch only."""
+        self.check("wait")
+        keys = [key_of(future) for future in futures]
+        if timeout is None:
+            await self._wait_for_keys_async(keys, first=first)
+            return
+        timer = self._ask_timer(timeout, keys)
+        while not self._satisfied(keys, first) and not self._is_done(timer):
+            await self._wait_for_keys_async([*keys, timer], first=True, beyond=True)
+        self._stop_timer(timer)
+
+    def _ask_timer(self, timeout: float, keys: Sequence[str]) -> str:
+        """Ask for the step that ends a wait for `keys` after `timeout` seconds; at zero, only look."""
+        asked = self._line().ask("timer")
+        if self._answer(asked, None, self._of_attempt) is None:
+            step = self._plain(asked, Kind.SLEEP)
+            step.fingerprint, step.delay = self._of_attempt, max(timeout, 0.0)
+            self._unwritten.append(step)
+            self._open.add(asked.key)
+            if timeout <= 0:
+                self._stop_timer(asked.key)
+                self.dispatch()
+                self._refresh(keys)
+        return asked.key
+
+    def _stop_timer(self, key: str) -> None:
+        """End a timer that is no longer needed: the run does not wait for it."""
+        if self._is_done(key):
+            return
+        for step in self._unwritten:
+            if step.key == key:
+                step.ending = Ending(StateType.COMPLETED, "Completed", result=_NONE)
+                self._states[key] = State(StateType.COMPLETED)
+                self._open.discard(key)
+                return
+        announcements = self.guard(lambda: runs.end_step(self.database, self.claim, key, result=_NONE))
+        self._announce(announcements)
+        self._learn_all([key])
+
+    def _wait_for_keys(
+        self,
+        keys: Sequence[str],
+        *,
+        first: bool = False,
+        beyond: bool = False,
+        shown: tuple[StateType, str] = (StateType.RUNNING, "Waiting"),
+    ) -> None:
+        """Return when the steps are done; parks the segment where they are not.
+
+        Args:
+            first: One of them is enough; with `beyond`, one more than are done already.
+        """
+        self._check_deadline(Awaited(keys, first), replayed=True)
+        if not beyond and self._satisfied(keys, first):
+            return
+        missing = self._missing(keys)
+        self._offer(missing)
+        while True:
+            self.check("wait")
+            self._check_deadline(Awaited(keys, first))
+            self._refresh(missing)
+            left = self._missing(missing)
+            if not left or (first and len(left) < len(missing)):
+                return
+            if self._may_linger(left):
+                time.sleep(_LINGER_POLL)
+                continue
+            self._park(left, 1 if first else len(left), shown)
+            self._learn_all(left)
+
+    async def _wait_for_keys_async(self, keys: Sequence[str], *, first: bool = False, beyond: bool = False) -> None:
+        """As `_wait_for_keys`, but lets the other branches go on; the loop parks when none can."""
+        self._check_deadline(Awaited(keys, first), replayed=True)
+        if not beyond and self._satisfied(keys, first):
+            return
+        missing = self._missing(keys)
+        if not missing:
+            return
+        self.check("wait")
+        self._check_deadline(Awaited(keys, first))
+        suspended = _Suspended(asyncio.get_running_loop().create_future(), missing, first)
+        self._suspended.append(suspended)
+        self._waiters.futures.add(suspended.future)
+        try:
+            await suspended.future
+        finally:
+            self._waiters.futures.discard(suspended.future)
+            self._suspended.remove(suspended)
+        self.check("wait")
+
+    def look(self, stuck: bool) -> bool:
+        """Wake branches whose steps are done; park if none can go on. Called by the loop when nothing is ready."""
+        open_ = [each for each in self._suspended if not each.future.done()]
+        if not open_:
+            return False
+        try:
+            return self._look_for(open_, stuck)
+        except Signal as signal:
+            # Raised in the branches, not in the loop that asks.
+            return self._fail_all(open_, signal)
+
+    def _look_for(self, open_: Sequence[_Suspended], stuck: bool) -> bool:
+        if self.parked:
+            raise Parked
+        if self.claim.lost:
+            raise Fenced
+        if self.claim.cancelled:
+            raise Cancelled
+        self.dispatch()
+        keys = sorted({key for each in open_ for key in self._missing(each.keys)})
+        self._refresh(keys)
+        if self._wake(open_):
+            return True
+        if not stuck and (self._inline or not self.carrier.stopping()):
+            return False
+        if stuck and self._may_linger(keys):
+            return False
+        self._park(keys, 1, (StateType.RUNNING, "Waiting"))
+        self._learn_all(keys)
+        return self._wake(open_)
+
+    def _wake(self, open_: Sequence[_Suspended]) -> bool:
+        woken = False
+        for each in open_:
+            left = self._missing(each.keys)
+            if not left or (each.first and len(left) < len(each.keys)):
+                each.future.set_result(None)
+                woken = True
+        return woken
+
+    def _fail_all(self, open_: Sequence[_Suspended], signal: BaseException) -> bool:
+        for each in open_:
+            each.future.set_exception(signal)
+        return True
+
+    def _may_linger(self, keys: Sequence[str]) -> bool:
+        """Whether to wait a moment longer in this slot: others work on all of it, and nothing waits for the slot."""
+        if self.row["streak_parks"] and self._linger_until is None:
+            return False
+        now = clock.monotonic()
+        if self._linger_until is None:
+            self._linger_until = now + LINGER
+        if now >= self._linger_until or any(step.key in keys for step in self._unwritten):
+            return False
+        queues, offered = sorted(self.carrier.queues), now < self._offered_until
+        return not self._read(lambda: waits.slot_is_wanted(self.database, self.claim, keys, queues, offered=offered))
+
+    def _offer(self, keys: Sequence[str]) -> None:
+        """Announce new steps before parking, where other slots are there for all of them.
+
+        A short task is then done in the time that a park and a wake-up would take.
+        """
+        new = [step for step in self._unwritten if step.key in keys and step.kind is Kind.TASK and not step.delay]
+        if new and len(self._open) < self.carrier.slots(new[0].queue or ""):
+            self.dispatch()
+            self._offered_until = clock.monotonic() + OFFER
+
+    def _park(self, keys: Sequence[str], count: int, shown: tuple[StateType, str]) -> None:
+        """Park, if what is needed is still not there.
+
+        Raises:
+            Parked: The run waits now.
+        """
+        needed = None if count == len(keys) and self._open <= set(keys) else tuple(keys)
+        wanted = Park(needed, count, *shown, timed_out=self._timed_out)
+        unwritten, self._unwritten = self._unwritten, []
+        parking = self.guard(lambda: waits.park(self.database, self.claim, wanted, unwritten, window=self.window))
+        self.parked = parking.parked
+        self._announce(parking.announcements)
+        if self.parked:
+            raise Parked
+
+
+def key_of(future: Future[Any]) -> str:
+    if not isinstance(future, JournalFuture):
+        raise DefinitionError(f"{future!r} belongs to another run; hand on its result instead")
+    return future.key
