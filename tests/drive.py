@@ -21,6 +21,7 @@ from orchestra.engine.values import state_of
 from orchestra.states import State
 from orchestra.store import due, journal, runs
 from orchestra.store.announcements import Announcement
+from orchestra.store.claims import Claim
 from orchestra.store.database import Database
 from orchestra.store.journal import StepRecord
 from orchestra.store.runs import NewRun
@@ -110,9 +111,15 @@ class ListCarrier:
         return self.stops
 
 
-#: One thread for all drivers; it renews claims in the newest one's database.
-_present: list[Database] = []
-_heart = Heart(lambda: _present[-1])
+class StillHeart(Heart):
+    """A heartbeat without a thread: what runs here takes less than a lease."""
+
+    @contextlib.contextmanager
+    def hold(self, claim: Claim) -> Iterator[None]:
+        yield
+
+    def mark(self, queue: str, announced_at: float | None) -> None:
+        pass
 
 
 class Driver:
@@ -123,9 +130,7 @@ class Driver:
         #: What the workers see of it; a test may kill them there.
         self.workers_database: Any = Mortal(database)
         self.carrier = ListCarrier(**carrier)
-        self.heart = _heart
-        _present.append(database)
-        del _present[:-1]
+        self.heart = StillHeart()
         self.segments = 0
         self.pick = pick
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from celery import Celery
-from celery.canvas import Signature
+from celery.canvas import Signature, chain
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
@@ -106,11 +106,14 @@ class CeleryCarrier:
     def send(self, canvas: Signature, announcements: Sequence[Announcement]) -> None:
         """Publish a canvas, once, in the place of these announcements, which are the first of its steps.
 
+        As one message, which holds the rest: applying the canvas here would subscribe to results that nobody keeps.
+
         Args:
-            canvas: It begins with one node, so that it is one message.
+            canvas: One node, or a chain that begins with one.
             announcements: Owed to the sweeper where the broker does not take it.
         """
-        self._once(lambda: self._apply(canvas), announcements)
+        head, *rest = canvas.tasks if isinstance(canvas, chain) else [canvas]
+        self._once(lambda: self._publish_chain(head, rest), announcements)
 
     def _once(self, publish: Callable[[], None], announcements: Sequence[Announcement]) -> None:
         failpoint("before_publish")
@@ -121,9 +124,13 @@ class CeleryCarrier:
             self._owe(announcements)
         failpoint("after_publish")
 
-    def _apply(self, canvas: Signature) -> None:
+    def _publish_chain(self, head: Signature, rest: list[Signature]) -> None:
+        options = head.options
         with self._producers.one() as producer:
-            canvas.apply_async(producer=producer, retry=False)
+            self._message(
+                producer, head.task, list(head.args), options["shadow"], options["queue"], options.get("priority"),
+                chain=rest[::-1],
+            )  # fmt: skip
 
     def later(self, announcement: Announcement) -> None:
         """Announce at the due time, by a timer of this process; far ones are the sweeper's."""
@@ -165,24 +172,32 @@ class CeleryCarrier:
                 self._send(producer, announcement, group, index if group else None)
 
     def _send(self, producer: Producer, announcement: Announcement, group: str | None, index: int | None) -> None:
-        amqp, name, args = self.app.amqp, *_task_and_args(announcement)
+        name, args = _task_and_args(announcement)
+        queue = announcement.queue + WAKE_SUFFIX if announcement.wake else announcement.queue
+        among = {"group_id": group, "group_index": index}
+        self._message(producer, name, args, announcement.name, queue, announcement.priority, **among)
+
+    def _message(
+        self, producer: Producer, task: str, args: list[Any], shadow: str, queue: str, priority: int | None, **more: Any
+    ) -> None:
+        amqp = self.app.amqp
         # What a signature's apply_async does, at a third of its cost; the id is fresh, as each message is its own.
         message = amqp.create_task_message(
             str(uuid.uuid4()),
-            name,
+            task,
             args,
             {},
-            group_id=group,
-            group_index=index,
-            shadow=announcement.name,
+            shadow=shadow,
             argsrepr=repr(args),
             kwargsrepr="{}",
             ignore_result=True,
             create_sent_event=self.app.conf.task_send_sent_event,
+            **more,
         )
-        priority = {} if announcement.priority is None else {"priority": announcement.priority}
-        queue = self.queue(announcement.queue + WAKE_SUFFIX if announcement.wake else announcement.queue)
-        amqp.send_task_message(producer, name, message, queue=queue, serializer="json", retry=False, **priority)
+        ranked = {} if priority is None else {"priority": priority}
+        amqp.send_task_message(
+            producer, task, message, queue=self.queue(queue), serializer="json", retry=False, **ranked
+        )
 
     def close(self) -> None:
         """Close idle connections."""

@@ -195,6 +195,7 @@ class Segment:
     def _run_body(self) -> State[Any] | None:
         if not self.row["streak_parks"]:
             history.note(self.claim.run_id, "RUNNING", "Running")
+            engine_logger(self.context).info("started flow %r", self.flow.name)
         tokens = (
             flow_run_context.set(self.context),
             task_run_context.set(None),

@@ -15,6 +15,7 @@ from orchestra.context import TaskRunContext, task_run_context
 from orchestra.engine import bodies
 from orchestra.engine.outcomes import task_state
 from orchestra.errors import Signal
+from orchestra.logging import engine_logger
 from orchestra.specs import TaskSpec
 from orchestra.states import State
 
@@ -159,6 +160,8 @@ def _next(
     delay = _retry_delay(task, context, state)
     if delay is None:
         return Ended(state, context.attempt)
+    tries = context.attempt + 1, task.retries + 1
+    engine_logger(context).warning("%s; try %d of %d in %.3g s", state.message, *tries, delay)
     if delay > longest_sleep:
         return RetryLater(delay, context.attempt, state)
     on_retry(state, delay)

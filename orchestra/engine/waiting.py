@@ -1,4 +1,4 @@
-"""Waiting: for steps that others run, for time, for a person. A segment that can only wait parks, and its slot is free."""
+"""Waiting: for steps that others run, for time, for a person. A segment that can only wait parks and frees its slot."""
 
 from __future__ import annotations
 

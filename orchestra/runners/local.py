@@ -99,7 +99,7 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
             ended = await run_attempts_async(
-                task, args, kwargs, context, on_retry=self._on_retry(step, context), contain=_HERE
+                task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE
             )
         return self._ended(context, step, (args, kwargs), ended)
 
@@ -157,7 +157,7 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
             ended = run_attempts(
-                task, args, kwargs, context, on_retry=self._on_retry(step, context), contain=contain
+                task, args, kwargs, context, on_retry=self._on_retry(step), contain=contain
             )
         return self._ended(context, step, (args, kwargs), ended)
 
@@ -183,12 +183,9 @@ class LocalRunner:
         self.book.close(step, state, task=task)
         return state
 
-    def _on_retry(self, step: Step, context: TaskRunContext) -> Callable[[State[Any], float], None]:
+    def _on_retry(self, step: Step) -> Callable[[State[Any], float], None]:
         def note(state: State[Any], delay: float) -> None:
             self.book.retrying(step, state)
-            engine_logger(context).warning(
-                "%s; try %d of %d in %.3g s", state.message, context.attempt + 1, context.task.retries + 1, delay
-            )
 
         return note
 

@@ -7,6 +7,7 @@ by number. Its value is the whole environment, with futures resolved.
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -14,20 +15,30 @@ from hypothesis import strategies as st
 from orchestra import flow, runtime, sleep, task, uuid4
 from orchestra.futures import as_completed, wait
 
-#: The idempotency keys under which bodies ran, in order.
+#: The idempotency keys under which bodies ran, in order, and of those that ended well.
 started: list[str] = []
+succeeded: list[str] = []
+#: How likely a body is to fail the first time.
+failures = {"rate": 0.0, "seed": 0.0}
 
 
 @task
 def combine(*values):
-    started.append(runtime.task_run.idempotency_key)
-    return mixed(values)
+    return _body(values)
 
 
 @task
 async def combine_async(*values):
-    started.append(runtime.task_run.idempotency_key)
     await asyncio.sleep(0)
+    return _body(values)
+
+
+def _body(values: Any) -> int:
+    key = runtime.task_run.idempotency_key
+    started.append(key)
+    if started.count(key) == 1 and random.Random(f"{failures['seed']}{key[36:]}").random() < failures["rate"]:
+        raise RuntimeError("the first time")
+    succeeded.append(key)
     return mixed(values)
 
 

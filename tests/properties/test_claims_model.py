@@ -152,7 +152,7 @@ class Claims(stateful.RuleBasedStateMachine):
         if row.held_by(claim):
             settle.retry_later(self.database, claim, delay=0.0, attempt=2, message=None)
             row.release(Phase.READY)
-        elif not (row.number == claim.number and row.phase is Phase.READY):
+        elif row.number != claim.number:
             with pytest.raises(ClaimLost):
                 settle.retry_later(self.database, claim, delay=0.0, attempt=2, message=None)
 
@@ -256,4 +256,4 @@ class Claims(stateful.RuleBasedStateMachine):
 
 
 TestClaims = Claims.TestCase
-TestClaims.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestClaims.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)

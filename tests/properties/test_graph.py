@@ -83,7 +83,7 @@ class World:
             self.ready.append(dependent)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(graphs(), st.data())
 def test_every_edge_is_respected_and_every_node_comes_once(nodes: list[Node], data: st.DataObject) -> None:
     """For any graph, any order of endings, any failures, and any split of the graph into dispatches."""

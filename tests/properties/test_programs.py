@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,16 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from orchestra import settings
+from orchestra.errors import IllegalTransition
+from orchestra.states import State
+from orchestra.store import interventions
 from orchestra.store.database import Database
 from orchestra.store.database import database as opened
 from orchestra.store.tables import Phase, edges, flow_runs, joins, steps
 from tests import conftest
 from tests.drive import Driver, Killed
 from tests.properties import programs
-from tests.properties.programs import async_program, plain, started, sync_program
+from tests.properties.programs import async_program, failures, plain, started, succeeded, sync_program
 
 #: A program, and the flow that runs it.
 runnable = st.one_of(
@@ -30,16 +34,16 @@ runnable = st.one_of(
 #: Seeds of the order of messages, of duplicates and of deaths.
 seeds = st.integers(0, 2**32)
 few = examples(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
-@pytest.fixture
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
 def database(home: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    """A SQLite database, with a budget that deaths do not use up."""
-    with conftest.fresh_database("sqlite", request, home) as url:
+    """A fresh database, with a budget that deaths do not use up."""
+    with conftest.fresh_database(request.param, request, home) as url:
         monkeypatch.setenv("ORCHESTRA_DATABASE_URL", url)
         monkeypatch.setenv("ORCHESTRA_LOG_TO_CONSOLE", "false")
         monkeypatch.setenv("ORCHESTRA_CRASH_BUDGET", "1000")
@@ -60,12 +64,17 @@ class Chaos(Driver):
 
     def live(self, run_id: str) -> Any:
         """Carry a run to its end; gives its value."""
+        return self.live_to_end(run_id).result()
+
+    def live_to_end(self, run_id: str) -> State[Any]:
+        """Carry a run to its end; gives its final state."""
         for _ in range(5000):
-            if not self._live_once() and self.row(run_id)["phase"] == Phase.DONE:
-                return self.final(run_id).result()
+            if not self.live_once() and self.row(run_id)["phase"] == Phase.DONE:
+                return self.final(run_id)
         raise AssertionError(f"the run does not end: {dict(self.row(run_id))}")
 
-    def _live_once(self) -> bool:
+    def live_once(self) -> bool:
+        """Carry one message, perhaps on a worker that dies of it; let time pass where there is none."""
         if self.random.random() < self.deaths:
             self.workers_database.kill_at(self.random.randint(1, 8), after_commit=self.random.random() < 0.5)
         try:
@@ -143,6 +152,62 @@ def test_programs_replay_from_any_prefix_of_their_journal(
         key: step for key, step in before.items() if key not in fresh_values
     }
     assert not {f"{run_id}/{key}" for key in kept} & set(started)
+
+
+@few
+@given(runnable, seeds, st.integers(0, 30))
+def test_programs_that_are_cancelled_end(database: Database, given_program: Any, seed: int, steps_before: int) -> None:
+    """At any moment, with workers that die: as CANCELLED with all they started, unless they ended before."""
+    flow, program = given_program
+    chaos = Chaos(database, seed, deaths=0.1)
+    run_id = chaos.submit(flow, program=program)
+    for _ in range(steps_before):
+        chaos.live_once()
+    with contextlib.suppress(IllegalTransition):
+        chaos.carrier.announce(interventions.cancel(database, run_id))
+
+    state = chaos.live_to_end(run_id)
+    assert state.is_cancelled() or state.result() == plain(program)
+    for _ in range(200):
+        if not open_rows(database):
+            break
+        chaos.live_once()
+    assert open_rows(database) == []
+
+
+@few
+@given(runnable, seeds, st.floats(0, 0.5))
+def test_retried_programs_run_nothing_again_that_ended_well(
+    database: Database, given_program: Any, seed: int, rate: float
+) -> None:
+    """Tasks fail the first time; the run is retried by hand until it is right."""
+    flow, program = given_program
+    started.clear()
+    succeeded.clear()
+    failures.update(rate=rate, seed=seed)
+    chaos = Chaos(database, seed, deaths=0)
+    run_id = chaos.submit(flow, program=program)
+
+    for _ in range(100):
+        state = chaos.live_to_end(run_id)
+        if state.is_completed():
+            break
+        chaos.carrier.announce(interventions.retry(database, run_id))
+    failures.update(rate=0.0)
+    assert state.result() == plain(program)
+    top = [key for key in succeeded if key.startswith(run_id)]
+    assert len(top) == len(set(top))
+
+
+def open_rows(database: Database) -> list[Any]:
+    """Runs and steps that have not ended."""
+    return [
+        row
+        for table in (flow_runs, steps)
+        for row in database.read(
+            lambda c, table=table: c.execute(sa.select(table).where(table.c.phase != "DONE")).all()
+        )
+    ]
 
 
 def cut_journal(database: Database, run_id: str, length: int) -> set[str]:

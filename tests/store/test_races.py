@@ -51,6 +51,11 @@ def race(*works: Callable[[], Any], spread: float = 0.002) -> list[Any]:
     return results
 
 
+def rounds(database: Database, most: int) -> int:
+    """How often to race: on SQLite, where writers come one after the other anyway, less often."""
+    return most if database.dialect == "postgresql" else max(most // 3, 2)
+
+
 def window(queue: str) -> int:
     """The least window."""
     return 16
@@ -123,7 +128,7 @@ def lapse(database: Database, *claims_: Claim) -> None:
 
 def test_one_of_many_claimers_wins(database: Database) -> None:
     """Of a run and of a step, READY or lapsed; each claim has a number of its own."""
-    for _ in range(15):
+    for _ in range(rounds(database, 15)):
         run = new_run(database)
         dispatch(database, run, task(0))
         lapse(database, run)
@@ -139,7 +144,7 @@ def test_one_of_many_claimers_wins(database: Database) -> None:
 
 def test_the_late_write_of_a_lapsed_claim_is_refused(database: Database) -> None:
     """Once another claim was made; of two ends at the same time one counts."""
-    for _ in range(15):
+    for _ in range(rounds(database, 15)):
         run = new_run(database)
         dispatch(database, run, task(0))
         (late,) = claimed(database, run, 0)
@@ -153,8 +158,7 @@ def test_the_late_write_of_a_lapsed_claim_is_refused(database: Database) -> None
 
 def test_a_lapsed_claim_that_nobody_took_over_still_counts(database: Database) -> None:
     """A lapsed lease revokes nothing until another claim is made; here they race."""
-    outcomes = set()
-    for _ in range(30):
+    for _ in range(rounds(database, 30)):
         run = new_run(database)
         dispatch(database, run, task(0))
         (late,) = claimed(database, run, 0)
@@ -164,8 +168,6 @@ def test_a_lapsed_claim_that_nobody_took_over_still_counts(database: Database) -
             completing(database, late), lambda run=run: claims.claim_step(database, run.run_id, 1, key(0))
         )
         assert isinstance(done, ClaimLost) == (taken is not None)
-        outcomes.add(taken is None)
-    assert True in outcomes or False in outcomes
 
 
 def test_a_renewal_tells_who_lost(database: Database) -> None:
@@ -187,7 +189,7 @@ def test_a_renewal_tells_who_lost(database: Database) -> None:
 def test_completions_beside_a_park_never_lose_the_wake_up(database: Database, first: bool) -> None:
     """A run that has parked is READY once what it needs has ended, however the transactions interleave."""
     parked_rounds = 0
-    for _ in range(120):
+    for _ in range(rounds(database, 120)):
         run = new_run(database)
         dispatch(database, run, task(0), task(1))
         a, b = claimed(database, run, 0, 1)
@@ -208,7 +210,7 @@ def test_completions_beside_a_park_never_lose_the_wake_up(database: Database, fi
 
 def test_a_dispatch_beside_the_end_of_its_upstream_loses_nothing(database: Database) -> None:
     """The dependent is READY at once, or made READY by the end; never both, never neither."""
-    for _ in range(60):
+    for _ in range(rounds(database, 60)):
         run = new_run(database)
         dispatch(database, run, task(0), task(1))
         a, b = claimed(database, run, 0, 1)
@@ -224,7 +226,7 @@ def test_a_dispatch_beside_the_end_of_its_upstream_loses_nothing(database: Datab
 
 def test_a_dispatch_beside_the_failure_of_its_upstream_fails_too(database: Database) -> None:
     """It ends as UpstreamFailed, whichever comes first."""
-    for _ in range(40):
+    for _ in range(rounds(database, 40)):
         run = new_run(database)
         dispatch(database, run, task(0))
         (a,) = claimed(database, run, 0)
@@ -239,12 +241,10 @@ def test_a_dispatch_beside_the_failure_of_its_upstream_fails_too(database: Datab
 # -- joins --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("members", "threads", "rounds"), [(2, 2, 60), (6, 6, 15), (130, 5, 2)])
-def test_concurrent_ends_make_dependents_ready_once(
-    database: Database, members: int, threads: int, rounds: int
-) -> None:
+@pytest.mark.parametrize(("members", "threads", "times"), [(2, 2, 60), (6, 6, 15), (130, 5, 2)])
+def test_concurrent_ends_make_dependents_ready_once(database: Database, members: int, threads: int, times: int) -> None:
     """Also across the stripes of a large join."""
-    for _ in range(rounds):
+    for _ in range(rounds(database, times)):
         run = new_run(database)
         upstreams = [key(number) for number in range(members)]
         dispatch(database, run, *map(task, range(members)))
@@ -262,7 +262,7 @@ def test_concurrent_ends_make_dependents_ready_once(
 
 def test_failures_cascade_once(database: Database) -> None:
     """Dependents of several failing upstreams end once; the parked run wakes when all are done."""
-    for _ in range(25):
+    for _ in range(rounds(database, 25)):
         run = new_run(database)
         dispatch(database, run, *map(task, range(3)))
         dispatch(database, run, task(3, key(0), key(1)), task(4, key(1), key(2)), task(5, key(3), key(4)))
@@ -279,7 +279,7 @@ def test_failures_cascade_once(database: Database) -> None:
 
 def test_a_lenient_dependent_waits_for_all_and_runs(database: Database) -> None:
     """Failures are counted, too, where they are allowed."""
-    for _ in range(15):
+    for _ in range(rounds(database, 15)):
         run = new_run(database)
         dispatch(database, run, task(0), task(1))
         dispatch(database, run, task(2, Edge(key(0), strict=False), Edge(key(1), strict=False)))
@@ -329,7 +329,7 @@ def test_the_sweeper_starts_a_wave_that_stands_still(database: Database) -> None
 
 def test_cancel_beside_completion_gives_each_step_one_end(database: Database) -> None:
     """A task that was claimed ends as it does; others are CANCELLED; the run is due for its last segment."""
-    for _ in range(40):
+    for _ in range(rounds(database, 40)):
         run = new_run(database)
         dispatch(database, run, task(0), task(1), task(2, key(0)))
         (a,) = claimed(database, run, 0)
@@ -348,7 +348,7 @@ def test_cancel_beside_completion_gives_each_step_one_end(database: Database) ->
 
 def test_cancel_beside_a_park_is_noticed(database: Database) -> None:
     """Either the park is told, or the parked run is due for its last segment."""
-    for _ in range(40):
+    for _ in range(rounds(database, 40)):
         run = new_run(database)
         dispatch(database, run, task(0))
 
@@ -365,7 +365,7 @@ def test_cancel_beside_a_park_is_noticed(database: Database) -> None:
 
 def test_cancel_beside_the_end_of_the_run_gives_one_final_state(database: Database) -> None:
     """Who comes first decides: the run has ended, or its end is told that it is cancelled."""
-    for _ in range(40):
+    for _ in range(rounds(database, 40)):
         run = new_run(database)
 
         cancelled, ended = race(
@@ -385,7 +385,7 @@ def test_cancel_beside_the_end_of_the_run_gives_one_final_state(database: Databa
 
 def test_two_cancels_at_once_are_one(database: Database) -> None:
     """Of a tree of runs."""
-    for _ in range(10):
+    for _ in range(rounds(database, 10)):
         run = new_run(database)
         dispatch(database, run, *map(task, range(4)))
         assert waits.park(database, run, Park(None), window=window).parked
@@ -397,7 +397,7 @@ def test_two_cancels_at_once_are_one(database: Database) -> None:
 
 def test_resume_beside_the_end_of_its_time_ends_a_pause_once(database: Database) -> None:
     """The person was in time, or not."""
-    for _ in range(30):
+    for _ in range(rounds(database, 30)):
         run = new_run(database)
         pause = NewStep("main/pause-0", "main", 0, 0, Kind.PAUSE, "pause-0")
         assert waits.park(database, run, Park(("main/pause-0",)), [pause], window=window).parked
@@ -466,7 +466,7 @@ def test_a_join_that_counts_too_few_starts_nothing_early(database: Database) -> 
 
 def test_two_sweepers_mend_the_same_once(database: Database) -> None:
     """Each row is checked again in the transaction that changes it."""
-    for _ in range(15):
+    for _ in range(rounds(database, 15)):
         run = new_run(database)
         dispatch(database, run, task(0), task(1, key(0)))
         (a,) = claimed(database, run, 0)
