@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+from functools import lru_cache
+
+from orchestra.identifiers import fingerprint
+from orchestra.previews import clean_text
+
+#: A longer name is cut, and told from others by a digest.
+LONGEST_STEP_NAME = 120
 
 _ADJECTIVES = (
     "amber bold brave brisk calm clever crimson curious daring dapper eager early fair fleet gentle glad golden hardy "
@@ -25,9 +32,13 @@ def flow_name(function_name: str) -> str:
     return function_name.replace("_", "-")
 
 
+@lru_cache(maxsize=4096)
 def step_name(task_name: str) -> str:
-    """A task's name as it stands in step keys: without the characters that part a key (`/`, white space)."""
-    return re.sub(r"[\s/]+", "-", task_name) or "task"
+    """A task's name as it stands in step keys: without the characters that part a key (`/`, white space), and short."""
+    name = re.sub(r"[\s/]+", "-", clean_text(task_name)) or "task"
+    if len(name) <= LONGEST_STEP_NAME:
+        return name
+    return f"{name[: LONGEST_STEP_NAME - 9]}~{fingerprint(name.encode())[:8]}"
 
 
 def run_name() -> str:

@@ -319,7 +319,11 @@ class Segment:
             if parking.parked:
                 return None
         self.runner.reload()
-        return self._finish(self._final(self._decode_outcome(outcome)))
+        try:
+            value = self._decode_outcome(outcome)
+        except OrchestraError as error:
+            value = states.from_exception(error)
+        return self._finish(self._final(value))
 
     def _decode_outcome(self, outcome: bytes) -> Any:
         kind, rest = outcome[:1], outcome[1:]

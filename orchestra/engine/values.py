@@ -9,6 +9,8 @@ from orchestra.errors import OrchestraError, RunFailed, SerializationError
 from orchestra.states import State, StateDetails, StateType
 from orchestra.store.journal import Ending
 
+#: Of a state, as its column is.
+_LONGEST_NAME = 64
 _SELF = (type(None), bool, int, float, str)
 
 
@@ -17,18 +19,18 @@ def ending_of(
 ) -> tuple[Ending, State[Any]]:
     """A final state as the journal keeps it, and as it comes back from there.
 
-    A value that cannot be encoded, or is over the cap, fails the run with a clear error.
+    A value that cannot be encoded, or not be read again, or is over the cap, fails the run with a clear error.
     """
     if state.is_completed():
         try:
             data = serializers.encode(state.data, what=what)
             results.split(data)
+            value = state.data if type(state.data) in _SELF else serializers.decode(data)
         except OrchestraError as error:
             return ending_of(states.from_exception(error), what=what, start_time=start_time, attempt=attempt)
-        value = state.data if type(state.data) in _SELF else serializers.decode(data)
     else:
         data, value = _encode_failure(state)
-    name = serializers.clean_text(state.name)
+    name = serializers.clean_text(state.name)[:_LONGEST_NAME]
     ending = Ending(state.type, name, _clean(state.message), data, start_time, None, attempt)
     return ending, State(state.type, state.name, state.message, value, state.timestamp, state.state_details)
 

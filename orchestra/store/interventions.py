@@ -55,6 +55,9 @@ def end_steps(database: Database, run_id: str) -> None:
         row = connection.execute(query).one()
         if row.state_type not in (StateType.CANCELLING, StateType.CANCELLED):
             return
+        # All of them, in the order of asking: as ends and parks take them, so that none waits in a circle.
+        open_ = (steps.c.run_id == run_id, steps.c.run_attempt == row.run_attempt, phase_is_not(steps, Phase.DONE))
+        connection.execute(sa.select(steps.c.step_key).where(*open_).order_by(steps.c.sequence).with_for_update()).all()
         idle = _open_steps(connection, run_id, row.run_attempt, Kind.TASK, Kind.SLEEP, Kind.PAUSE)
         unclaimed = phase_is(steps, Phase.READY, Phase.WAITING)
         # Dependents that these endings would make READY are in the same list; nothing is announced.

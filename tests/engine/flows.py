@@ -688,6 +688,40 @@ def unkept_results():
     return first
 
 
+class Unreadable:
+    """A value that can be written and not be read."""
+
+    def __reduce__(self):
+        return refuse, ()
+
+
+def refuse():
+    raise ValueError("not again")
+
+
+@task
+def unreadable():
+    effects.append("unreadable")
+    return Unreadable()
+
+
+@flow
+def unreadable_result(submitted):
+    return unreadable.submit().result() if submitted else unreadable()
+
+
+@flow
+def unreadable_end():
+    add.submit(1)
+    return Unreadable()
+
+
+@flow
+def oddly_named():
+    odd_task = add.with_options(name="n" * 3000 + "/ \ud800\0#é")
+    return [odd_task(1), odd_task.submit(2).result(), odd_task.submit(odd_task.submit(3)).result()]
+
+
 class Odd(Exception):
     """An exception that cannot be built again from what it was given."""
 

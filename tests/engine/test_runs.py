@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 
 from orchestra.store.database import Database
@@ -134,6 +137,24 @@ def test_a_stopping_worker_gives_its_run_back(driver: Driver, effects: list[str]
     driver.carrier.stops = False
     assert driver.finish(run_id).result() == 3
     assert len(effects) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "expected"),
+    [
+        ("mixed", {"n": 3}, [5, 25, 45]),
+        ("counted", {"n": 2}, 3),
+        ("completed", {"n": 3}, [1, 2, 3]),
+        ("with_slow_task", {"submitted": False}, "TimedOut"),
+        ("with_slow_task", {"submitted": True}, "TimedOut"),
+    ],
+)
+def test_workers_may_use_threads(driver: Driver, name: str, parameters: dict[str, Any], expected: Any) -> None:
+    """Where bodies do not run in the main thread, and cannot be interrupted there."""
+    with ThreadPoolExecutor(1) as pool:
+        state = pool.submit(driver.run, getattr(flows, name), **parameters).result(20)
+
+    assert state.result() == expected
 
 
 def test_log_lines_are_written_once_over_replays(driver: Driver) -> None:

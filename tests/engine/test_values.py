@@ -6,6 +6,7 @@ import pytest
 
 from orchestra.errors import SerializationError, ValueTooLarge
 from orchestra.settings import override
+from orchestra.store.database import Database
 from tests.drive import Driver
 from tests.engine import flows
 
@@ -26,6 +27,21 @@ def test_a_result_that_cannot_be_kept_fails_its_task(driver: Driver, submitted: 
     assert state.is_failed()
     with pytest.raises(SerializationError, match=r"(?s)lock.*unserialisable|unserialisable.*lock"):
         state.result()
+
+
+@pytest.mark.parametrize("submitted", [False, True])
+def test_a_result_that_cannot_be_read_again_fails_its_task(driver: Driver, effects: list[str], submitted: bool) -> None:
+    """At once, and not at each try to replay it."""
+    state = driver.run(flows.unreadable_result, submitted=submitted, messages=20)
+
+    assert "cannot be read here: ValueError: not again" in (state.message or "")
+    assert effects == ["unreadable"]
+    assert driver.run(flows.unreadable_end, messages=20).is_failed()
+
+
+def test_a_task_may_have_any_name(database: Database) -> None:
+    """However long, with any characters: what keys and columns cannot hold is cut or replaced."""
+    assert Driver(database).run(flows.oddly_named).result() == [2, 3, 5]
 
 
 def test_a_result_over_the_cap_fails_its_run(driver: Driver) -> None:

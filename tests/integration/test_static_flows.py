@@ -33,6 +33,8 @@ pytestmark = pytest.mark.services
 
 #: In seconds.
 LEASE, SWEEP = 2.0, 1.0
+#: For what does not depend on the database.
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 class Bench:
@@ -93,6 +95,7 @@ def test_static_flows_give_the_answers_of_their_bodies(bench: Bench) -> None:
         assert again == {}
 
 
+@ON_SQLITE
 def test_the_plan_is_in_the_journal_when_delay_returns(bench: Bench) -> None:
     """All steps with their edges, before any worker lives; a worker that comes later needs no message."""
     handle = flows.sums.delay(3)
@@ -108,6 +111,7 @@ def test_the_plan_is_in_the_journal_when_delay_returns(bench: Bench) -> None:
     assert (handle.state.type, handle.state.name) == (StateType.RUNNING, "Waiting")
 
 
+@ON_SQLITE
 def test_each_step_of_an_exact_canvas_takes_one_message(bench: Bench) -> None:
     """Celery sends what comes next; the journal does not announce it beside that."""
     worker = bench.work()
@@ -172,6 +176,7 @@ def test_nodes_that_come_too_early_or_twice_are_dropped(bench: Bench) -> None:
     assert set(bench.starts(handle.id).values()) == {1}
 
 
+@ON_SQLITE
 def test_a_failed_call_ends_the_run_as_its_exception_would(bench: Bench) -> None:
     """What stands behind it is not run; the run fails with the exception that the body would have raised."""
     bench.work()
@@ -185,6 +190,7 @@ def test_a_failed_call_ends_the_run_as_its_exception_would(bench: Bench) -> None
     ]
 
 
+@ON_SQLITE
 def test_a_retry_by_hand_keeps_what_has_ended(bench: Bench) -> None:
     """It goes on step by step, with the same keys."""
     bench.work()
@@ -198,6 +204,7 @@ def test_a_retry_by_hand_keeps_what_has_ended(bench: Bench) -> None:
     assert bench.starts(handle.id)["main/add-0"] == 1
 
 
+@ON_SQLITE
 def test_a_static_flow_that_is_due_later_is_planned_then(bench: Bench) -> None:
     """By its first segment; no body runs before."""
     bench.work()
@@ -207,6 +214,7 @@ def test_a_static_flow_that_is_due_later_is_planned_then(bench: Bench) -> None:
     assert handle.result(timeout=30) == 34
 
 
+@ON_SQLITE
 def test_a_static_flow_that_looks_into_a_result_is_refused_at_submit(bench: Bench) -> None:
     """With the line, and without a run."""
     with pytest.raises(StaticFlowError, match=r"static_flows\.py:\d+ it looks into the result of task 'add' \(>\)"):
@@ -214,6 +222,7 @@ def test_a_static_flow_that_looks_into_a_result_is_refused_at_submit(bench: Benc
     assert bench.runs() == []
 
 
+@ON_SQLITE
 def test_the_same_idempotency_key_gives_the_same_planned_run(bench: Bench) -> None:
     """The plan is written once, and the canvas sent once."""
     bench.work()
@@ -224,6 +233,7 @@ def test_the_same_idempotency_key_gives_the_same_planned_run(bench: Bench) -> No
     assert (first.result(timeout=30), set(bench.starts(first.id).values())) == (36, {1})
 
 
+@ON_SQLITE
 def test_a_broker_that_is_down_at_submit_costs_a_sweep(bench: Bench, broker: servers.Broker) -> None:
     """The handle is there at once, and the run goes on when the broker is back."""
     broker.kill()
@@ -256,6 +266,7 @@ def value_of(canvas: str) -> Any:
     return json.loads(ended.stdout)
 
 
+@ON_SQLITE
 def test_each_time_a_canvas_is_applied_is_a_run_of_its_own(bench: Bench) -> None:
     """The first node makes the run, the last one gives its value."""
     bench.work()
@@ -269,6 +280,7 @@ def test_each_time_a_canvas_is_applied_is_a_run_of_its_own(bench: Bench) -> None
     assert all(set(bench.starts(run.id).values()) == {1} for run in bench.runs())
 
 
+@ON_SQLITE
 def test_canvases_can_be_embedded_in_others(bench: Bench) -> None:
     """Side by side in a group, and one after another in a chain; each is a run."""
     bench.work()
@@ -283,6 +295,7 @@ def test_canvases_can_be_embedded_in_others(bench: Bench) -> None:
     assert {run.state_type for run in bench.runs()} == {"COMPLETED"}
 
 
+@ON_SQLITE
 def test_a_canvas_passes_its_exception_on(bench: Bench) -> None:
     """What comes behind it in the chain does not run."""
     bench.work()

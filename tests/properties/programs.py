@@ -13,11 +13,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from orchestra import flow, runtime, sleep, task, uuid4
+from orchestra.errors import ResultTimeout
 from orchestra.futures import as_completed, wait
 
 #: The idempotency keys under which bodies ran, in order, and of those that ended well.
 started: list[str] = []
 succeeded: list[str] = []
+#: The steps that failed once.
+failed: set[str] = set()
 #: How likely a body is to fail the first time.
 failures = {"rate": 0.0, "seed": 0.0}
 
@@ -36,7 +39,10 @@ async def combine_async(*values):
 def _body(values: Any) -> int:
     key = runtime.task_run.idempotency_key
     started.append(key)
-    if started.count(key) == 1 and random.Random(f"{failures['seed']}{key[36:]}").random() < failures["rate"]:
+    # Without the run's id: a child that failed is another run in the next attempt.
+    name = key[36:]
+    if name not in failed and random.Random(f"{failures['seed']}{name}").random() < failures["rate"]:
+        failed.add(name)
         raise RuntimeError("the first time")
     succeeded.append(key)
     return mixed(values)
@@ -77,7 +83,7 @@ def plain(program: list[Any]) -> list[int]:
     return env
 
 
-REFERRING = ("call", "submit", "result", "wait", "completed")
+REFERRING = ("call", "submit", "result", "wait", "completed", "peek")
 
 
 @flow
@@ -104,6 +110,8 @@ def sync_program(program):
                 env.append(sum(sync_program(rest[0])))
             case "failing":
                 env.append(_caught())
+            case "peek":
+                env.append(_peeked(futures, rest[1]))
             case "sleep":
                 sleep(0)
                 env.append(0)
@@ -124,6 +132,20 @@ def _caught() -> int:
     except ValueError:
         return 0 if str(future.result(raise_on_failure=False)) == "apart" else 1
     return 1
+
+
+def _peeked(futures: list[Any], timeout: float) -> int:
+    """Go on as what is seen of futures says: each run may see something else, each replay the same."""
+    for future in futures:
+        if future.done():
+            combine(1)
+        try:
+            future.result(timeout=timeout)
+        except ResultTimeout:
+            combine(2)
+        if future.state.is_completed():
+            combine.submit(3)
+    return 0
 
 
 @flow
@@ -157,6 +179,8 @@ async def _branch(program: list[Any]) -> list[Any]:
             case "observe":
                 uuid4()
                 env.append(0)
+            case "peek":
+                env.append(_peeked([value for value in given if hasattr(value, "result")], rest[1]))
             case _:
                 env.append(0)
     return [await _awaited(value) for value in env]
@@ -166,13 +190,19 @@ async def _awaited(value: Any) -> Any:
     return await value if hasattr(value, "result") else value
 
 
-def programs(*, depth: int = 2, branches: bool = False) -> st.SearchStrategy[list[Any]]:
-    """Random programs, with children (and, for async bodies, branches) nested up to `depth`."""
+def programs(*, depth: int = 2, branches: bool = False, peeks: bool = False) -> st.SearchStrategy[list[Any]]:
+    """Random programs, with children (and, for async bodies, branches) nested up to `depth`.
+
+    Args:
+        peeks: With calls that depend on what was seen of futures.
+    """
     refs = st.lists(st.integers(0, 9), min_size=1, max_size=3)
     kinds = [st.tuples(st.just(kind), refs) for kind in ("call", "submit", "submit", "result", "wait", "completed")]
     kinds += [st.just(("sleep",)), st.just(("observe",)), st.just(("failing",))]
+    if peeks:
+        kinds.append(st.tuples(st.just("peek"), refs, st.sampled_from([0, 60])))
     if depth:
-        inner = programs(depth=depth - 1, branches=branches)
+        inner = programs(depth=depth - 1, branches=branches, peeks=peeks)
         kinds.append(st.tuples(st.just("child"), inner))
         if branches:
             kinds += [st.tuples(st.just("gather"), st.lists(inner, min_size=2, max_size=3))] * 2
