@@ -29,9 +29,7 @@ class Waiter(Protocol):
         """Return when all futures are done (`first`: when one is), or after `timeout` seconds."""
         ...
 
-    async def wait_async(
-        self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False
-    ) -> None:
+    async def wait_async(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
         """As `wait`, holding up the calling branch only."""
         ...
 
@@ -141,9 +139,7 @@ def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> 
         yield from done
 
 
-def wait(
-    futures: Iterable[Future[T]], timeout: float | None = None
-) -> tuple[set[Future[T]], set[Future[T]]]:
+def wait(futures: Iterable[Future[T]], timeout: float | None = None) -> tuple[set[Future[T]], set[Future[T]]]:
     """Wait until all have ended, or for `timeout` seconds; gives those that have and those that have not."""
     given = list(futures)
     if not given:

@@ -136,4 +136,3 @@ def _flow() -> FlowRunContext | None:
 
 def _task() -> TaskRunContext | None:
     return task_run_context.get()
-

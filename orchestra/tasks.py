@@ -121,9 +121,7 @@ class Task(Generic[P, R]):
         self: Task[Q, Coroutine[Any, Any, T]], *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any
     ) -> Future[T]: ...
     @overload
-    def submit(
-        self: Task[Q, T], *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any
-    ) -> Future[T]: ...
+    def submit(self: Task[Q, T], *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Future[T]: ...
     def submit(self, *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
         """Have the task run beside the flow, and give its future at once.
 
@@ -142,9 +140,7 @@ class Task(Generic[P, R]):
         self: Task[Q, Coroutine[Any, Any, T]], *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any
     ) -> FutureList[T]: ...
     @overload
-    def map(
-        self: Task[Q, T], *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any
-    ) -> FutureList[T]: ...
+    def map(self: Task[Q, T], *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> FutureList[T]: ...
     def map(self, *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
         """Submit the task once for each element of its iterable arguments, which go side by side.
 

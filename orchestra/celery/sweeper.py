@@ -185,9 +185,7 @@ class Attendant:
 
     def _look_after_dead(self) -> None:
         if self._watch.look():
-            freed = claims.expire_dead(
-                self._database, self._worker.host, self._may_live, orderly=self.stopping
-            )
+            freed = claims.expire_dead(self._database, self._worker.host, self._may_live, orderly=self.stopping)
             if freed:
                 logger.warning("freed %d claims of processes that died", freed)
 

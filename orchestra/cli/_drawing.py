@@ -234,4 +234,3 @@ def _draw_group(canvas: Group, before: list[str], graph: _Graph) -> list[str]:
     if len(before) > 1:
         before = [graph.joint(before)]
     return [end for part in parts for end in _draw(part, before, graph)]
-

@@ -106,8 +106,14 @@ class Group(click.RichGroup):
 
 def parameter_options(command: F) -> F:
     """`--param name=value` and `--params JSON`."""
-    one = click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE",
-                       help="A parameter; the value as JSON, else as text.")
+    one = click.option(
+        "-p",
+        "--param",
+        "pairs",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A parameter; the value as JSON, else as text.",
+    )
     whole = click.option("--params", "text", metavar="JSON", help="All parameters as one JSON object, or @file.json.")
     return one(whole(command))
 
@@ -115,7 +121,11 @@ def parameter_options(command: F) -> F:
 def output_option(command: F) -> F:
     """`-o json` for scripts."""
     return click.option(
-        "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
+        "-o",
+        "--output",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
         help="How to write the data.",
     )(command)
 
@@ -123,7 +133,11 @@ def output_option(command: F) -> F:
 def app_option(command: F) -> F:
     """`-A module[:attribute]`, the Celery app to send through."""
     return click.option(
-        "-A", "--app", metavar="MODULE[:APP]", expose_value=False, callback=_use_app,
+        "-A",
+        "--app",
+        metavar="MODULE[:APP]",
+        expose_value=False,
+        callback=_use_app,
         help="Celery app to use; else ORCHESTRA_APP, else orchestra's own.",
     )(command)
 
@@ -144,8 +158,14 @@ def page_options(limit: int, what: str) -> Callable[[F], F]:
 
     def add(command: F) -> F:
         after = click.option("--after", metavar="ID", help=f"Start after this {what}: the last of the page before.")
-        most = click.option("-l", "--limit", type=click.IntRange(1, 10_000), default=limit, show_default=True,
-                            help="Most lines to show.")
+        most = click.option(
+            "-l",
+            "--limit",
+            type=click.IntRange(1, 10_000),
+            default=limit,
+            show_default=True,
+            help="Most lines to show.",
+        )
         return most(after(command))
 
     return add
@@ -154,10 +174,21 @@ def page_options(limit: int, what: str) -> Callable[[F], F]:
 def state_options(command: F) -> F:
     """`--state` and `--state-type` of a list."""
     kinds = [kind.value for kind in StateType]
-    by_name = click.option("--state", "state_names", multiple=True, metavar="NAME", callback=_state_names,
-                           help="Only in states of this name, as Late or AwaitingRetry; repeatable.")
-    by_type = click.option("--state-type", "state_types", multiple=True, help="Only of this type; repeatable.",
-                           type=click.Choice(kinds, case_sensitive=False))
+    by_name = click.option(
+        "--state",
+        "state_names",
+        multiple=True,
+        metavar="NAME",
+        callback=_state_names,
+        help="Only in states of this name, as Late or AwaitingRetry; repeatable.",
+    )
+    by_type = click.option(
+        "--state-type",
+        "state_types",
+        multiple=True,
+        help="Only of this type; repeatable.",
+        type=click.Choice(kinds, case_sensitive=False),
+    )
     return by_name(by_type(command))
 
 

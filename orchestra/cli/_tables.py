@@ -10,9 +10,20 @@ from rich.text import Text
 
 #: Colour of a state, by the word it is shown as; other words are plain.
 COLOURS = {
-    "Completed": "green", "Running": "cyan", "Waiting": "cyan", "Pending": "yellow", "Scheduled": "yellow",
-    "AwaitingRetry": "yellow", "Late": "red", "Paused": "magenta", "NonDeterministic": "magenta", "Failed": "red",
-    "TimedOut": "red", "UpstreamFailed": "red", "Crashed": "red", "Cancelling": "bright_black",
+    "Completed": "green",
+    "Running": "cyan",
+    "Waiting": "cyan",
+    "Pending": "yellow",
+    "Scheduled": "yellow",
+    "AwaitingRetry": "yellow",
+    "Late": "red",
+    "Paused": "magenta",
+    "NonDeterministic": "magenta",
+    "Failed": "red",
+    "TimedOut": "red",
+    "UpstreamFailed": "red",
+    "Crashed": "red",
+    "Cancelling": "bright_black",
     "Cancelled": "bright_black",
 }
 

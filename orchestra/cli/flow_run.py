@@ -89,7 +89,12 @@ def ls(
       orchestra flow-run ls --limit 200 -o json
     """
     page = queries.list_flow_runs(
-        database(), limit=limit, after=after, flow_name=flow_name, state_types=state_types, state_names=state_names,
+        database(),
+        limit=limit,
+        after=after,
+        flow_name=flow_name,
+        state_types=state_types,
+        state_names=state_names,
         parent_flow_run_id=parent_flow_run_id,
     )
     if output == "json":

@@ -40,8 +40,14 @@ def ls(
       orchestra task-run ls --state-type FAILED -o json
     """
     page = queries.list_task_runs(
-        database(), limit=limit, after=after, flow_run_id=flow_run_id, every_attempt=all_attempts,
-        kinds=() if all_steps else (Kind.TASK,), state_types=state_types, state_names=state_names,
+        database(),
+        limit=limit,
+        after=after,
+        flow_run_id=flow_run_id,
+        every_attempt=all_attempts,
+        kinds=() if all_steps else (Kind.TASK,),
+        state_types=state_types,
+        state_names=state_names,
     )
     if output == "json":
         _support.emit_json(page.items)

@@ -98,9 +98,7 @@ class LocalRunner:
             return state
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
-            ended = await run_attempts_async(
-                task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE
-            )
+            ended = await run_attempts_async(task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE)
         return self._ended(context, step, (args, kwargs), ended)
 
     def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
@@ -145,9 +143,7 @@ class LocalRunner:
             pool = self._pool
         pool.submit(future.run)
 
-    def _run_step(
-        self, task: TaskSpec, call: Call, step: Step, contain: tuple[type[BaseException], ...]
-    ) -> State[Any]:
+    def _run_step(self, task: TaskSpec, call: Call, step: Step, contain: tuple[type[BaseException], ...]) -> State[Any]:
         try:
             args, kwargs = _inputs(call)
         except UpstreamFailed as error:
@@ -156,9 +152,7 @@ class LocalRunner:
             return state
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
-            ended = run_attempts(
-                task, args, kwargs, context, on_retry=self._on_retry(step), contain=contain
-            )
+            ended = run_attempts(task, args, kwargs, context, on_retry=self._on_retry(step), contain=contain)
         return self._ended(context, step, (args, kwargs), ended)
 
     def _context(self, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], step: Step) -> TaskRunContext:
@@ -286,9 +280,7 @@ class LocalRunner:
         if given:
             pools.wait([future.box for future in given], timeout, _return_when(first))
 
-    async def wait_async(
-        self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False
-    ) -> None:
+    async def wait_async(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
         """As `wait`, without holding up the event loop."""
         boxes = [future.box for future in futures if isinstance(future, LocalFuture)]
         if any(not box.done() for box in boxes):

@@ -33,9 +33,13 @@ def test_a_line_comes_back_as_it_was_logged(database: Database) -> None:
     behind.flush()
 
     (line,) = logs.read(database, run_id)
-    assert (
-        line.message, line.level_name, line.logger, line.timestamp, line.step_id
-    ) == ("grüße 🦦", "ERROR", "orchestra.task_runs", 12.125, "step")
+    assert (line.message, line.level_name, line.logger, line.timestamp, line.step_id) == (
+        "grüße 🦦",
+        "ERROR",
+        "orchestra.task_runs",
+        12.125,
+        "step",
+    )
 
 
 def test_lines_of_other_runs_are_not_read(database: Database) -> None:

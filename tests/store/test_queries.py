@@ -19,9 +19,19 @@ def add_run(db: Database, name: str = "run", *, at: float = 1_000.0, flow: str =
     """Insert a finished flow run; returns its id."""
     run_id = values.pop("id", str(uuid.uuid4()))
     row = {
-        "id": run_id, "name": name, "flow_name": flow, "path": "m:f", "runner": "local", "root_run_id": run_id,
-        "phase": "DONE", "state_type": "COMPLETED", "state_name": "Completed", "created_at": at, "start_time": at,
-        "end_time": at + 2, "parameters": serializers.encode({"n": 1}),
+        "id": run_id,
+        "name": name,
+        "flow_name": flow,
+        "path": "m:f",
+        "runner": "local",
+        "root_run_id": run_id,
+        "phase": "DONE",
+        "state_type": "COMPLETED",
+        "state_name": "Completed",
+        "created_at": at,
+        "start_time": at,
+        "end_time": at + 2,
+        "parameters": serializers.encode({"n": 1}),
     }
     db.write(lambda conn: conn.execute(flow_runs.insert().values(row | values)))
     return run_id
@@ -31,10 +41,23 @@ def add_step(db: Database, run_id: str, number: int, **values: Any) -> str:
     """Insert a finished task run; returns its id."""
     step_id = str(uuid.uuid4())
     row = {
-        "run_id": run_id, "run_attempt": 1, "step_key": f"main/work-{number}", "id": step_id, "branch": "main",
-        "position": number, "sequence": number, "kind": "task", "name": f"work-{number}", "path": "m:work",
-        "recorded_attempt": 1, "phase": "DONE", "state_type": "COMPLETED", "state_name": "Completed",
-        "created_at": 1_000.0 + number, "start_time": 1_000.0, "end_time": 1_001.0,
+        "run_id": run_id,
+        "run_attempt": 1,
+        "step_key": f"main/work-{number}",
+        "id": step_id,
+        "branch": "main",
+        "position": number,
+        "sequence": number,
+        "kind": "task",
+        "name": f"work-{number}",
+        "path": "m:work",
+        "recorded_attempt": 1,
+        "phase": "DONE",
+        "state_type": "COMPLETED",
+        "state_name": "Completed",
+        "created_at": 1_000.0 + number,
+        "start_time": 1_000.0,
+        "end_time": 1_001.0,
     }
     db.write(lambda conn: conn.execute(steps.insert().values(row | values)))
     return step_id
@@ -119,8 +142,15 @@ def test_a_run_is_read_with_prefects_field_names_and_its_values_as_previews(data
     parent = add_run(database, "parent", at=5.0)
     link = add_step(database, parent, 0, kind="subflow")
     run_id = add_run(
-        database, at=10.0, result=serializers.encode([1, "ü"]), tags='["a"]', parent_run_id=parent, parent_attempt=1,
-        parent_step_key="main/work-0", root_run_id=parent, state_message="done",
+        database,
+        at=10.0,
+        result=serializers.encode([1, "ü"]),
+        tags='["a"]',
+        parent_run_id=parent,
+        parent_attempt=1,
+        parent_step_key="main/work-0",
+        root_run_id=parent,
+        state_message="done",
     )
     found = queries.read_flow_run(database, run_id)
     assert found.result == [1, "ü"]
@@ -190,10 +220,17 @@ def test_a_task_run_is_read_with_inputs_result_and_upstream(database: Database) 
     """The upstream of a step is what its join counted."""
     run_id = add_run(database)
     add_step(database, run_id, 0)
-    step = add_step(database, run_id, 1, join_id="main/work-1", inputs=serializers.encode({"x": 2}),
-                    result=serializers.encode("ok"))
-    row = {"run_id": run_id, "run_attempt": 1, "upstream": "main/work-0", "join_id": "main/work-1",
-           "target_id": "main/work-1", "strict": True}
+    step = add_step(
+        database, run_id, 1, join_id="main/work-1", inputs=serializers.encode({"x": 2}), result=serializers.encode("ok")
+    )
+    row = {
+        "run_id": run_id,
+        "run_attempt": 1,
+        "upstream": "main/work-0",
+        "join_id": "main/work-1",
+        "target_id": "main/work-1",
+        "strict": True,
+    }
     database.write(lambda conn: conn.execute(edges.insert().values(row)))
     found = queries.read_task_run(database, step)
     assert (found.task_inputs, found.result, found.upstream) == ({"x": 2}, "ok", ("main/work-0",))

@@ -471,8 +471,16 @@ def test_ids_of_rows_without_a_flow_are_listed_too(home: Path) -> None:
     """A run whose flow's row is gone is shown without its id."""
     run_id = str(uuid.uuid4())
     row = {
-        "id": run_id, "name": "n", "flow_name": "f", "path": "m:f", "runner": "local", "root_run_id": run_id,
-        "phase": "DONE", "state_type": "COMPLETED", "state_name": "Completed", "created_at": 1.0,
+        "id": run_id,
+        "name": "n",
+        "flow_name": "f",
+        "path": "m:f",
+        "runner": "local",
+        "root_run_id": run_id,
+        "phase": "DONE",
+        "state_type": "COMPLETED",
+        "state_name": "Completed",
+        "created_at": 1.0,
     }
     databases.database().write(lambda conn: conn.execute(sa.insert(flow_runs).values(row)))
     (run,) = listed("flow-run", "ls")

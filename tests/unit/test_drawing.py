@@ -32,15 +32,23 @@ def test_a_celery_signature_is_drawn_in_celerys_words() -> None:
     assert drawn.splitlines() == ["chain of 2", "  a-0  (queue etl)", "  b-0  (queue etl)"]
     drawn = _drawing.text(_drawing.of_signature(chord(group(step("a-0"), step("a-1"), app=app), step("b-0"), app=app)))
     assert [line.strip() for line in drawn.splitlines()] == [
-        "chord", "group of 2", "a-0  (queue etl)", "a-1  (queue etl)", "then", "b-0  (queue etl)",
+        "chord",
+        "group of 2",
+        "a-0  (queue etl)",
+        "a-1  (queue etl)",
+        "then",
+        "b-0  (queue etl)",
     ]
 
 
 def test_steps_dispatched_together_are_a_group_and_those_behind_them_a_chords_body() -> None:
     """Direct calls stand alone, in order."""
     nodes = [
-        node("first-0", at=1.0, inline=True), node("work-0", at=2.0), node("work-1", at=2.0),
-        node("total-0", "work-0", "work-1", at=2.0), node("last-0", at=3.0, inline=True),
+        node("first-0", at=1.0, inline=True),
+        node("work-0", at=2.0),
+        node("work-1", at=2.0),
+        node("total-0", "work-0", "work-1", at=2.0),
+        node("last-0", at=3.0, inline=True),
     ]
     tree = _drawing.of_run(nodes)
     assert isinstance(tree, _drawing.Chain)
