@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,12 +217,15 @@ def test_adding_does_not_wait_for_a_database_that_is_away(writers: Writers) -> N
     assert time.monotonic() - begin < 2
 
 
-def test_lines_arrive_when_a_locked_database_is_free_again(home: Any, sqlite_template: Any, writers: Writers) -> None:
+def test_lines_arrive_when_a_locked_database_is_free_again(
+    home: Any, sqlite_template: Any, tmp_path: Any, writers: Writers
+) -> None:
     """Another process may hold SQLite's write lock for long: nothing is lost and nobody waits."""
     settings.override(lease_seconds=0.2)
-    database = Database(f"sqlite:///{sqlite_template}", patience=0.05)
+    url = f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'locked.db')}"
+    database = Database(url, patience=0.05)
     run_id, writer = add_run(database), writers(database, pause=0.05)
-    other = Database(f"sqlite:///{sqlite_template}")
+    other = Database(url)
 
     def hold(connection: sa.Connection) -> None:
         for number in range(100):
