@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from orchestra import clock, retries, serializers, states
+from orchestra import retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
 from orchestra.engine import bodies, branches, definitions, history, interrupts, tracing
 from orchestra.engine.arguments import replace_futures
@@ -363,7 +363,7 @@ class Segment:
             )
             history.note(self.claim.run_id, "SCHEDULED", "AwaitingRetry", state.message)
             if announcement is not None:
-                self._announce_at(announcement)
+                self.carrier.announce([announcement])
             return None
         ending, final = ending_of(state, what=f"the result of flow {self.flow.name!r}")
         return self._write_end(ending, final)
@@ -378,12 +378,6 @@ class Segment:
         )
         self.carrier.announce(announcements)
         return final
-
-    def _announce_at(self, announcement: Any) -> None:
-        if announcement.due_at > clock.now():
-            self.carrier.later(announcement)
-        else:
-            self.carrier.announce([announcement])
 
     def _retry_delay(self, state: State[Any]) -> float | None:
         if not state.is_failed() or self.claim.cancelled:

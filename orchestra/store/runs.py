@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -284,7 +284,7 @@ def next_attempt(
         )
         .returning(*RUN_COLUMNS)
     )
-    return of_run(connection.execute(statement).one())
+    return replace(of_run(connection.execute(statement).one()), delay=delay)
 
 
 def read(database: Database, run_id: str) -> Mapping[str, Any]:

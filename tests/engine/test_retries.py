@@ -55,6 +55,7 @@ def test_a_flow_retry_waits_for_its_delay(driver: Driver, effects: list[str]) ->
     run_id = driver.submit(flows.flow_retried_later)
     driver.settle()
     assert driver.row(run_id)["state_name"] == "AwaitingRetry"
+    assert [message.delay for message in driver.carrier.messages] == [3600]
 
     driver.elapse(3601)
     assert driver.finish(run_id).result() == "second"
