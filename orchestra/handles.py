@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from orchestra import clock
+from orchestra.engine.values import state_of
 from orchestra.errors import ResultTimeout
 from orchestra.runners.carrier import Carrier
-from orchestra.serializers import decode, decode_exception
-from orchestra.states import State, StateDetails, StateType
+from orchestra.states import State, StateDetails
 from orchestra.store import interventions, runs
 from orchestra.store.database import database
 from orchestra.store.tables import Phase
@@ -107,16 +108,10 @@ class FlowRunHandle:
 
 
 def _state(row: Mapping[str, Any]) -> State[Any]:
-    kind = StateType(row["state_type"])
-    data = _data(row, kind) if row["phase"] == Phase.DONE else None
+    data = runs.result_of(database(), row) if row["phase"] == Phase.DONE else None
+    details = StateDetails(flow_run_id=row["id"])
+    state = state_of(row["state_type"], row["state_name"], row["state_message"], data, details)
     moment = row["end_time"] or row["start_time"] or row["created_at"]
     at = clock.to_datetime(moment)
     assert at is not None
-    return State(kind, row["state_name"], row["state_message"], data, at, StateDetails(flow_run_id=row["id"]))
-
-
-def _data(row: Mapping[str, Any], kind: StateType) -> Any:
-    data = runs.result_of(database(), row)
-    if data is None:
-        return None
-    return decode(data) if kind is StateType.COMPLETED else decode_exception(data)
+    return replace(state, timestamp=at)

@@ -17,7 +17,7 @@ from orchestra.engine.future import JournalFuture
 from orchestra.engine.journaled import fingerprint_of
 from orchestra.engine.parameters import bind, signature
 from orchestra.engine.run_names import task_run_name
-from orchestra.engine.task_run import Ended, RetryLater, run_attempts, run_attempts_async
+from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.engine.values import encode_inputs, ending_of
 from orchestra.engine.waiting import Waiting, key_of
 from orchestra.errors import (
@@ -40,8 +40,6 @@ from orchestra.store.journal import Ending, NewStep, StepRecord
 from orchestra.store.runs import NewRun
 from orchestra.store.tables import Kind
 
-#: Retry delays below this are slept in place, in seconds.
-IN_PLACE = 1.0
 #: Child runs nested deeper than this are sent as messages instead of run inside their parent.
 INLINE_DEPTH = 20
 

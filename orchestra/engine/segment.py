@@ -48,9 +48,6 @@ from orchestra.store.waits import Park
 
 logger = logging.getLogger("orchestra.engine")
 
-#: For how long a run waits whose flow this worker does not know, in seconds.
-UNKNOWN_WAIT = 5.0
-
 
 def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart) -> None:
     """Claim a flow run, if it is due, and carry it on as far as it goes.
@@ -67,17 +64,10 @@ def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart)
         flow = definitions.load_flow(claimed.row["path"], claimed.row["entrypoint"])
     except DefinitionNotFound as error:
         if not claimed.claim.cancelled:
-            _wait_for_code(database, claimed, error)
+            definitions.wait_for_code(database, claimed.claim, error)
             return
         flow = definitions.unknown_flow(claimed.row["path"], claimed.row["flow_name"])
     Segment(database, flow, claimed, carrier, heart).run()
-
-
-def _wait_for_code(database: Database, claimed: Claimed, error: DefinitionNotFound) -> None:
-    """Leave a run to a worker that knows its flow, and say for what it waits."""
-    message = f"waiting for a worker that knows it: {error}"
-    logger.warning("flow run %s: %s", claimed.claim.run_id, message)
-    claims.give_back(database, claimed.claim, due_in=UNKNOWN_WAIT, message=clean_text(message))
 
 
 class Segment:

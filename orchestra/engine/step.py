@@ -13,7 +13,7 @@ from orchestra.engine import definitions, history, interrupts
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
-from orchestra.engine.task_run import Ended, RetryLater, run_attempts
+from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts
 from orchestra.engine.values import decode_inputs, ending_of, state_of
 from orchestra.errors import (
     Cancelled,
@@ -37,11 +37,6 @@ from orchestra.store.prepared import prepare
 from orchestra.store.tables import flow_runs
 
 logger = logging.getLogger("orchestra.engine")
-
-#: Retry delays below this are slept in place, in seconds.
-IN_PLACE = 1.0
-#: For how long a step waits whose task this worker does not know, in seconds.
-UNKNOWN_WAIT = 5.0
 
 
 def run_step(database: Database, run_id: str, run_attempt: int, step_key: str, carrier: Carrier, heart: Heart) -> None:
@@ -78,7 +73,7 @@ class _Step:
         try:
             task = definitions.load_task(self.row["path"])
         except DefinitionNotFound as error:
-            self._wait_for_code(error)
+            definitions.wait_for_code(self.database, self.claim, error)
             return
         if self.claimed.over_budget:
             self._end(_crashed(self.row["lapses"]))
@@ -187,11 +182,6 @@ class _Step:
             message=None if message is None else clean_text(message),
         )
         self.carrier.announce(announcements)
-
-    def _wait_for_code(self, error: DefinitionNotFound) -> None:
-        message = f"waiting for a worker that knows it: {error}"
-        logger.warning("step %s of flow run %s: %s", self.claim.step_key, self.claim.run_id, message)
-        claims.give_back(self.database, self.claim, due_in=UNKNOWN_WAIT, message=clean_text(message))
 
 
 _FLOW_RUN = prepare(

@@ -21,6 +21,9 @@ from orchestra.states import State
 
 _logger = logging.getLogger("orchestra.task_runs")
 
+#: Retry delays and sleeps below this are slept in place on a worker, in seconds; longer ones free the slot.
+IN_PLACE = 1.0
+
 #: What a body may raise to fail its task on a worker; locally Ctrl-C and `sys.exit()` end the program.
 EVERYTHING: tuple[type[BaseException], ...] = (Exception, SystemExit, KeyboardInterrupt)
 

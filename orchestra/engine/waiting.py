@@ -12,6 +12,7 @@ from orchestra import clock, serializers
 from orchestra.engine.branches import Waiters
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.journaled import LINGER, Awaited, Journaled
+from orchestra.engine.task_run import IN_PLACE
 from orchestra.errors import (
     Cancelled,
     DefinitionError,
@@ -30,8 +31,6 @@ from orchestra.store.journal import Ending, NewStep, StepRecord
 from orchestra.store.tables import Kind
 from orchestra.store.waits import Park
 
-#: Sleeps below this are slept in place, in seconds.
-IN_PLACE = 1.0
 _LINGER_POLL = 0.001
 #: For how long steps announced just now may wait for another slot before this one is freed, in seconds.
 OFFER = 0.008

@@ -120,7 +120,7 @@ def ensure(database: Database, claim: Claim) -> None:
     if not claim.lost and not claim.fresh:
         renew(database, [claim])
     if claim.lost:
-        raise ClaimLost(f"the claim {claim.number} on {_name(claim)} was taken over")
+        raise ClaimLost(f"the claim {claim.number} on {name_of(claim)} was taken over")
 
 
 def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **values: Any) -> None:
@@ -142,11 +142,11 @@ def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **val
     else:
         found = _FENCES[claim.kind].first(connection, fence_names(claim))
     if found is None:
-        raise ClaimLost(f"the claim {claim.number} on {_name(claim)} was taken over")
+        raise ClaimLost(f"the claim {claim.number} on {name_of(claim)} was taken over")
     if found.state_type == StateType.CANCELLING and not claim.cancelled:
         claim.cancelled = True
         if going_on:
-            raise CancelRequested(f"{_name(claim)} is being cancelled")
+            raise CancelRequested(f"{name_of(claim)} is being cancelled")
 
 
 def is_released(connection: Connection, claim: Claim, *phases: Phase) -> bool:
@@ -260,7 +260,8 @@ def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
     return *ours, phase_is(table, Phase.CLAIMED)
 
 
-def _name(claim: Claim) -> str:
+def name_of(claim: Claim) -> str:
+    """What is claimed, for people."""
     return f"flow run {claim.run_id}" if claim.kind == "flow" else f"step {claim.step_key!r} of flow run {claim.run_id}"
 
 

@@ -16,11 +16,11 @@ from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store import blobs
 from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
-from orchestra.store.claims import FENCE_STATEMENTS, Claim, Claimed, fence, fence_names, is_released
+from orchestra.store.claims import FENCE_STATEMENTS, Claim, Claimed, fence, is_released
 from orchestra.store.database import Database, insert, insert_for, instant, now
 from orchestra.store.journal import Ending, NewStep, write
 from orchestra.store.prepared import Prepared, prepare
-from orchestra.store.settle import complete_open
+from orchestra.store.settle import ENDING, complete_open, ending_names
 from orchestra.store.tables import Phase, flow_runs, flows, phase_is_not, steps
 from orchestra.store.waits import Park, Parking, park
 
@@ -170,15 +170,7 @@ def finish(
     """
 
     def work(connection: Connection) -> list[Announcement]:
-        data, blob = blobs.place(connection, ending.result)
-        ended = {
-            "b_type": str(ending.state_type),
-            "b_name": ending.state_name,
-            "b_message": ending.message,
-            "b_result": data,
-            "b_blob": blob,
-        }
-        parent = _FINISH.first(connection, fence_names(claim) | ended)
+        parent = _FINISH.first(connection, ending_names(connection, claim, ending))
         if parent is None:
             if is_released(connection, claim, Phase.DONE):
                 return []
@@ -432,16 +424,7 @@ def _claimed_values(owner: str, moment: float, timeout_seconds: float | None) ->
 
 _FINISH = prepare(
     FENCE_STATEMENTS["flow"]
-    .values(
-        phase=Phase.DONE.value,
-        state_type=sa.bindparam("b_type"),
-        state_name=sa.bindparam("b_name"),
-        state_message=sa.bindparam("b_message"),
-        result=sa.bindparam("b_result", type_=sa.LargeBinary),
-        result_blob=sa.bindparam("b_blob", type_=sa.String),
-        end_time=now(),
-        held=None,
-    )
+    .values(**ENDING, held=None)
     .returning(flow_runs.c.parent_run_id, flow_runs.c.parent_attempt, flow_runs.c.parent_step_key)
 )
 _READ = prepare(sa.select(flow_runs).where(flow_runs.c.id == sa.bindparam("b_run")))

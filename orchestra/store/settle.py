@@ -20,7 +20,7 @@ from orchestra.graph import window as window_of
 from orchestra.states import StateType
 from orchestra.store import blobs
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps, step_is
-from orchestra.store.claims import Claim, fence, is_released
+from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
 from orchestra.store.journal import Ending, chunks, upstream_failed
 from orchestra.store.prepared import prepare
@@ -75,7 +75,7 @@ def complete(database: Database, claim: Claim, ending: Ending) -> list[Announcem
     assert claim.step_key is not None
 
     def work(connection: Connection) -> list[Announcement]:
-        row = _COMPLETE.first(connection, _names_of(connection, claim, ending))
+        row = _COMPLETE.first(connection, ending_names(connection, claim, ending))
         if row is None:
             if is_released(connection, claim, Phase.DONE):
                 return []
@@ -398,15 +398,10 @@ def _ending_values(connection: Connection, ending: Ending) -> dict[str, Any]:
     } | ({"attempt": ending.attempt} if ending.attempt > 1 else {})
 
 
-def _names_of(connection: Connection, claim: Claim, ending: Ending) -> dict[str, Any]:
-    """The values of the parameters in `_COMPLETE`."""
+def ending_names(connection: Connection, claim: Claim, ending: Ending) -> dict[str, Any]:
+    """The values of the parameters in a fence with `ENDING`."""
     data, blob = blobs.place(connection, ending.result)
-    return {
-        "b_run": claim.run_id,
-        "b_attempt": claim.run_attempt,
-        "b_key": claim.step_key,
-        "b_owner": claim.owner,
-        "b_number": claim.number,
+    return fence_names(claim) | {
         "b_type": str(ending.state_type),
         "b_name": ending.state_name,
         "b_message": ending.message,
@@ -416,34 +411,26 @@ def _names_of(connection: Connection, claim: Claim, ending: Ending) -> dict[str,
     }
 
 
+#: The columns of a claimed row that ends, for a statement that passes its fence.
+ENDING: dict[str, Any] = {
+    "phase": Phase.DONE.value,
+    "state_type": sa.bindparam("b_type"),
+    "state_name": sa.bindparam("b_name"),
+    "state_message": sa.bindparam("b_message"),
+    "result": sa.bindparam("b_result", type_=sa.LargeBinary),
+    "result_blob": sa.bindparam("b_blob", type_=sa.String),
+    "end_time": now(),
+}
+
 # Made once: building a statement costs more than running it.
 
 _in_attempt = (steps.c.run_id == sa.bindparam("b_run"), steps.c.run_attempt == sa.bindparam("b_attempt"))
 #: The ending of a claimed step, through its fence.
+_tries = sa.bindparam("b_tries", type_=sa.Integer)
 _COMPLETE = prepare(
-    sa.update(steps)
-    .where(
-        *_in_attempt,
-        steps.c.step_key == sa.bindparam("b_key"),
-        steps.c.owner == sa.bindparam("b_owner"),
-        steps.c.claim_number == sa.bindparam("b_number"),
-        phase_is(steps, Phase.CLAIMED),
-    )
-    .values(
-        phase=Phase.DONE.value,
-        state_type=sa.bindparam("b_type"),
-        state_name=sa.bindparam("b_name"),
-        state_message=sa.bindparam("b_message"),
-        result=sa.bindparam("b_result", type_=sa.LargeBinary),
-        result_blob=sa.bindparam("b_blob", type_=sa.String),
-        attempt=sa.case(
-            (steps.c.attempt < sa.bindparam("b_tries", type_=sa.Integer), sa.bindparam("b_tries", type_=sa.Integer)),
-            else_=steps.c.attempt,
-        ),
-        end_time=now(),
-        lapses=0,
-    )
-    .returning(*_ENDED_COLUMNS)
+    FENCE_STATEMENTS["step"]
+    .values(**ENDING, attempt=sa.case((steps.c.attempt < _tries, _tries), else_=steps.c.attempt))
+    .returning(*(column for column in _ENDED_COLUMNS if column is not steps.c.state_type))
 )
 #: The row one window further in a wave is announced.
 _ADVANCE = prepare(

@@ -61,6 +61,11 @@ class Kind(enum.StrEnum):
     OBSERVATION = "observation"
 
 
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index over the rows for which the condition `where` holds, the same in both dialects."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
 def _claim_columns() -> list[Column[object]]:
     """What a claimable row carries: the owed message, the claim, and its fence."""
     return [
@@ -151,33 +156,11 @@ flow_runs = Table(
     Index("ix_flow_runs_created", "created_at", "id"),
     Index("ix_flow_runs_flow", "flow_name", "created_at", "id"),
     Index("ix_flow_runs_state", "state_type", "created_at", "id"),
-    Index(
-        "ix_flow_runs_parent",
-        "parent_run_id",
-        sqlite_where=text("parent_run_id IS NOT NULL"),
-        postgresql_where=text("parent_run_id IS NOT NULL"),
-    ),
-    Index(
-        "ix_flow_runs_announce",
-        "announce_at",
-        sqlite_where=text("phase = 'READY'"),
-        postgresql_where=text("phase = 'READY'"),
-    ),
-    Index(
-        "ix_flow_runs_lease",
-        "lease_until",
-        sqlite_where=text("phase = 'CLAIMED'"),
-        postgresql_where=text("phase = 'CLAIMED'"),
-    ),
-    Index(
-        "ix_flow_runs_waiting", "id", sqlite_where=text("phase = 'WAITING'"), postgresql_where=text("phase = 'WAITING'")
-    ),
-    Index(
-        "ix_flow_runs_deadline",
-        "deadline_at",
-        sqlite_where=text("deadline_at IS NOT NULL AND phase = 'WAITING'"),
-        postgresql_where=text("deadline_at IS NOT NULL AND phase = 'WAITING'"),
-    ),
+    _partial("ix_flow_runs_parent", "parent_run_id", where="parent_run_id IS NOT NULL"),
+    _partial("ix_flow_runs_announce", "announce_at", where="phase = 'READY'"),
+    _partial("ix_flow_runs_lease", "lease_until", where="phase = 'CLAIMED'"),
+    _partial("ix_flow_runs_waiting", "id", where="phase = 'WAITING'"),
+    _partial("ix_flow_runs_deadline", "deadline_at", where="deadline_at IS NOT NULL AND phase = 'WAITING'"),
 )
 
 steps = Table(
@@ -223,40 +206,11 @@ steps = Table(
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_steps_created", "created_at", "id"),
     Index("ix_steps_run", "run_id", "run_attempt", "sequence"),
-    Index(
-        "ix_steps_open",
-        "run_id",
-        "run_attempt",
-        sqlite_where=text("phase <> 'DONE'"),
-        postgresql_where=text("phase <> 'DONE'"),
-    ),
-    Index(
-        "ix_steps_announce",
-        "announce_at",
-        sqlite_where=text("phase = 'READY'"),
-        postgresql_where=text("phase = 'READY'"),
-    ),
-    Index(
-        "ix_steps_lease",
-        "lease_until",
-        sqlite_where=text("phase = 'CLAIMED'"),
-        postgresql_where=text("phase = 'CLAIMED'"),
-    ),
-    Index(
-        "ix_steps_join",
-        "run_id",
-        "join_id",
-        sqlite_where=text("phase = 'WAITING'"),
-        postgresql_where=text("phase = 'WAITING'"),
-    ),
-    Index(
-        "ix_steps_wave",
-        "run_id",
-        "wave",
-        "wave_index",
-        sqlite_where=text("wave IS NOT NULL"),
-        postgresql_where=text("wave IS NOT NULL"),
-    ),
+    _partial("ix_steps_open", "run_id", "run_attempt", where="phase <> 'DONE'"),
+    _partial("ix_steps_announce", "announce_at", where="phase = 'READY'"),
+    _partial("ix_steps_lease", "lease_until", where="phase = 'CLAIMED'"),
+    _partial("ix_steps_join", "run_id", "join_id", where="phase = 'WAITING'"),
+    _partial("ix_steps_wave", "run_id", "wave", "wave_index", where="wave IS NOT NULL"),
 )
 
 #: Steps with the same upstreams wait for one join. One of over 64 members is striped: its members count down
@@ -320,15 +274,7 @@ logs = Table(
     Column("ordinal", Integer),
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_logs_run", "run_id", "id"),
-    Index(
-        "uq_logs_line",
-        "run_id",
-        "branch",
-        "ordinal",
-        unique=True,
-        sqlite_where=text("branch IS NOT NULL"),
-        postgresql_where=text("branch IS NOT NULL"),
-    ),
+    _partial("uq_logs_line", "run_id", "branch", "ordinal", unique=True, where="branch IS NOT NULL"),
 )
 
 #: Results too large for a row, in chunks.

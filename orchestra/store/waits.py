@@ -17,10 +17,8 @@ from orchestra.store.claims import Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, now
 from orchestra.store.journal import Ending, NewStep, chunks, write
 from orchestra.store.prepared import prepare
-from orchestra.store.settle import GRACE, complete_open
+from orchestra.store.settle import complete_open
 from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
-
-__all__ = ["GRACE", "Park", "Parking", "park", "slot_is_wanted"]
 
 _CHUNK = 1000
 #: A deadline that does not come: the run was timed out already, and its body goes on.
