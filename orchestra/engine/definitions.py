@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,16 +12,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from orchestra.errors import ConfigurationError, DefinitionNotFound
-from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
-from orchestra.store import claims
-from orchestra.store.claims import Claim
-from orchestra.store.database import Database
-
-_logger = logging.getLogger("orchestra.engine")
-
-#: For how long a run or step waits whose code this worker does not know, in seconds.
-UNKNOWN_WAIT = 5.0
 
 _Spec = TypeVar("_Spec", FlowSpec, TaskSpec)
 
@@ -35,22 +25,6 @@ def load_flow(path: str, entrypoint: str | None = None) -> FlowSpec:
     """
     # Only a script has to be loaded by its file: a module's tasks are looked for under the module's name.
     return _load(entrypoint if entrypoint and path.startswith("__main__:") else path, FlowSpec, "flow")
-
-
-def unknown_flow(path: str, name: str) -> FlowSpec:
-    """What stands for a flow whose code is not here: enough to say which it is, nothing to call."""
-    return FlowSpec(fn=_unknown, name=name, path=path)
-
-
-def _unknown(*args: Any, **kwargs: Any) -> None:
-    raise NotImplementedError("this flow's code is not on this worker")
-
-
-def wait_for_code(database: Database, claim: Claim, error: DefinitionNotFound) -> None:
-    """Leave a run or step to a worker that knows its code, and say for what it waits."""
-    message = f"waiting for a worker that knows it: {error}"
-    _logger.warning("%s: %s", claims.name_of(claim), message)
-    claims.give_back(database, claim, due_in=UNKNOWN_WAIT, message=clean_text(message))
 
 
 def load_task(path: str) -> TaskSpec:

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestra import retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
-from orchestra.engine import bodies, branches, definitions, history, interrupts, tracing
+from orchestra.engine import bodies, branches, definitions, history, interrupts, tracing, unknown
 from orchestra.engine.arguments import replace_futures
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
@@ -64,9 +64,9 @@ def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart)
         flow = definitions.load_flow(claimed.row["path"], claimed.row["entrypoint"])
     except DefinitionNotFound as error:
         if not claimed.claim.cancelled:
-            definitions.wait_for_code(database, claimed.claim, error)
+            unknown.wait_for_code(database, claimed.claim, error)
             return
-        flow = definitions.unknown_flow(claimed.row["path"], claimed.row["flow_name"])
+        flow = unknown.unknown_flow(claimed.row["path"], claimed.row["flow_name"])
     Segment(database, flow, claimed, carrier, heart).run()
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from orchestra import identifiers, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
-from orchestra.engine import definitions, history, interrupts
+from orchestra.engine import definitions, history, interrupts, unknown
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
@@ -73,7 +73,7 @@ class _Step:
         try:
             task = definitions.load_task(self.row["path"])
         except DefinitionNotFound as error:
-            definitions.wait_for_code(self.database, self.claim, error)
+            unknown.wait_for_code(self.database, self.claim, error)
             return
         if self.claimed.over_budget:
             self._end(_crashed(self.row["lapses"]))
@@ -204,7 +204,7 @@ def _flow_of(row: Any) -> FlowSpec:
         return definitions.load_flow(row.path, row.entrypoint)
     except DefinitionNotFound:
         # A worker may know a task and not the flow that called it.
-        return definitions.unknown_flow(row.path, row.flow_name)
+        return unknown.unknown_flow(row.path, row.flow_name)
 
 
 def _cancelled() -> State[Any]:

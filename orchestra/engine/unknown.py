@@ -1,0 +1,34 @@
+"""Runs and steps whose code is not on this worker: they wait for one that has it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from orchestra.errors import DefinitionNotFound
+from orchestra.serializers import clean_text
+from orchestra.specs import FlowSpec
+from orchestra.store import claims
+from orchestra.store.claims import Claim
+from orchestra.store.database import Database
+
+_logger = logging.getLogger("orchestra.engine")
+
+#: For how long one waits before it is tried again, in seconds.
+UNKNOWN_WAIT = 5.0
+
+
+def wait_for_code(database: Database, claim: Claim, error: DefinitionNotFound) -> None:
+    """Leave a run or step to a worker that knows its code, and say for what it waits."""
+    message = f"waiting for a worker that knows it: {error}"
+    _logger.warning("%s: %s", claims.name_of(claim), message)
+    claims.give_back(database, claim, due_in=UNKNOWN_WAIT, message=clean_text(message))
+
+
+def unknown_flow(path: str, name: str) -> FlowSpec:
+    """What stands for a flow whose code is not here: enough to say which it is, nothing to call."""
+    return FlowSpec(fn=_unknown, name=name, path=path)
+
+
+def _unknown(*args: Any, **kwargs: Any) -> None:
+    raise NotImplementedError("this flow's code is not on this worker")
