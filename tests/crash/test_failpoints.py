@@ -17,27 +17,28 @@ from tests.helpers import ROOT
 
 pytestmark = pytest.mark.services
 
-#: Every failpoint that a worker passes, in the order of a run's way, and the visit at which it is killed. Where
-#: `keeps`, what was being done is recorded by then, so that no body at all may start again.
+#: Every failpoint that a worker passes, in the order of a run's way: the visit at which it is killed, and how many
+#: bodies may start again. None where nothing was in flight that is not recorded by then; where a branch has recorded
+#: its step, those of its sibling branches still are.
 ON_A_WORKER = {
-    # name: (nth visit, keeps)
-    "after_claim": (3, True),
-    "in_body": (5, False),
-    "after_body": (5, False),
-    "before_record": (3, False),
-    "after_record": (3, True),
-    "before_dispatch": (2, True),
-    "after_dispatch": (2, True),
-    "before_announce": (3, True),
-    "after_announce": (3, True),
-    "before_publish": (4, True),
-    "after_publish": (4, True),
-    "before_park": (2, True),
-    "after_park": (2, True),
-    "before_complete": (4, False),
-    "after_complete": (4, True),
-    "before_finish": (2, True),
-    "after_finish": (2, True),
+    # name: (nth visit, bodies)
+    "after_claim": (3, 0),
+    "in_body": (5, IN_FLIGHT),
+    "after_body": (5, IN_FLIGHT),
+    "before_record": (3, IN_FLIGHT),
+    "after_record": (3, IN_FLIGHT - 1),
+    "before_dispatch": (2, 0),
+    "after_dispatch": (2, 0),
+    "before_announce": (3, 0),
+    "after_announce": (3, 0),
+    "before_publish": (4, 0),
+    "after_publish": (4, 0),
+    "before_park": (2, 0),
+    "after_park": (2, 0),
+    "before_complete": (4, 1),
+    "after_complete": (4, 0),
+    "before_finish": (2, 0),
+    "after_finish": (2, 0),
 }
 #: Those that a process passes which submits a run.
 ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_publish", "after_publish")
@@ -46,14 +47,14 @@ ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_publish", "a
 @pytest.mark.parametrize("point", ON_A_WORKER)
 def test_a_run_survives_a_kill_at_every_point(arena: Arena, every_shape: Any, point: str) -> None:
     """Right answers; a body starts again only if its end was not recorded."""
-    nth, keeps = ON_A_WORKER[point]
+    nth, bodies = ON_A_WORKER[point]
     arena.arm(f"{point}=kill::{nth}")
 
     runs = every_shape()
 
     runs.check()
     assert arena.visited(point) >= nth, "the point was never passed"
-    assert len(runs.restarts()) <= (0 if keeps else IN_FLIGHT)
+    assert len(runs.restarts()) <= bodies
 
 
 def test_runs_survive_kills_at_all_points(arena: Arena, every_shape: Any) -> None:
