@@ -123,7 +123,7 @@ def ensure(database: Database, claim: Claim) -> None:
         raise ClaimLost(f"the claim {claim.number} on {name_of(claim)} was taken over")
 
 
-def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **values: Any) -> None:
+def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **values: Any) -> float:
     """Pass the fence: renew the claim within this transaction, and count its lapses from zero again.
 
     The first statement of every write a claimant makes. It also learns here whether the run is being cancelled.
@@ -131,6 +131,9 @@ def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **val
     Args:
         going_on: The write lets the run go on (a park, a dispatch), which a run being cancelled must not.
         values: More columns of the row to write.
+
+    Returns:
+        The present instant of the database's clock, in seconds since the epoch.
 
     Raises:
         ClaimLost: Another claim was made, or the row has ended; the transaction must not go on.
@@ -147,6 +150,7 @@ def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **val
         claim.cancelled = True
         if going_on:
             raise CancelRequested(f"{name_of(claim)} is being cancelled")
+    return float(found.moment)
 
 
 def is_released(connection: Connection, claim: Claim, *phases: Phase) -> bool:
@@ -345,7 +349,7 @@ def _fence_of(table: sa.Table, *row: sa.ColumnElement[bool]) -> sa.Update:
         sa.update(table)
         .where(*row, *ours, phase_is(table, Phase.CLAIMED))
         .values(lease_until=now() + lease, lapses=0)
-        .returning(table.c.state_type)
+        .returning(table.c.state_type, now().label("moment"))
     )
 
 

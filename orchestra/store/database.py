@@ -59,7 +59,11 @@ class Database:
         """
         self.url = url
         self.patience = patience
-        self._engine, self._reader = _engines(url)
+        self._engine = _engine(url)
+        # Views of the same connections: how a transaction begins, or that there is none.
+        self._durable = self._engine.execution_options(begin="durable")
+        self._relaxed = self._engine.execution_options(begin="relaxed")
+        self._reader = self._engine.execution_options(begin=None)
         self.dialect = self._engine.dialect.name
         #: What prepared statements raise, without Core around it.
         self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
@@ -110,10 +114,8 @@ class Database:
         self._engine.dispose(close=False)
 
     def _transaction(self, work: Callable[[Connection], T], durable: bool, relaxed: bool) -> T:
-        engine = self._engine.execution_options(durable=True) if durable and self.dialect == "sqlite" else self._engine
+        engine = self._durable if durable else self._relaxed if relaxed else self._engine
         with engine.begin() as connection:
-            if relaxed and self.dialect == "postgresql":
-                connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
             return work(connection)
 
     def _repeat(self, run: Callable[[], T]) -> T:
@@ -180,16 +182,25 @@ def is_transient(error: Exception) -> bool:
 # -- engines -----------------------------------------------------------------------------------------------------
 
 
-def _engines(url: str) -> tuple[Engine, Engine]:
+#: SQL that begins a transaction on PostgreSQL, in one round trip.
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_BEGIN_RELAXED = f"{_BEGIN}; SET LOCAL synchronous_commit TO off"
+
+
+def _engine(url: str) -> Engine:
+    """An engine whose transactions begin as the execution option `begin` says: durable, relaxed, or None: not at all.
+
+    The drivers are in autocommit mode, and the BEGIN is our own, instead of the one that they would guess.
+    """
     name = make_url(url).get_backend_name()
     if name == "sqlite":
-        return _sqlite_engines(url)
+        return _sqlite_engine(url)
     if name == "postgresql":
-        return _postgresql_engines(url)
+        return _postgresql_engine(url)
     raise ConfigurationError(f"ORCHESTRA_DATABASE_URL={url!r}: only SQLite and PostgreSQL are supported")
 
 
-def _sqlite_engines(url: str) -> tuple[Engine, Engine]:
+def _sqlite_engine(url: str) -> Engine:
     busy_ms = int(min(settings.current().lease_seconds / 4, 5) * 1000)
     # Every use begins and ends its transaction itself, so that there is nothing to reset between two.
     engine = sa.create_engine(
@@ -198,7 +209,6 @@ def _sqlite_engines(url: str) -> tuple[Engine, Engine]:
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
-        # Our own BEGINs instead of those that the driver would guess.
         connection.isolation_level = None
         # SQLite's own clock stops at milliseconds: a row made due by this process's clock would not be due yet.
         connection.create_function("orchestra_now", 0, clock.now)
@@ -209,36 +219,42 @@ def _sqlite_engines(url: str) -> tuple[Engine, Engine]:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        if options.get("plain"):
+        kind = connection.get_execution_options().get("begin", "")
+        if kind is None:
             return
-        level = "FULL" if options.get("durable") else "NORMAL"
+        level = "FULL" if kind == "durable" else "NORMAL"
         driver: Any = connection.connection.driver_connection
         if connection.info.get("synchronous", "NORMAL") != level:
             driver.execute(f"PRAGMA synchronous={level}")
             connection.info["synchronous"] = level
         driver.execute("BEGIN IMMEDIATE")
 
-    return engine, engine.execution_options(plain=True)
+    return engine
 
 
-def _postgresql_engines(url: str) -> tuple[Engine, Engine]:
+def _postgresql_engine(url: str) -> Engine:
     target = make_url(url)
     if target.drivername == "postgresql":
         target = target.set(drivername="postgresql+psycopg")
     engine = sa.create_engine(
-        target, pool_size=5, max_overflow=50, isolation_level="READ COMMITTED", connect_args={"connect_timeout": 10}
+        target, pool_size=5, max_overflow=50, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 10}
     )
     # A process that is stopped or cut off within a transaction would hold its row locks for ever, and all others up.
     idle_ms = int(max(settings.current().lease_seconds / 3, 1) * 1000)
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET idle_in_transaction_session_timeout = {idle_ms}")
-        connection.commit()
+        connection.execute(f"SET idle_in_transaction_session_timeout = {idle_ms}")
 
-    return engine, engine.execution_options(isolation_level="AUTOCOMMIT")
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        kind = connection.get_execution_options().get("begin", "")
+        if kind is None:
+            return
+        driver: Any = connection.connection.driver_connection
+        driver.execute(_BEGIN_RELAXED if kind == "relaxed" else _BEGIN, prepare=False)
+
+    return engine
 
 
 # -- schema ------------------------------------------------------------------------------------------------------

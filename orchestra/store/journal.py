@@ -22,7 +22,7 @@ from orchestra.states import StateType
 from orchestra.store import blobs
 from orchestra.store.announcements import Announcement, of_steps, step_is
 from orchestra.store.claims import Claim, fence
-from orchestra.store.database import Database, insert, insert_for, instant
+from orchestra.store.database import Database, insert, insert_for
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Kind, Phase, edges, joins, phase_is, steps
 
@@ -189,8 +189,8 @@ def record(
     values: dict[str, Any] = {"streak_at": None, "streak_parks": 0} if dispatched else {}
 
     def work(connection: Connection) -> list[Announcement]:
-        fence(connection, claim, going_on=dispatched, **values)
-        return write(connection, claim, new, window=window)
+        moment = fence(connection, claim, going_on=dispatched, **values)
+        return write(connection, claim, new, window=window, moment=moment)
 
     failpoint("before_dispatch" if dispatched else "before_record")
     # What was only dispatched is dispatched again by the replay; a result must stay.
@@ -200,13 +200,16 @@ def record(
 
 
 def write(
-    connection: Connection, claim: Claim, new: Sequence[NewStep], *, window: Callable[[str], int]
+    connection: Connection, claim: Claim, new: Sequence[NewStep], *, window: Callable[[str], int], moment: float
 ) -> list[Announcement]:
-    """Insert steps within a transaction that has passed the fence; returns what to announce after its commit."""
+    """Insert steps within a transaction that has passed the fence; returns what to announce after its commit.
+
+    Args:
+        moment: The instant of the database's clock, as the fence gave it.
+    """
     if not new:
         return []
     run_id, run_attempt = claim.run_id, claim.run_attempt
-    moment = instant(connection)
     submitted = [step for step in new if step.ending is None and step.kind is Kind.TASK]
     plan = _plan(connection, run_id, run_attempt, submitted)
     if plan.joins and _is_written(connection, run_id, run_attempt, plan.joins[0].id):

@@ -65,8 +65,11 @@ class Prepared:
 
     def many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run it once for each mapping."""
-        cursor = _driver(connection).cursor()
         compiled = self._for(connection)
+        if len(rows) == 1:
+            self._run(connection, compiled, rows[0])
+            return
+        cursor = _driver(connection).cursor()
         cursor.executemany(compiled.sql, [{**compiled.constants, **row} for row in rows])
 
     def _run(self, connection: Connection, compiled: _Compiled, parameters: Mapping[str, Any]) -> Any:

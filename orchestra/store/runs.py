@@ -100,7 +100,7 @@ def create(database: Database, new: NewRun, planned: Planned | None = None) -> C
             return Created(_same_run(connection, new), False, [])
         if planned is not None and planned.steps:
             first = Claim("flow", new.id, 1, None, "", made["claim_number"], 0.0, 0.0)
-            return Created(made, True, write(connection, first, planned.steps, window=planned.window))
+            return Created(made, True, write(connection, first, planned.steps, window=planned.window, moment=moment))
         due = made["due_at"] <= moment
         announcement = Announcement("flow", new.id, 1, None, new.flow_name, new.queue, new.priority, made["due_at"])
         return Created(made, True, [announcement] if due else [])
@@ -130,9 +130,8 @@ def start_child(
     """
 
     def work(connection: Connection) -> tuple[RowMapping | None, list[Announcement]]:
-        fence(connection, parent, going_on=True, streak_at=None, streak_parks=0)
-        announcements = write(connection, parent, [*new, step], window=window)
-        moment = instant(connection)
+        moment = fence(connection, parent, going_on=True, streak_at=None, streak_parks=0)
+        announcements = write(connection, parent, [*new, step], window=window, moment=moment)
         _keep_flow(connection, child, moment)
         row = _run_row(child, moment)
         if owner is not None:
@@ -175,7 +174,7 @@ def finish(
             if is_released(connection, claim, Phase.DONE):
                 return []
             raise ClaimLost(f"the claim {claim.number} on flow run {claim.run_id} was taken over")
-        announcements = write(connection, claim, new, window=window)
+        announcements = write(connection, claim, new, window=window, moment=parent.moment)
         return announcements + _end_parent_step(connection, parent, ending)
 
     failpoint("before_finish")
@@ -223,12 +222,12 @@ def reopen(
 
     def work(connection: Connection) -> Announcement | None:
         try:
-            fence(connection, claim, going_on=True)
+            moment = fence(connection, claim, going_on=True)
         except ClaimLost:
             if _is_reopened(connection, claim):
                 return None
             raise
-        write(connection, claim, new, window=window)
+        write(connection, claim, new, window=window, moment=moment)
         return next_attempt(connection, claim.run_id, claim.run_attempt, delay, message)
 
     return database.write(work)

@@ -33,6 +33,7 @@ WAIT_COLUMNS = (
     flow_runs.c.phase,
     flow_runs.c.streak_at,
     flow_runs.c.streak_parks,
+    now().label("moment"),
 )
 #: Shortest and longest grace for unfinished companions, in seconds.
 GRACE = (0.1, 5.0)
@@ -356,7 +357,7 @@ def wake_if_over(connection: Connection, run_id: str, row: Any) -> list[Announce
     needed_done = all_done or (row.wait_needed is not None and row.wait_needed <= 0)
     if not needed_done or (row.phase == Phase.READY and not all_done):
         return []
-    moment = instant(connection)
+    moment = row.moment
     due_at = moment if all_done else moment + grace(row.streak_parks, moment - (row.streak_at or moment))
     lease = settings.current().lease_seconds
     announce_at = moment + lease if due_at <= moment else due_at

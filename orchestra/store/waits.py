@@ -76,12 +76,12 @@ def park(
 
     def work(connection: Connection) -> Parking:
         try:
-            fence(connection, claim, going_on=True, **({} if outcome is None else {"outcome": outcome}))
+            moment = fence(connection, claim, going_on=True, **({} if outcome is None else {"outcome": outcome}))
         except ClaimLost:
             if is_released(connection, claim, Phase.WAITING, Phase.READY):
                 return Parking(True)
             raise
-        announcements = write(connection, claim, new, window=window)
+        announcements = write(connection, claim, new, window=window, moment=moment)
         if outcome is not None:
             announcements += _end_timers(connection, claim)
         # Where something new is dispatched, a streak begins.
