@@ -1,4 +1,4 @@
-"""Futures and states inside arguments: find them, and put values in their place.
+"""Futures, states and step keys inside arguments: find them, and put values in their place.
 
 Lists, tuples, dicts (values), sets and dataclasses are looked into, at any depth; `quote(...)` is not, and hands
 its value on as it is. `allow_failure(...)` marks what is inside as not strict.
@@ -14,11 +14,16 @@ from typing import Any
 from orchestra.annotations import allow_failure, quote, unmapped
 from orchestra.errors import UpstreamFailed
 from orchestra.futures import Future
+from orchestra.serializers import StepRef
 from orchestra.states import State
 
 #: Given a future and whether its failure counts: what stands in its place.
 Replace = Callable[[Future[Any], bool], Any]
 
+#: Given a value and whether a failure in it counts: what stands in its place, or `_INTO`: look into it.
+Leaf = Callable[[Any, bool], Any]
+
+_INTO = object()
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 
 
@@ -30,7 +35,7 @@ def find_futures(value: Any) -> list[tuple[Future[Any], bool]]:
         found.append((future, strict))
         return future
 
-    _walk(value, note, lambda state, strict: state, True, ())
+    _walk(value, _on_future(note, lambda state, strict: state), True, ())
     return found
 
 
@@ -42,7 +47,28 @@ def replace_futures(value: Any, replace: Replace) -> Any:
     Raises:
         UpstreamFailed: A state that is not COMPLETED stands there without `allow_failure`.
     """
-    return _walk(value, replace, _result_of, True, ())
+    return _walk(value, _on_future(replace, _result_of), True, ())
+
+
+def replace_refs(value: Any, fill: Callable[[StepRef], Any]) -> Any:
+    """`value`, as it was decoded, with every step key replaced: what `replace_futures` put in, wherever that looks."""
+
+    def on_ref(item: Any, strict: bool) -> Any:
+        return fill(item) if isinstance(item, StepRef) else _INTO
+
+    return _walk(value, on_ref, True, ())
+
+
+def find_refs(value: Any) -> list[StepRef]:
+    """The step keys inside a value, as it was decoded."""
+    found: list[StepRef] = []
+
+    def note(ref: StepRef) -> StepRef:
+        found.append(ref)
+        return ref
+
+    replace_refs(value, note)
+    return found
 
 
 def settled(future: Future[Any], strict: bool) -> Any:
@@ -67,24 +93,31 @@ def _reason(state: State[Any]) -> str:
     return state.message or state.name
 
 
-def _walk(
-    value: Any, replace: Replace, on_state: Callable[[State[Any], bool], Any], strict: bool, above: tuple[int, ...]
-) -> Any:
+def _on_future(replace: Replace, on_state: Callable[[State[Any], bool], Any]) -> Leaf:
+    def leaf(value: Any, strict: bool) -> Any:
+        if isinstance(value, Future):
+            return replace(value, strict)
+        if isinstance(value, State):
+            return on_state(value, strict)
+        if isinstance(value, quote):
+            return value.value
+        return _INTO
+
+    return leaf
+
+
+def _walk(value: Any, leaf: Leaf, strict: bool, above: tuple[int, ...]) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if isinstance(value, Future):
-        return replace(value, strict)
-    if isinstance(value, State):
-        return on_state(value, strict)
-    if isinstance(value, quote):
-        return value.value
+    if (found := leaf(value, strict)) is not _INTO:
+        return found
     if id(value) in above:  # a container inside itself
         return value
     inside = (*above, id(value))
 
     def walk(item: Any, strict: bool = strict) -> Any:
-        return item if type(item) in _PLAIN else _walk(item, replace, on_state, strict, inside)
+        return item if type(item) in _PLAIN else _walk(item, leaf, strict, inside)
 
     if isinstance(value, allow_failure):
         return walk(value.value, False)

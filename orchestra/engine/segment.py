@@ -12,7 +12,7 @@ from typing import Any
 from orchestra import retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
 from orchestra.engine import bodies, branches, definitions, history, interrupts, tracing, unknown
-from orchestra.engine.arguments import replace_futures
+from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
 from orchestra.engine.future import JournalFuture
@@ -328,7 +328,7 @@ class Segment:
         if kind == b"S":
             state_type, name, message, data = serializers.decode(rest)
             return State(states.StateType(state_type), name, message, data)
-        return _with_futures(serializers.decode(rest), self.runner)
+        return replace_refs(serializers.decode(rest), lambda ref: JournalFuture(self.runner, ref.step_key))
 
     def _final(self, value: Any) -> State[Any]:
         try:
@@ -432,17 +432,6 @@ class Lines:
         ordinal = self._counts.get(branch, 0)
         self._counts[branch] = ordinal + 1
         return None if ordinal < self._written.get(branch, 0) else (branch, ordinal)
-
-
-def _with_futures(value: Any, runner: DurableRunner) -> Any:
-    """The value with futures again where step keys stand."""
-    if isinstance(value, StepRef):
-        return JournalFuture(runner, value.step_key)
-    if isinstance(value, dict):
-        return {key: _with_futures(item, runner) for key, item in value.items()}
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_with_futures(item, runner) for item in value)
-    return value
 
 
 def _clean(message: str | None) -> str | None:

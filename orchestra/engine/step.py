@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from orchestra import identifiers, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
 from orchestra.engine import definitions, history, interrupts, unknown
+from orchestra.engine.arguments import find_refs, replace_refs
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
@@ -114,7 +115,7 @@ class _Step:
     def _inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, with the results of upstreams in the place of their keys."""
         args, kwargs = decode_inputs(self.row["inputs"])
-        keys = sorted(set(_refs([args, kwargs])))
+        keys = sorted({ref.step_key for ref in find_refs([args, kwargs])})
         if not keys:
             return args, kwargs
         records = journal.inputs_of(self.database, self.claim.run_id, self.claim.run_attempt, keys)
@@ -122,7 +123,11 @@ class _Step:
             key: state_of(record.state_type, record.state_name, record.state_message, record.result)
             for key, record in records.items()
         }
-        return _fill(args, values), _fill(kwargs, values)
+
+        def fill(ref: StepRef) -> Any:
+            return values[ref.step_key].result(raise_on_failure=not ref.allow_failure)
+
+        return replace_refs(args, fill), replace_refs(kwargs, fill)
 
     def _context(self, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskRunContext:
         flow_run = self._flow_run()
@@ -214,26 +219,3 @@ def _cancelled() -> State[Any]:
 def _crashed(lapses: int) -> State[Any]:
     message = f"its worker died or hung {lapses} times in a row while running it"
     return states.from_exception(CrashedRun(message))
-
-
-def _refs(value: Any) -> list[str]:
-    if isinstance(value, StepRef):
-        return [value.step_key]
-    if isinstance(value, dict):
-        return [key for item in value.values() for key in _refs(item)]
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [key for item in value for key in _refs(item)]
-    return []
-
-
-def _fill(value: Any, values: dict[str, State[Any]]) -> Any:
-    """The value with results where step keys stand; with exceptions where failure is allowed."""
-    if isinstance(value, StepRef):
-        return values[value.step_key].result(raise_on_failure=not value.allow_failure)
-    if isinstance(value, dict):
-        return {key: _fill(item, values) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_fill(item, values) for item in value))
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_fill(item, values) for item in value)
-    return value

@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeVar
 from orchestra import identifiers, names, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
 from orchestra.engine import branches
-from orchestra.engine.arguments import find_futures, replace_futures
+from orchestra.engine.arguments import find_futures, replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.parameters import call_with, validate
 from orchestra.engine.values import encode_inputs
@@ -112,7 +112,7 @@ def planned_value(
             return future_of(ref.step_key)
         return state.result(raise_on_failure=False)
 
-    return _fill(value, fill)
+    return replace_refs(value, fill)
 
 
 # -- what stands for results -------------------------------------------------------------------------------------
@@ -526,13 +526,3 @@ def _fingerprint(inputs: bytes, values: Sequence[Traced]) -> str | None:
     if values or inputs[:1] not in (b"j", b"t"):
         return None
     return identifiers.fingerprint(inputs)
-
-
-def _fill(value: Any, fill: Callable[[StepRef], Any]) -> Any:
-    if isinstance(value, StepRef):
-        return fill(value)
-    if isinstance(value, dict):
-        return {key: _fill(item, fill) for key, item in value.items()}
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_fill(item, fill) for item in value)
-    return value

@@ -6,6 +6,9 @@ import asyncio
 import contextvars
 import threading
 import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
 from orchestra import allow_failure, flow, get_run_logger, runtime, sleep, task, uuid4
 from orchestra import random as random_number
@@ -835,3 +838,35 @@ def dispatches_then_runs():
     add.submit(1)
     add(2)
     return "end"
+
+
+@dataclass
+class Request:
+    """Carries a value, or a future of it."""
+
+    amount: Any
+
+
+@task
+def amount_of(request):
+    return request.amount
+
+
+@task
+def types_of(counts, plus):
+    return [type(counts).__name__, counts["b"] + plus]
+
+
+@flow
+def future_in_a_dataclass():
+    return amount_of.submit(Request(add.submit(1))).result()
+
+
+@flow
+def counter_beside_a_future():
+    return types_of.submit(Counter("abb"), add.submit(1)).result()
+
+
+@flow
+def returns_a_dataclass():
+    return Request(add.submit(1))

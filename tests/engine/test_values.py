@@ -69,3 +69,15 @@ def test_a_task_inside_a_function_runs_inline_and_cannot_be_submitted(driver: Dr
 
     assert value == 1
     assert "top level of a module" in message
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["in this process", "on a worker"])
+def test_futures_are_resolved_inside_dataclasses_and_leave_types_as_they_are(driver: Driver, here: bool) -> None:
+    """In arguments and in what a flow returns; a Counter stays one."""
+
+    def run(flow: Any) -> Any:
+        return flow() if here else driver.run(flow).result()
+
+    assert run(flows.future_in_a_dataclass) == 2
+    assert run(flows.counter_beside_a_future) == ["Counter", 4]
+    assert run(flows.returns_a_dataclass) == flows.Request(2)
