@@ -62,7 +62,7 @@ def _explain(value: Any, what: str, error: Exception) -> str:
     place, part, reason = _culprit(value, "", error)
     found = f"its part {place} is a {_type_name(part)}" if place else "such a value cannot be pickled"
     return (
-        f"the {what}, a {_type_name(value)}, cannot be serialised: {found} ({describe(reason)}). "
+        f"{what}, a {_type_name(value)}, cannot be serialised: {found} ({describe(reason)}). "
         "Hand on plain data, or what it takes to make such an object again"
     )
 

@@ -22,7 +22,7 @@ from orchestra.typed_values import StepRef as StepRef
 _door: Callable[[str], Any] = lru_cache(maxsize=None)(lazy.load)
 
 
-def encode(value: Any, *, what: str = "result") -> bytes:
+def encode(value: Any, *, what: str = "the result") -> bytes:
     """The value as bytes that `decode` gives back equal and of the same types.
 
     Args:
@@ -43,7 +43,7 @@ def encode(value: Any, *, what: str = "result") -> bytes:
     except RecursionError as error:
         raise typed_values.too_deep(what) from error
     except RuntimeError as error:
-        raise SerializationError(f"the {what} was changed by another thread meanwhile: {error}") from error
+        raise SerializationError(f"{what} was changed by another thread meanwhile: {error}") from error
 
 
 def decode(data: bytes) -> Any:

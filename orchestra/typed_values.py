@@ -161,7 +161,7 @@ class _Writer:
 def too_deep(what: str) -> SerializationError:
     """The error for a value nested too deeply."""
     return SerializationError(
-        f"the {what} is nested more than {MAX_DEPTH} levels deep and cannot be kept; flatten it, or keep it as text"
+        f"{what} is nested more than {MAX_DEPTH} levels deep and cannot be kept; flatten it, or keep it as text"
     )
 
 

@@ -70,7 +70,7 @@ def queues_of(modules: Iterable[ModuleType]) -> list[str]:
 def _import_named(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(
             f"ORCHESTRA_FLOWS names the module {name!r}, which cannot be imported "
             f"({type(error).__name__}: {error}): mend it, or the variable; the working directory is {os.getcwd()!r}"
@@ -81,7 +81,7 @@ def _load(path: str, kind: type[_Spec], what: str) -> _Spec:
     where, _, qualname = path.rpartition(":")
     try:
         found = _find(_module(where), qualname)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DefinitionNotFound(path, f"{type(error).__name__}: {error}") from error
     spec = getattr(found, "spec", None)
     if not isinstance(spec, kind):

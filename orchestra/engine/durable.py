@@ -151,7 +151,7 @@ class DurableRunner(Waiting):
             kwargs = replace_futures(call.kwargs, settled)
             replace_futures(list(call.wait_for), settled)
         except UpstreamFailed as error:
-            ending, final = ending_of(states.from_exception(error), what=task.name)
+            ending, final = ending_of(states.from_exception(error), what=f"the result of task {task.name!r}")
             self._write([self._new(asked, task, inputs, ending=ending)])
             return final
         if queue not in self.carrier.queues:
@@ -159,7 +159,7 @@ class DurableRunner(Waiting):
                 step = self._new(asked, task, _sendable(task, inputs), queue=queue, priority=priority)
             except OrchestraError as error:
                 # Asked for, so it is journaled: in a replay another worker may consume the queue.
-                ending, final = ending_of(states.from_exception(error), what=task.name)
+                ending, final = ending_of(states.from_exception(error), what=f"the result of task {task.name!r}")
                 self._write([self._new(asked, task, None, ending=ending)])
                 return final
             self._unwritten.append(step)

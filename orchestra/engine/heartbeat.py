@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from orchestra import clock
 from orchestra.engine import interrupts
-from orchestra.errors import Cancelled, Fenced
+from orchestra.errors import Cancelled, ClaimLost, Fenced
 from orchestra.store import claims, workers
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database, database
@@ -41,6 +41,7 @@ class Heart:
     def __init__(self, open_database: Callable[[], Database] = database) -> None:
         self._open = open_database
         self._held: list[_Held] = []
+        self._given_up: list[Claim] = []
         self._marks: dict[str, float] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -52,6 +53,8 @@ class Heart:
         """Renew `claim` every sixth of its lease while inside.
 
         A body in the main thread is interrupted when its claim was lost or its run cancelled; others ask the claim.
+        What leaves it by an error has given the work up: the claim is let lapse at once, as soon as the database takes
+        it. Left alone it would be renewed for as long as this process lives.
         """
         held = _Held(claim, threading.current_thread() is threading.main_thread())
         with self._changed:
@@ -59,9 +62,19 @@ class Heart:
             self._wake_by(held.due)
         try:
             yield
+        except (Fenced, ClaimLost):
+            raise
+        except BaseException:
+            self._give_up(claim)
+            raise
         finally:
             with self._changed:
                 self._held.remove(held)
+
+    def _give_up(self, claim: Claim) -> None:
+        with self._changed:
+            self._given_up.append(claim)
+            self._wake_by(0.0)
 
     def mark(self, queue: str, announced_at: float | None) -> None:
         """Note that a message of `queue`, announced then, was claimed; written soon, in one go with others."""
@@ -87,6 +100,7 @@ class Heart:
             due = self._wait()
             try:
                 self._beat(due)
+                self._let_lapse()
                 self._write_marks()
             except Exception:
                 logger.warning("heartbeat failed; trying again", exc_info=True)
@@ -98,7 +112,7 @@ class Heart:
             while True:
                 now = clock.monotonic()
                 due = [held for held in self._held if held.due <= now and not held.claim.lost]
-                if due or self._marks_due <= now:
+                if due or self._given_up or self._marks_due <= now:
                     return due
                 live = [held.due for held in self._held if not held.claim.lost]
                 self._wakes_at = min([self._marks_due, *live])
@@ -118,6 +132,15 @@ class Heart:
                 # A claim given up meanwhile is no longer ours to act on: the main thread may run another body.
                 if held in self._held:
                     _tell(held)
+
+    def _let_lapse(self) -> None:
+        with self._changed:
+            given_up = list(self._given_up)
+        if not given_up:
+            return
+        claims.let_lapse(self._open(), given_up)
+        with self._changed:
+            del self._given_up[: len(given_up)]
 
     def _write_marks(self) -> None:
         with self._changed:

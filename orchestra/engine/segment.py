@@ -60,14 +60,24 @@ def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart)
         return
     wake = WAKE_SUFFIX if claimed.claim.number > 1 else ""
     heart.mark(claimed.row["queue"] + wake, claimed.row["announced_at"])
+    flow = _load(database, claimed)
+    if flow is not None:
+        Segment(database, flow, claimed, carrier, heart).run()
+
+
+def _load(database: Database, claimed: Claimed) -> FlowSpec | None:
+    """The run's flow; None where the run was left to a worker that has its code."""
+    row = claimed.row
+    if claimed.over_budget:
+        # Its code may be what kills the process; it is ended without.
+        return unknown.unknown_flow(row["path"], row["flow_name"])
     try:
-        flow = definitions.load_flow(claimed.row["path"], claimed.row["entrypoint"])
+        return definitions.load_flow(row["path"], row["entrypoint"])
     except DefinitionNotFound as error:
         if not claimed.claim.cancelled:
             unknown.wait_for_code(database, claimed.claim, error)
-            return
-        flow = unknown.unknown_flow(claimed.row["path"], claimed.row["flow_name"])
-    Segment(database, flow, claimed, carrier, heart).run()
+            return None
+        return unknown.unknown_flow(row["path"], row["flow_name"])
 
 
 class Segment:

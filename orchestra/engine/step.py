@@ -71,13 +71,14 @@ class _Step:
         if self.claim.cancelled:
             self._end(_cancelled(), self.row["attempt"])
             return
+        if self.claimed.over_budget:
+            # Before its code is loaded: it may be that which kills the process.
+            self._end(_crashed(self.row["lapses"]), self.row["attempt"])
+            return
         try:
             task = definitions.load_task(self.row["path"])
         except DefinitionNotFound as error:
             unknown.wait_for_code(self.database, self.claim, error)
-            return
-        if self.claimed.over_budget:
-            self._end(_crashed(self.row["lapses"]))
             return
         try:
             outcome = self._attempts(task)

@@ -24,8 +24,8 @@ _logger = logging.getLogger("orchestra.task_runs")
 #: Retry delays and sleeps below this are slept in place on a worker, in seconds; longer ones free the slot.
 IN_PLACE = 1.0
 
-#: What a body may raise to fail its task on a worker; locally Ctrl-C and `sys.exit()` end the program.
-EVERYTHING: tuple[type[BaseException], ...] = (Exception, SystemExit, KeyboardInterrupt)
+#: What a body may raise to fail its task on a worker: anything. Locally Ctrl-C and `sys.exit()` end the program.
+EVERYTHING: tuple[type[BaseException], ...] = (BaseException,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +148,18 @@ async def _attempt_async(
         )
     except Signal:
         raise
+    except asyncio.CancelledError as error:
+        if _is_being_cancelled() or not issubclass(asyncio.CancelledError, contain):
+            raise
+        return states.from_exception(error)
     except contain as error:
         return states.from_exception(error)
+
+
+def _is_being_cancelled() -> bool:
+    """Whether the asyncio Task around the call was cancelled; else the body raised the CancelledError by itself."""
+    running = asyncio.current_task()
+    return running is not None and running.cancelling() > 0
 
 
 def _next(

@@ -158,7 +158,7 @@ def is_released(connection: Connection, claim: Claim, *phases: Phase) -> bool:
 
     For a write whose answer was lost: when it is tried again, its fence does not match, though all is well.
     """
-    table = flow_runs if claim.kind == "flow" else steps
+    table = _table(claim)
     ours = (*_row(claim), table.c.owner == claim.owner, table.c.claim_number == claim.number)
     return connection.scalar(sa.select(table.c.phase).where(*ours)) in phases
 
@@ -173,14 +173,29 @@ def give_back(database: Database, claim: Claim, *, due_in: float = 0.0, message:
     Returns:
         Whether the claim still held.
     """
-    table = flow_runs if claim.kind == "flow" else steps
     values = _RETURNED | {"due_at": now() + due_in, "announce_at": now() + due_in}
     if message is not None:
         values["state_message"] = message
-    statement = sa.update(table).where(*_held(claim)).values(**values)
+    statement = sa.update(_table(claim)).where(*_held(claim)).values(**values)
     return database.write(lambda connection: connection.execute(statement).rowcount == 1)
 
 
+def let_lapse(database: Database, given_up: Sequence[Claim]) -> None:
+    """Let claims lapse now that their own process has given up in the midst of the work; each counts a lapse.
+
+    One that was released or taken over meanwhile is left alone. Safe to repeat; a crash before leaves the leases to
+    lapse by themselves.
+    """
+
+    def work(connection: Connection) -> None:
+        for claim in given_up:
+            connection.execute(sa.update(_table(claim)).where(*_held(claim)).values(**_LAPSED))
+
+    database.write(work)
+
+
+#: A claimed row whose lease is over.
+_LAPSED: dict[str, Any] = {"lease_until": now() - 0.001, "announce_at": now()}
 #: A row that was claimed, and may be again.
 _RETURNED: dict[str, Any] = {"phase": Phase.READY, "due_at": now(), "announce_at": now(), "announced_at": None}
 
@@ -197,9 +212,8 @@ def expire_dead(database: Database, host: str, is_alive: Callable[[str], bool], 
     def work(connection: Connection) -> int:
         dead = [claim for claim in _claims_of(connection, host) if not is_alive(claim.owner)]
         for claim in dead:
-            table = flow_runs if claim.kind == "flow" else steps
-            values = _RETURNED if orderly else {"lease_until": now() - 0.001, "announce_at": now()}
-            connection.execute(sa.update(table).where(*_held(claim)).values(**values))
+            values = _RETURNED if orderly else _LAPSED
+            connection.execute(sa.update(_table(claim)).where(*_held(claim)).values(**values))
         return len(dead)
 
     dead = database.read(lambda c: [claim for claim in _claims_of(c, host) if not is_alive(claim.owner)])
@@ -246,9 +260,13 @@ def _claim(connection: Connection, claim: Prepared, own: Any, parameters: dict[s
 
 
 def _renew_one(connection: Connection, claim: Claim) -> str | None:
-    table = flow_runs if claim.kind == "flow" else steps
+    table = _table(claim)
     statement = sa.update(table).where(*_held(claim)).values(lease_until=now() + claim.lease_seconds)
     return connection.execute(statement.returning(table.c.state_type)).scalar()
+
+
+def _table(claim: Claim) -> sa.Table:
+    return flow_runs if claim.kind == "flow" else steps
 
 
 def _row(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
@@ -259,7 +277,7 @@ def _row(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-    table = flow_runs if claim.kind == "flow" else steps
+    table = _table(claim)
     ours = (*_row(claim), table.c.owner == claim.owner, table.c.claim_number == claim.number)
     return *ours, phase_is(table, Phase.CLAIMED)
 

@@ -870,3 +870,36 @@ def counter_beside_a_future():
 @flow
 def returns_a_dataclass():
     return Request(add.submit(1))
+
+
+class Beyond(BaseException):
+    """No Exception: as some libraries' own signals."""
+
+
+@task(retries=1)
+def goes_beyond(what):
+    effects.append(f"beyond {what}")
+    raise Beyond if what == "a signal of a library" else asyncio.CancelledError
+
+
+@task(retries=1)
+async def goes_beyond_async(what):
+    goes_beyond.fn(what)
+
+
+@flow
+def beyond(what, how):
+    try:
+        if how == "direct":
+            return goes_beyond(what)
+        return (goes_beyond if how == "submitted" else goes_beyond_async).submit(what).result()
+    except BaseException as error:
+        if isinstance(error, Beyond | asyncio.CancelledError):
+            return f"caught {type(error).__name__}"
+        raise
+
+
+@flow
+async def beyond_in_a_branch(what):
+    found = await asyncio.gather(goes_beyond_async(what), return_exceptions=True)
+    return [type(error).__name__ for error in found]

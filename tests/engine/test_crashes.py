@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from orchestra.engine.heartbeat import Heart
 from orchestra.errors import CrashedRun
 from orchestra.settings import override
 from orchestra.states import StateType
-from orchestra.store import interventions
+from orchestra.store import claims, interventions
 from orchestra.store.database import Database
 from tests.drive import Driver, Killed
 from tests.engine import flows
+from tests.helpers import wait_until
 
 
 def die(driver: Driver, write: int, *, after_commit: bool = False) -> bool:
@@ -125,3 +127,16 @@ def test_the_budget_is_a_setting(sqlite_database: Database, effects: list[str]) 
     assert die(driver, 2)
 
     assert driver.finish(run_id).is_crashed()
+
+
+def test_work_that_was_given_up_by_an_error_may_be_claimed_at_once(driver: Driver) -> None:
+    """Though the process that gave up lives on, and the lease is long; it counts as a lapse."""
+    run_id = driver.submit(flows.linear, n=1)
+    first = claims.claim_run(driver.database, run_id)
+    assert first is not None
+    with pytest.raises(OSError, match="disk"), Heart(lambda: driver.database).hold(first.claim):
+        raise OSError("disk full")
+
+    second = wait_until(lambda: claims.claim_run(driver.database, run_id), "the claim to lapse")
+
+    assert second.row["lapses"] == 1

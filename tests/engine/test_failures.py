@@ -88,3 +88,17 @@ def test_finally_clauses_act_once(driver: Driver, effects: list[str]) -> None:
     assert driver.finish(run_id).result() == 2
     assert [step.key for step in driver.steps(run_id)] == ["main/add-0", "main/add-1"]
     assert effects.count("add 99 1") == 1
+
+
+@pytest.mark.parametrize(("what", "name"), [("a signal of a library", "Beyond"), ("itself", "CancelledError")])
+@pytest.mark.parametrize("how", ["direct", "submitted", "submitted async"])
+def test_whatever_a_task_raises_fails_it(driver: Driver, effects: list[str], what: str, name: str, how: str) -> None:
+    """Also what is no Exception: it is tried again, then its flow may catch it."""
+    assert driver.run(flows.beyond, what=what, how=how).result() == f"caught {name}"
+    assert effects == [f"beyond {what}"] * 2
+
+
+def test_a_branch_may_gather_a_task_that_raises_cancelled_error(driver: Driver, effects: list[str]) -> None:
+    """It is the task's failure, not the branch's cancellation."""
+    assert driver.run(flows.beyond_in_a_branch, what="itself").result() == ["CancelledError"]
+    assert effects == ["beyond itself"] * 2

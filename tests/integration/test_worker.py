@@ -19,7 +19,7 @@ from orchestra.store.database import database
 from tests import servers
 from tests.conftest import WorkerFactory, forget
 from tests.helpers import ROOT, children, process_state, session_members, wait_until
-from tests.integration import flows
+from tests.integration import deadly, flows
 
 pytestmark = pytest.mark.services
 
@@ -330,3 +330,13 @@ def test_no_child_of_a_worker_is_left_when_it_ends(worker_factory: WorkerFactory
 
     wait_until(lambda: not [pid for pid in family if process_state(pid) not in (None, "Z")], "all of them to end", 5)
     assert settings.current().lease_seconds == 30
+
+
+def test_code_whose_import_kills_the_worker_leaves_it_in_peace_after_three_starts(
+    worker_factory: WorkerFactory,
+) -> None:
+    """The run is Crashed, and kept for a retry where the code can be imported."""
+    worker_factory(flows.__name__, env={"TEST_IMPORT_IS_DEADLY": "1"})
+    handle = deadly.lives.delay()
+
+    assert handle.wait(SOON).name == "Crashed"
