@@ -66,6 +66,8 @@ class Branch:
     children: int = 0
     #: Steps asked for so far, by name.
     counts: dict[str, int] = field(default_factory=dict)
+    #: Calls so far that are not journaled, by name.
+    uncounted: dict[str, int] = field(default_factory=dict)
 
     def ask(self, name: str) -> Asked:
         """The next step of this name."""
@@ -77,6 +79,12 @@ class Branch:
     def peek(self, name: str) -> Asked:
         """What `ask` would give."""
         return Asked(f"{self.id}/{name}-{self.counts.get(name, 0)}", self.id, self.position)
+
+    def outside(self, name: str) -> Asked:
+        """The next call of this name that takes no place in the journal; counted apart from those that do."""
+        count = self.uncounted.get(name, 0)
+        self.uncounted[name] = count + 1
+        return Asked(f"{self.id}/{name}~{count}", self.id, self.position)
 
     def child(self) -> Branch:
         """A branch that begins here; numbered by its parent, in the order of creation."""

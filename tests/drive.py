@@ -18,6 +18,7 @@ from orchestra.engine.heartbeat import Heart
 from orchestra.engine.segment import run_segment
 from orchestra.engine.step import run_step
 from orchestra.engine.values import state_of
+from orchestra.errors import StoreUnavailable
 from orchestra.states import State
 from orchestra.store import due, journal, runs
 from orchestra.store.announcements import Announcement
@@ -35,7 +36,7 @@ class Killed(BaseException):
 
 
 class Mortal:
-    """A database as a process sees it that may be killed just before or just after a transaction.
+    """A database as a process sees it that may be killed just before or just after a transaction, or be cut off.
 
     Once dead it reads and writes nothing more, whatever the code above does with the exception.
     """
@@ -46,6 +47,8 @@ class Mortal:
         #: Writes until the death; None: it lives on.
         self.writes_left: int | None = None
         self.after_commit = False
+        #: Reads and writes until the database is away; None: it stays.
+        self.accesses_left: int | None = None
 
     @property
     def dead(self) -> bool:
@@ -56,14 +59,25 @@ class Mortal:
         """Die at the write of that number, from 1: just before it, or just after its commit."""
         self.writes_left, self.after_commit = write, after_commit
 
+    def cut_off_at(self, access: int) -> None:
+        """Have the database away from the read or write of that number on, from 1, for longer than it is tried."""
+        self.accesses_left = access
+
     def revive(self) -> None:
-        """A new process, which nobody kills."""
-        self.writes_left = None
+        """A new process, which nobody kills or cuts off."""
+        self.writes_left = self.accesses_left = None
+
+    def _access(self) -> None:
+        if self.dead:
+            raise Killed
+        if self.accesses_left is not None:
+            self.accesses_left -= 1
+            if self.accesses_left <= 0:
+                raise StoreUnavailable("the database is away")
 
     def write(self, work: Callable[[Any], T], *, durable: bool = False, relaxed: bool = False) -> T:
         """As `Database.write`, if alive."""
-        if self.dead:
-            raise Killed
+        self._access()
         if self.writes_left is not None:
             self.writes_left -= 1
             if self.dead and not self.after_commit:
@@ -75,8 +89,7 @@ class Mortal:
 
     def read(self, work: Callable[[Any], T]) -> T:
         """As `Database.read`, if alive."""
-        if self.dead:
-            raise Killed
+        self._access()
         return self._database.read(work)
 
     def now(self) -> float:

@@ -147,9 +147,7 @@ class DurableRunner(Waiting):
         """
         queue, priority = self.route(task.queue, task.priority, task.path)
         try:
-            args = replace_futures(call.args, settled)
-            kwargs = replace_futures(call.kwargs, settled)
-            replace_futures(list(call.wait_for), settled)
+            args, kwargs = _settled(call)
         except UpstreamFailed as error:
             ending, final = ending_of(states.from_exception(error), what=f"the result of task {task.name!r}")
             self._write([self._new(asked, task, inputs, ending=ending)])
@@ -193,20 +191,30 @@ class DurableRunner(Waiting):
         """A direct call that says `persist_result=False`: it takes no place in the journal, and runs in each replay."""
         self.check(task.name)
         self._wait_for_futures(call)
-        args, kwargs = replace_futures(call.args, settled), replace_futures(call.kwargs, settled)
-        self.dispatch()
-        context = self._task_context(self._line().peek(names.step_name(task.name)), task, args, kwargs)
-        outcome = run_attempts(task, args, kwargs, context, before_attempt=self._before_body)
-        return outcome.state
+        started = self._begin_unjournaled(task, call)
+        if isinstance(started, State):
+            return started
+        return run_attempts(task, *started, before_attempt=self._before_body).state
 
     async def _call_unjournaled_async(self, task: TaskSpec, call: Call) -> State[Any]:
         self.check(task.name)
         await self._wait_for_futures_async(call)
-        args, kwargs = replace_futures(call.args, settled), replace_futures(call.kwargs, settled)
+        started = self._begin_unjournaled(task, call)
+        if isinstance(started, State):
+            return started
+        return (await run_attempts_async(task, *started, before_attempt=self._before_body)).state
+
+    def _begin_unjournaled(
+        self, task: TaskSpec, call: Call
+    ) -> State[Any] | tuple[tuple[Any, ...], dict[str, Any], TaskRunContext]:
+        """Its arguments and context; a final state where an upstream failed."""
+        asked = self._line().outside(names.step_name(task.name))
+        try:
+            args, kwargs = _settled(call)
+        except UpstreamFailed as error:
+            return states.from_exception(error)
         self.dispatch()
-        context = self._task_context(self._line().peek(names.step_name(task.name)), task, args, kwargs)
-        outcome = await run_attempts_async(task, args, kwargs, context, before_attempt=self._before_body)
-        return outcome.state
+        return args, kwargs, self._task_context(asked, task, args, kwargs)
 
     def _before_body(self) -> None:
         """Just before a body starts: is the claim still ours?"""
@@ -277,7 +285,8 @@ class DurableRunner(Waiting):
         self._open.add(asked.key)
         claimed = self._write_child(step, child, inline)
         if claimed is not None:
-            self._run_child(flow, claimed)
+            # A database that is away for the child is so for its parent.
+            self._read(lambda: self._run_child(flow, claimed))
         return asked.key
 
     def _new_child(self, asked: Asked, flow: FlowSpec, parameters: bytes) -> NewRun:
@@ -408,6 +417,17 @@ def _with_refs(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return StepRef(key_of(future), allow_failure=not strict)
 
     return replace_futures(call.args, ref), replace_futures(call.kwargs, ref)
+
+
+def _settled(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments, with values in the place of futures, all of which are done.
+
+    Raises:
+        UpstreamFailed: One that counts did not succeed.
+    """
+    args, kwargs = replace_futures(call.args, settled), replace_futures(call.kwargs, settled)
+    replace_futures(list(call.wait_for), settled)
+    return args, kwargs
 
 
 def _futures_of(call: Call) -> list[tuple[Future[Any], bool]]:

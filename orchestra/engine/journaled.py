@@ -136,6 +136,10 @@ class Journaled:
             self._observing = name
             try:
                 state: State[Any] = State(StateType.COMPLETED, data=look())
+            except StoreError as error:
+                # Not what was seen: nothing could be seen.
+                self.broken = error
+                raise Adrift from error
             except Exception as error:
                 state = states.from_exception(error)
             finally:

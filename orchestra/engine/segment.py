@@ -266,7 +266,7 @@ class Segment:
         return self.context.parameters
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        claims.ensure(self.database, self.claim)
+        self.runner.guard(lambda: claims.ensure(self.database, self.claim))
         if self.flow.is_async:
             body = bodies.call_async(self.flow.fn, args, kwargs, log_prints=self.context.log_prints)
             with interrupts.armed():

@@ -295,7 +295,7 @@ class Waiting(Journaled):
         A short task is then done in the time that a park and a wake-up would take.
         """
         new = [step for step in self._unwritten if step.key in keys and step.kind is Kind.TASK and not step.delay]
-        if new and len(self._open) < self.carrier.slots(new[0].queue or ""):
+        if new and len(self._open) < self._read(lambda: self.carrier.slots(new[0].queue or "")):
             self.dispatch()
             self._offered_until = clock.monotonic() + OFFER
 

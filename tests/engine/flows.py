@@ -684,6 +684,26 @@ def unkept(x):
     return x
 
 
+@task(persist_result=False)
+def unkept_key(x):
+    return runtime.task_run.idempotency_key.partition("/")[2]
+
+
+@flow
+def unkept_keys():
+    keys = [unkept_key(1), unkept_key(2)]
+    add.submit(2).result()
+    return [*keys, unkept_key(3)]
+
+
+@flow
+def unkept_after_a_failure(as_state):
+    bad = fail.submit()
+    if as_state:
+        return unkept(1, wait_for=[bad], return_state=True).name
+    return unkept(1, wait_for=[bad])
+
+
 @flow
 def unkept_results():
     first = unkept(1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from orchestra.engine.heartbeat import Heart
-from orchestra.errors import CrashedRun
+from orchestra.errors import CrashedRun, StoreError
 from orchestra.settings import override
 from orchestra.states import StateType
 from orchestra.store import claims, interventions
@@ -41,6 +43,21 @@ def test_a_worker_may_die_at_any_write(driver: Driver, effects: list[str], write
 
     assert driver.finish(run_id).result() == [1, 12, 3, [5]]
     assert len(effects) <= 4 + (not after_commit)
+
+
+@pytest.mark.parametrize("access", range(1, 30))
+def test_a_database_that_is_away_for_long_fails_no_run(driver: Driver, effects: list[str], access: int) -> None:
+    """From whichever read or write on: what was given up is taken up again, and ends well."""
+    run_id = driver.submit(flows.mixture)
+    driver.workers_database.cut_off_at(access)
+    with contextlib.suppress(StoreError):
+        driver.settle()
+    driver.workers_database.revive()
+    driver.lapse()
+    driver.elapse(40)
+
+    assert driver.finish(run_id).result() == [1, 12, 3, [5]]
+    assert len(effects) <= 5
 
 
 def test_a_run_that_kills_its_worker_each_time_is_crashed(driver: Driver, effects: list[str]) -> None:

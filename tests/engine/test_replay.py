@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from orchestra.errors import UpstreamFailed
 from orchestra.store import interventions
 from tests.drive import Driver
 from tests.engine import flows
@@ -103,3 +104,19 @@ def test_results_that_are_not_kept_are_made_again(driver: Driver, effects: list[
     assert driver.run(flows.unkept_results).result() == 1
     assert driver.segments == 2
     assert effects.count("unkept 1") == 2
+
+
+def test_each_call_that_is_not_journaled_has_a_key_of_its_own(driver: Driver) -> None:
+    """The same in every replay: who is called with it can tell the calls apart."""
+    keys = driver.run(flows.unkept_keys).result()
+
+    assert len(set(keys)) == 3
+    assert keys[0].startswith("main/unkept_key")
+
+
+def test_a_call_that_is_not_journaled_waits_for_what_must_succeed(driver: Driver, effects: list[str]) -> None:
+    """As any other: it is not run after a failure."""
+    assert driver.run(flows.unkept_after_a_failure, as_state=True).result() == "UpstreamFailed"
+    with pytest.raises(UpstreamFailed):
+        driver.run(flows.unkept_after_a_failure, as_state=False).result()
+    assert effects == ["fail", "fail"]

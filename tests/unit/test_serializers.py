@@ -256,7 +256,7 @@ def test_an_attribute_that_cannot_be_serialised_is_named() -> None:
     customer = Customer(name="x", handle=threading.Lock())
 
     with pytest.raises(SerializationError, match=r"the parameters, a tests.*Customer.*lock"):
-        encode(customer, what="parameters")
+        encode(customer, what="the parameters")
 
 
 @pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"k": inner}, lambda inner: (inner,)])
