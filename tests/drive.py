@@ -47,7 +47,7 @@ class Mortal:
         #: Writes until the death; None: it lives on.
         self.writes_left: int | None = None
         self.after_commit = False
-        #: Reads and writes until the database is away; None: it stays.
+        #: Reads and writes until one at which the database is away; None: it never is.
         self.accesses_left: int | None = None
 
     @property
@@ -60,7 +60,7 @@ class Mortal:
         self.writes_left, self.after_commit = write, after_commit
 
     def cut_off_at(self, access: int) -> None:
-        """Have the database away from the read or write of that number on, from 1, for longer than it is tried."""
+        """Have the database away at the read or write of that number, from 1, for longer than it is tried."""
         self.accesses_left = access
 
     def revive(self) -> None:
@@ -72,7 +72,7 @@ class Mortal:
             raise Killed
         if self.accesses_left is not None:
             self.accesses_left -= 1
-            if self.accesses_left <= 0:
+            if self.accesses_left == 0:
                 raise StoreUnavailable("the database is away")
 
     def write(self, work: Callable[[Any], T], *, durable: bool = False, relaxed: bool = False) -> T:

@@ -47,7 +47,7 @@ def test_a_worker_may_die_at_any_write(driver: Driver, effects: list[str], write
 
 @pytest.mark.parametrize("access", range(1, 30))
 def test_a_database_that_is_away_for_long_fails_no_run(driver: Driver, effects: list[str], access: int) -> None:
-    """From whichever read or write on: what was given up is taken up again, and ends well."""
+    """At whichever read or write, though it is back at the next: what was given up is taken up again, and ends well."""
     run_id = driver.submit(flows.mixture)
     driver.workers_database.cut_off_at(access)
     with contextlib.suppress(StoreError):
