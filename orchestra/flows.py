@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -16,7 +15,7 @@ from orchestra.engine.parameters import bind, bind_named, signature
 from orchestra.errors import DefinitionError, ReservedArgumentError
 from orchestra.retries import delay_option
 from orchestra.runners.base import Runner
-from orchestra.specs import FlowSpec, path_of, require_importable
+from orchestra.specs import FlowSpec, overridden, path_of, require_importable
 from orchestra.states import State
 from orchestra.task_runners import ThreadPoolTaskRunner
 
@@ -165,7 +164,7 @@ class Flow(Generic[P, R]):
     def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R]:
         """A copy of this flow with other options; those not named stay."""
         made = copy.copy(self)
-        made._adopt(dataclasses.replace(self.spec, **_fields(options)))
+        made._adopt(overridden(self.spec, _fields(options)))
         return made
 
     @overload

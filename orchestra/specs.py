@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from orchestra.errors import NotImportable
 
@@ -32,6 +33,8 @@ class TaskSpec:
     queue: str | None = None
     priority: int | None = None
     lease_seconds: float | None = None
+    #: The fields that `with_options` has set: what a worker finds at `path` has them not.
+    overrides: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def is_async(self) -> bool:
@@ -62,11 +65,21 @@ class FlowSpec:
     queue: str | None = None
     priority: int | None = None
     static: bool = False
+    #: As of a task.
+    overrides: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
         return is_async(self.fn)
+
+
+_Spec = TypeVar("_Spec", TaskSpec, FlowSpec)
+
+
+def overridden(spec: _Spec, fields: Mapping[str, Any]) -> _Spec:
+    """The spec with other values in these fields, which it remembers as its overrides."""
+    return replace(spec, **fields, overrides={**spec.overrides, **fields}) if fields else spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +105,12 @@ def path_of(fn: Callable[..., Any]) -> str:
 def require_importable(path: str, what: str) -> None:
     """Check that another process can import what stands at `path`.
 
+    Args:
+        what: "flow" or "task".
+
     Raises:
-        NotImportable: It lives in `__main__`, in a function or is a lambda; says where to put it.
+        NotImportable: It lives in `__main__`, in a function or is a lambda, or something else has its name; says where
+            to put it.
     """
     module, _, qualname = path.partition(":")
     if module == "__main__":
@@ -101,8 +118,24 @@ def require_importable(path: str, what: str) -> None:
     elif "<" in qualname:
         where = "a function or a lambda"
     else:
+        _require_spec(module, qualname, what)
         return
     raise NotImportable(
         f"{what} {qualname!r} lives in {where}, where a worker cannot import it: put it at the top level of a module "
         "(say flows.py), import it from there, and name that module in ORCHESTRA_FLOWS"
     )
+
+
+def _require_spec(module: str, qualname: str, what: str) -> None:
+    found: Any = sys.modules.get(module)
+    if found is None:
+        return
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    kind = FlowSpec if what == "flow" else TaskSpec
+    if not isinstance(getattr(found, "spec", None), kind):
+        raise NotImportable(
+            f"a worker looks for {what} {qualname!r} under that name in the module {module!r}, and finds "
+            f"{'nothing' if found is None else f'a {type(found).__name__}'} there: decorate the function itself with "
+            f"@{what}, or keep the {what} in a variable of the function's name"
+        )

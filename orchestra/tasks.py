@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -24,7 +23,7 @@ from orchestra.errors import (
 from orchestra.futures import Future, FutureList
 from orchestra.retries import delay_option
 from orchestra.runners.base import Runner
-from orchestra.specs import Call, TaskSpec, path_of
+from orchestra.specs import Call, TaskSpec, overridden, path_of
 from orchestra.states import State
 
 P = ParamSpec("P")
@@ -158,7 +157,7 @@ class Task(Generic[P, R]):
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """A copy of this task with other options; those not named stay."""
         made = copy.copy(self)
-        made._adopt(dataclasses.replace(self.spec, **_fields(options)))
+        made._adopt(overridden(self.spec, _fields(options)))
         return made
 
     @overload

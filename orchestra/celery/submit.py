@@ -11,7 +11,7 @@ from orchestra import clock, identifiers, names
 from orchestra.celery.canvas import StaticRun, plan_static
 from orchestra.celery.dispatch import CeleryCarrier, carrier
 from orchestra.context import flow_run_context, task_run_context
-from orchestra.engine import local, run_names
+from orchestra.engine import definitions, local, run_names
 from orchestra.engine import parameters as binding
 from orchestra.engine.branches import current_line
 from orchestra.errors import MissingContextError, ParameterError
@@ -97,6 +97,7 @@ def new_run(
         path=spec.path,
         name=clean_text(run_names.flow_run_name(spec, parameters)),
         parameters=data,
+        options=definitions.encoded_options(spec),
         entrypoint=spec.entrypoint,
         description=clean_text(spec.description),
         queue=queue or spec.queue or routed_queue or carrying.default_queue,

@@ -11,29 +11,49 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from orchestra import serializers
 from orchestra.errors import ConfigurationError, DefinitionNotFound
-from orchestra.specs import FlowSpec, TaskSpec
+from orchestra.specs import FlowSpec, TaskSpec, overridden
 
 _Spec = TypeVar("_Spec", FlowSpec, TaskSpec)
 
 
-def load_flow(path: str, entrypoint: str | None = None) -> FlowSpec:
+def load_flow(path: str, entrypoint: str | None = None, options: bytes | None = None) -> FlowSpec:
     """The flow at `module:qualname`; one that was defined in `__main__`, at the `file.py:qualname` of its script.
+
+    Args:
+        options: Those that `with_options` has set, as `encoded_options` gave them.
 
     Raises:
         DefinitionNotFound: It cannot be imported in this process; says why.
     """
     # Only a script has to be loaded by its file: a module's tasks are looked for under the module's name.
-    return _load(entrypoint if entrypoint and path.startswith("__main__:") else path, FlowSpec, "flow")
+    where = entrypoint if entrypoint and path.startswith("__main__:") else path
+    return _with(options, _load(where, FlowSpec, "flow"))
 
 
-def load_task(path: str) -> TaskSpec:
-    """The task at `module:qualname`.
+def load_task(path: str, options: bytes | None = None) -> TaskSpec:
+    """The task at `module:qualname`. As `load_flow` otherwise.
 
     Raises:
         DefinitionNotFound: It cannot be imported in this process; says why.
     """
-    return _load(path, TaskSpec, "task")
+    return _with(options, _load(path, TaskSpec, "task"))
+
+
+def encoded_options(spec: FlowSpec | TaskSpec) -> bytes | None:
+    """What another process needs besides the path to have this very flow or task.
+
+    Raises:
+        SerializationError: An option cannot be encoded.
+    """
+    if not spec.overrides:
+        return None
+    return serializers.encode(dict(spec.overrides), what=f"the options of {spec.name!r}")
+
+
+def _with(options: bytes | None, spec: _Spec) -> _Spec:
+    return spec if options is None else overridden(spec, serializers.decode(options))
 
 
 def import_modules(names: Iterable[str]) -> list[ModuleType]:

@@ -11,12 +11,13 @@ from typing import Any
 
 from orchestra import clock, identifiers, names, results, serializers, states
 from orchestra.context import TaskRunContext
+from orchestra.engine import definitions
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.branches import Waiters
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.journaled import fingerprint_of
 from orchestra.engine.parameters import bind, signature
-from orchestra.engine.run_names import task_run_name
+from orchestra.engine.run_names import flow_run_name, task_run_name
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.engine.values import encode_inputs, ending_of
 from orchestra.engine.waiting import Waiting, key_of
@@ -30,7 +31,7 @@ from orchestra.futures import Future
 from orchestra.graph import Edge
 from orchestra.journal import Asked
 from orchestra.runners.carrier import Carrier
-from orchestra.serializers import StepRef
+from orchestra.serializers import StepRef, clean_text
 from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
 from orchestra.states import State
 from orchestra.store import claims, runs
@@ -268,7 +269,7 @@ class DurableRunner(Waiting):
         asked = self._line().ask(names.step_name(flow.name))
         if self._answer(asked, encoded) is not None:
             return asked.key
-        child = self._new_child(asked, flow, encoded)
+        child = self._new_child(asked, flow, values, encoded)
         inline = inside and child.queue in self.carrier.queues and child.depth < INLINE_DEPTH
         step = NewStep(
             asked.key,
@@ -289,14 +290,16 @@ class DurableRunner(Waiting):
             self._read(lambda: self._run_child(flow, claimed))
         return asked.key
 
-    def _new_child(self, asked: Asked, flow: FlowSpec, parameters: bytes) -> NewRun:
+    def _new_child(self, asked: Asked, flow: FlowSpec, values: dict[str, Any], parameters: bytes) -> NewRun:
         queue, priority = self.route(flow.queue, flow.priority, flow.path)
         return NewRun(
             id=identifiers.child_run_id(self.claim.run_id, self.claim.run_attempt, asked.key),
             flow_name=flow.name,
             path=flow.path,
+            options=definitions.encoded_options(flow),
             entrypoint=flow.entrypoint,
-            name=names.run_name(),
+            description=clean_text(flow.description),
+            name=clean_text(flow_run_name(flow, values)),
             parameters=parameters,
             queue=queue,
             priority=priority,
@@ -370,6 +373,7 @@ class DurableRunner(Waiting):
             Kind.TASK,
             asked.key.rpartition("/")[2],
             task.path,
+            definitions.encoded_options(task),
             inputs=inputs,
             fingerprint=fingerprint_of(inputs),
             queue=queue,

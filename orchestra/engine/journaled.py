@@ -311,7 +311,7 @@ class Journaled:
         self.observe(name, self._raise_timeout)
 
     def _raise_timeout(self) -> None:
-        raise RunTimeout(f"flow {self.flow.name!r} ran longer than its timeout_seconds={self.flow.timeout_seconds:g}")
+        raise RunTimeout(f"flow {self.flow.name!r} ran longer than its timeout_seconds={self.row['timeout_seconds']:g}")
 
     def _line(self) -> Branch:
         line = current_line.get()

@@ -72,7 +72,7 @@ def _load(database: Database, claimed: Claimed) -> FlowSpec | None:
         # Its code may be what kills the process; it is ended without.
         return unknown.unknown_flow(row["path"], row["flow_name"])
     try:
-        return definitions.load_flow(row["path"], row["entrypoint"])
+        return definitions.load_flow(row["path"], row["entrypoint"], row["options"])
     except DefinitionNotFound as error:
         if not claimed.claim.cancelled:
             unknown.wait_for_code(database, claimed.claim, error)

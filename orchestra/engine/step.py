@@ -76,7 +76,7 @@ class _Step:
             self._end(_crashed(self.row["lapses"]), self.row["attempt"])
             return
         try:
-            task = definitions.load_task(self.row["path"])
+            task = definitions.load_task(self.row["path"], self.row["options"])
         except DefinitionNotFound as error:
             unknown.wait_for_code(self.database, self.claim, error)
             return
@@ -195,6 +195,7 @@ _FLOW_RUN = prepare(
         flow_runs.c.name,
         flow_runs.c.flow_name,
         flow_runs.c.path,
+        flow_runs.c.options,
         flow_runs.c.entrypoint,
         flow_runs.c.parent_run_id,
         flow_runs.c.root_run_id,
@@ -207,7 +208,7 @@ _FLOW_RUN = prepare(
 
 def _flow_of(row: Any) -> FlowSpec:
     try:
-        return definitions.load_flow(row.path, row.entrypoint)
+        return definitions.load_flow(row.path, row.entrypoint, row.options)
     except DefinitionNotFound:
         # A worker may know a task and not the flow that called it.
         return unknown.unknown_flow(row.path, row.flow_name)

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TypeVar
 
 from orchestra import identifiers, names, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
-from orchestra.engine import branches
+from orchestra.engine import branches, definitions
 from orchestra.engine.arguments import find_futures, replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.parameters import call_with, validate
@@ -424,6 +424,7 @@ class _Tracer:
             Kind.TASK,
             asked.key.rpartition("/")[2],
             task.path,
+            definitions.encoded_options(task),
             inputs=inputs,
             fingerprint=_fingerprint(inputs, values),
             edges=tuple(Edge(key, strict) for key, strict in edges.items()),

@@ -59,6 +59,8 @@ class NewStep:
     kind: Kind
     name: str
     path: str | None = None
+    #: Encoded options that differ from those of what stands at `path`.
+    options: bytes | None = None
     inputs: bytes | None = None
     fingerprint: str | None = None
     edges: tuple[Edge, ...] = ()
@@ -272,6 +274,7 @@ def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan) -> dict[s
         "kind": step.kind.value,
         "name": step.name,
         "path": step.path,
+        "options": step.options,
         "recorded_attempt": claim.run_attempt,
         "attempt": step.attempt,
         "inline": step.inline,
@@ -436,7 +439,7 @@ def _insert_of(dialect: str) -> Any:
 
 #: What a new row sets; the claim's columns begin as their defaults say.
 _WRITTEN = frozenset({
-    "run_id", "run_attempt", "step_key", "id", "branch", "position", "sequence", "kind", "name", "path",
+    "run_id", "run_attempt", "step_key", "id", "branch", "position", "sequence", "kind", "name", "path", "options",
     "recorded_attempt", "attempt", "inline", "inputs", "inputs_fingerprint", "queue", "priority", "lease_seconds",
     "child_run_id", "claim_number", "created_at", "join_id", "wave", "wave_index", "wave_window", "due_at",
     "announce_at", "announced_at", "worker", "phase", "state_type", "state_name", "state_message", "result",

@@ -35,6 +35,8 @@ class NewRun:
     #: Encoded parameters.
     parameters: bytes
     id: str = field(default_factory=identifiers.new_run_id)
+    #: Encoded options that differ from those of what stands at `path`.
+    options: bytes | None = None
     entrypoint: str | None = None
     description: str = ""
     queue: str = ""
@@ -358,6 +360,7 @@ def _run_row(new: NewRun, moment: float) -> dict[str, Any]:
         "name": new.name,
         "flow_name": new.flow_name,
         "path": new.path,
+        "options": new.options,
         "entrypoint": new.entrypoint,
         "version": new.version,
         "parameters": new.parameters,

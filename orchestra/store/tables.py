@@ -120,6 +120,8 @@ flow_runs = Table(
     Column("name", String(255), nullable=False),
     Column("flow_name", String(255), nullable=False),
     Column("path", String(1024), nullable=False),
+    #: Encoded options that differ from those of what stands at `path`.
+    Column("options", LargeBinary),
     Column("entrypoint", String(1024)),
     Column("version", String(255)),
     Column("parameters", LargeBinary),
@@ -181,6 +183,8 @@ steps = Table(
     Column("name", String(255), nullable=False),
     #: `module:qualname` of a task.
     Column("path", String(1024)),
+    #: Encoded options that differ from those of what stands at `path`.
+    Column("options", LargeBinary),
     #: The run attempt in which it was recorded; older than `run_attempt` once a retry has moved it on.
     Column("recorded_attempt", Integer, nullable=False),
     #: Tries of this step so far, counted up by retries only.

@@ -923,3 +923,38 @@ def beyond(what, how):
 async def beyond_in_a_branch(what):
     found = await asyncio.gather(goes_beyond_async(what), return_exceptions=True)
     return [type(error).__name__ for error in found]
+
+
+@task
+def stubborn():
+    effects.append("stubborn")
+    raise RuntimeError("never")
+
+
+@flow
+def with_more_tries(submitted):
+    tried = stubborn.with_options(retries=2, retry_delay_seconds=lambda count: 0.001)
+    return tried.submit().result() if submitted else tried()
+
+
+@flow
+def takes_its_time(seconds):
+    sleep(seconds)
+    return "ended"
+
+
+@flow
+def with_a_short_child():
+    return takes_its_time.with_options(timeout_seconds=0.2, flow_run_name="short-{seconds}")(3600.0)
+
+
+def undecorated():
+    return 1
+
+
+decorated_elsewhere = task(undecorated)
+
+
+@flow
+def submits_what_no_worker_finds():
+    return decorated_elsewhere.submit().result()

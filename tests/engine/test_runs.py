@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestra.errors import NotImportable
 from orchestra.store.database import Database
 from tests.drive import Driver
 from tests.engine import flows
@@ -173,3 +174,30 @@ def test_log_lines_are_written_once_over_replays(driver: Driver) -> None:
     ]
     assert driver.segments == 3
     assert lines == ["before", "between", "after"]
+
+
+@pytest.mark.parametrize("submitted", [False, True], ids=["direct", "submitted"])
+def test_options_that_a_copy_of_a_task_has_go_with_its_call(
+    driver: Driver, effects: list[str], submitted: bool
+) -> None:
+    """Whoever runs it finds the task as it was declared, and these options in its row; a lambda is one as well."""
+    assert driver.run(flows.with_more_tries, submitted=submitted).is_failed()
+    assert effects == ["stubborn"] * 3
+
+
+def test_options_that_a_copy_of_a_flow_has_go_with_its_run(driver: Driver) -> None:
+    """A child with a timeout of its own, and a name, is timed out though it is carried on by another worker."""
+    run_id = driver.submit(flows.with_a_short_child)
+    driver.settle()
+    driver.elapse(10)
+
+    state = driver.finish(run_id, messages=100)
+    assert "longer than its timeout_seconds=0.2" in (state.message or "")
+
+
+def test_a_task_that_no_worker_would_find_is_refused(driver: Driver) -> None:
+    """Where its function's name is not the task's; the error says what stands there."""
+    state = driver.run(flows.submits_what_no_worker_finds, messages=50)
+
+    with pytest.raises(NotImportable, match=r"finds a function there: decorate"):
+        state.result()
