@@ -152,7 +152,7 @@ class Segment:
             run_attempt=self.claim.run_attempt,
             parent_run_id=self.row["parent_run_id"],
             root_run_id=self.row["root_run_id"],
-            scheduled_start_time=self.row["due_at"],
+            scheduled_start_time=self.row["scheduled_at"],
             start_time=self.row["start_time"],
             log_prints=bool(self.flow.log_prints),
             lines=Lines(self.claim.run_attempt, written),

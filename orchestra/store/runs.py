@@ -375,6 +375,7 @@ def _run_row(new: NewRun, moment: float) -> dict[str, Any]:
         "timeout_seconds": new.timeout_seconds,
         "phase": Phase.READY.value,
         "due_at": due_at,
+        "scheduled_at": due_at,
         "announce_at": due_at if scheduled else moment + settings.current().lease_seconds,
         "announced_at": None if scheduled else moment,
         "queue": new.queue,

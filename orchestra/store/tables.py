@@ -123,6 +123,8 @@ flow_runs = Table(
     #: Encoded options that differ from those of what stands at `path`.
     Column("options", LargeBinary),
     Column("entrypoint", String(1024)),
+    #: When it was to start; `due_at` is when it may be claimed next.
+    Column("scheduled_at", Double),
     Column("version", String(255)),
     Column("parameters", LargeBinary),
     Column("tags", Text, nullable=False, server_default="[]"),

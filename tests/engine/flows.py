@@ -958,3 +958,13 @@ decorated_elsewhere = task(undecorated)
 @flow
 def submits_what_no_worker_finds():
     return decorated_elsewhere.submit().result()
+
+
+@flow
+def scheduled_starts():
+    starts = [runtime.flow_run.scheduled_start_time]
+    for number in range(2):
+        add.submit(number).result()
+        starts.append(runtime.flow_run.scheduled_start_time)
+    effects.append(str(starts[-1]))
+    return starts

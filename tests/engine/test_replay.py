@@ -120,3 +120,11 @@ def test_a_call_that_is_not_journaled_waits_for_what_must_succeed(driver: Driver
     with pytest.raises(UpstreamFailed):
         driver.run(flows.unkept_after_a_failure, as_state=False).result()
     assert effects == ["fail", "fail"]
+
+
+def test_a_run_was_to_start_at_one_time_in_all_its_segments(driver: Driver, effects: list[str]) -> None:
+    """Though what it waited for was due later."""
+    starts = driver.run(flows.scheduled_starts).result()
+
+    assert driver.segments > 1
+    assert len({*map(str, starts), *effects}) == 1
