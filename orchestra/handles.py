@@ -1,4 +1,8 @@
-"""Handles on flow runs that were started elsewhere: look, wait, take the result, cancel."""
+"""Handles on flow runs that were started elsewhere: look, wait, take the result, cancel.
+
+In a flow body on a worker each look is a step, so that a replay sees the same, and a wait is made of durable sleeps, so
+that it holds no slot: the slot may be the one that the other run needs.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from orchestra import clock
+from orchestra.context import flow_run_context, task_run_context
+from orchestra.engine.branches import current_line
 from orchestra.engine.values import state_of
 from orchestra.errors import ResultTimeout
+from orchestra.runners.base import Runner
 from orchestra.runners.carrier import Carrier
 from orchestra.states import State, StateDetails
 from orchestra.store import interventions, runs
@@ -18,6 +25,8 @@ from orchestra.store.tables import Phase
 
 #: First and longest pause between two looks, in seconds, and the part of the time waited that one may last.
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_SHARE = 0.001, 0.25, 0.05
+#: First and longest pause, in seconds, and growth, of a flow body that waits: long enough to free its slot.
+_BODY_PAUSE, _LONGEST_BODY_PAUSE, _BODY_GROWTH = 1.0, 30.0, 1.5
 
 
 class FlowRunHandle:
@@ -44,6 +53,8 @@ class FlowRunHandle:
         Raises:
             FlowRunNotFound: The run was deleted.
         """
+        if (runner := _durable_body()) is not None:
+            return runner.observe("run-state", lambda: _state(runs.read(database(), self.id)))
         if self._final is None:
             row = runs.read(database(), self.id)
             state = _state(row)
@@ -53,7 +64,13 @@ class FlowRunHandle:
         return self._final
 
     def wait(self, timeout: float | None = None) -> State[Any]:
-        """Wait until the run has ended, or for `timeout` seconds; gives its state then."""
+        """Wait until the run has ended, or for `timeout` seconds; gives its state then.
+
+        In a flow body a direct call of the flow is quicker to go on: this looks after a second, then less and less
+        often, at last every 30 seconds.
+        """
+        if (runner := _durable_body()) is not None:
+            return self._wait_in_body(runner, timeout)
         started = clock.monotonic()
         while not (state := self.state).is_final():
             waited = clock.monotonic() - started
@@ -61,6 +78,16 @@ class FlowRunHandle:
                 break
             pause = min(max(waited * _PAUSE_SHARE, _FIRST_PAUSE), _LONGEST_PAUSE)
             time.sleep(pause if timeout is None else min(pause, max(timeout - waited, 0.0)))
+        return state
+
+    def _wait_in_body(self, runner: Runner, timeout: float | None) -> State[Any]:
+        waited, pause = 0.0, _BODY_PAUSE
+        while not (state := self.state).is_final():
+            if timeout is not None and waited >= timeout:
+                break
+            seconds = pause if timeout is None else min(pause, timeout - waited)
+            runner.sleep(seconds)
+            waited, pause = waited + seconds, min(pause * _BODY_GROWTH, _LONGEST_BODY_PAUSE)
         return state
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
@@ -102,9 +129,23 @@ class FlowRunHandle:
         Raises:
             IllegalTransition: It has ended.
         """
+        if (runner := _durable_body()) is not None:
+            runner.observe("run-cancel", self._cancel)
+        else:
+            self._cancel()
+
+    def _cancel(self) -> None:
         announcements = interventions.cancel(database(), self.id)
         if self._carrier is not None:
             self._carrier.announce(announcements)
+
+
+def _durable_body() -> Runner | None:
+    """What carries out the steps of the flow body that asks; None outside of one, and where nothing is replayed."""
+    here = flow_run_context.get()
+    if here is None or task_run_context.get() is not None or current_line.get() is None:
+        return None
+    return here.runner
 
 
 def _state(row: Mapping[str, Any]) -> State[Any]:

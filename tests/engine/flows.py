@@ -966,5 +966,4 @@ def scheduled_starts():
     for number in range(2):
         add.submit(number).result()
         starts.append(runtime.flow_run.scheduled_start_time)
-    effects.append(str(starts[-1]))
     return starts

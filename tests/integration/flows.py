@@ -92,3 +92,29 @@ def starting_another(path: str) -> str:
 def elsewhere() -> str:
     """Runs on a queue of its own."""
     return str(add.submit(1, 1).result())
+
+
+@flow
+def waits_for_another(n: int = 3) -> list[object]:
+    """Starts a run of its own accord, looks at it, and takes its result."""
+    handle = both.delay(n)
+    was_ready = handle.ready()
+    seen = [was_ready, handle.result(), handle.successful()]
+    add.submit(1, 2).result()
+    return seen
+
+
+@flow
+def fails() -> None:
+    """Fails."""
+    raise ValueError("as it should")
+
+
+@flow
+def catches_another() -> str:
+    """Takes the failure of a run that it started."""
+    try:
+        fails.delay().result()
+    except ValueError as error:
+        return f"caught {error}"
+    return "nothing"

@@ -340,3 +340,11 @@ def test_code_whose_import_kills_the_worker_leaves_it_in_peace_after_three_start
     handle = deadly.lives.delay()
 
     assert handle.wait(SOON).name == "Crashed"
+
+
+def test_a_body_that_waits_for_a_run_it_started_holds_no_slot(worker_factory: WorkerFactory) -> None:
+    """The only slot carries that run meanwhile; what was seen of it is seen in each replay."""
+    worker_factory(flows.__name__, concurrency=1)
+
+    assert flows.waits_for_another.delay().result(timeout=SOON) == [False, 15, True]
+    assert flows.catches_another.delay().result(timeout=SOON) == "caught as it should"
