@@ -14,6 +14,7 @@ from concurrent.futures import Future as Box
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+from orchestra import clock
 from orchestra.engine import interrupts
 from orchestra.logging import print_capture
 from orchestra.specs import is_async
@@ -83,6 +84,7 @@ def name_of(fn: Callable[..., Any]) -> str:
 async def _awaited(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:
     if timeout is None:
         return await fn(*args, **kwargs)
+    end = clock.monotonic() + timeout
     try:
         async with asyncio.timeout(timeout) as limit:
             value = await fn(*args, **kwargs)
@@ -90,7 +92,7 @@ async def _awaited(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
         if limit.expired():
             raise interrupts.timeout_error(name_of(fn), timeout) from error
         raise
-    if limit.expired():  # the body swallowed its cancellation
+    if limit.expired() or clock.monotonic() >= end:  # the body swallowed its cancellation, or blocked the loop
         raise interrupts.timeout_error(name_of(fn), timeout)
     return value
 

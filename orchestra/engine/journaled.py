@@ -213,6 +213,11 @@ class Journaled:
         """Until the run's deadline, 0 after it; None: it has none."""
         return None if self._deadline is None else max(self._deadline - clock.monotonic(), 0.0)
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the run's deadline has passed, and the body was not told of it."""
+        return self.seconds_left == 0.0 and not self._timed_out
+
     def dispatch(self) -> None:
         """Write what was submitted, and announce what of it is ready."""
         if any(step.ending is None for step in self._unwritten):

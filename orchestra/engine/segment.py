@@ -271,9 +271,14 @@ class Segment:
             body = bodies.call_async(self.flow.fn, args, kwargs, log_prints=self.context.log_prints)
             with interrupts.armed():
                 return branches.run(body, self.waiters, seconds=self._seconds_left(), timed_out=self._timeout_error)
-        timeout = self._seconds_left() if interrupts.available() else None
+        left = self._seconds_left()
+        timeout = left if interrupts.available() else None
         with interrupts.armed():
-            return bodies.call(self.flow.fn, args, kwargs, timeout=timeout, log_prints=self.context.log_prints)
+            value = bodies.call(self.flow.fn, args, kwargs, timeout=timeout, log_prints=self.context.log_prints)
+        if left is not None and self.runner.is_late:
+            # Nothing can stop a body in a thread of a pool; that it took too long shows at its end.
+            raise self._timeout_error()
+        return value
 
     def _timeout_error(self) -> RunTimeout:
         return interrupts.timeout_error(bodies.name_of(self.flow.fn), self.flow.timeout_seconds or 0.0)

@@ -967,3 +967,9 @@ def scheduled_starts():
         add.submit(number).result()
         starts.append(runtime.flow_run.scheduled_start_time)
     return starts
+
+
+@flow(timeout_seconds=0.1)
+def busy_for_too_long():
+    time.sleep(0.3)
+    return "ended"

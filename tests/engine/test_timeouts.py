@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.drive import Driver
@@ -78,3 +80,11 @@ def test_a_flow_is_timed_out_while_a_call_of_its_blocks(driver: Driver, effects:
     """The call inside is interrupted; a child goes on alone, and is waited for."""
     run_id = driver.submit(flows.times_out_around, kind=kind)
     assert driver.finish(run_id, messages=100).name == "TimedOut"
+
+
+def test_a_body_in_a_thread_that_took_too_long_is_timed_out_at_its_end(driver: Driver) -> None:
+    """Nothing could stop it."""
+    with ThreadPoolExecutor() as threads:
+        state = threads.submit(driver.run, flows.busy_for_too_long).result()
+
+    assert (state.type, state.name) == ("FAILED", "TimedOut")

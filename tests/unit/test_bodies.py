@@ -67,6 +67,17 @@ def test_a_body_that_swallows_everything_is_over_time_all_the_same() -> None:
     assert len(swallowed) == 2
 
 
+def test_an_async_body_that_blocks_its_loop_is_timed_out_when_it_comes_back() -> None:
+    """The loop could not tell it before."""
+
+    async def block() -> str:
+        time.sleep(0.1)
+        return "done"
+
+    with pytest.raises(RunTimeout):
+        bodies.call(block, (), {}, timeout=0.02)
+
+
 def test_a_bodys_own_timeout_error_is_its_own() -> None:
     """It is not taken for ours."""
 
