@@ -57,7 +57,7 @@ class Sweeper:
         self._carrier = carrier
         self._owner = identifiers.owner()
         self._is_leader = False
-        self._lead_at = self._sweep_at = self._expire_from = float("-inf")
+        self._lead_at = self._sweep_at = float("-inf")
 
     def tick(self) -> float:
         """Do what is due; gives the seconds until the next tick, at most one."""
@@ -78,29 +78,24 @@ class Sweeper:
         now = clock.monotonic()
         if now < self._lead_at:
             return
-        lease = settings.current().lease_seconds
-        leader_lease = min(lease, _LEADER_LEASE)
-        found = leaders.lead(self._database, DUTY, self._owner, leader_lease)
-        if found.is_leader and found.idle_seconds is not None and found.idle_seconds > lease:
-            # The database, or every sweeper, was away: nobody could renew. Owners get a lease to come back.
-            self._expire_from = now + lease
-        self._is_leader = found.is_leader
+        leader_lease = min(settings.current().lease_seconds, _LEADER_LEASE)
+        self._is_leader = leaders.lead(self._database, DUTY, self._owner, leader_lease)
+        if self._is_leader:
+            due.keep_watch(self._database)
         self._lead_at = now + leader_lease / 3
 
     def _work(self) -> float:
         self._announce(due.complete_due(self._database))
         now = clock.monotonic()
         sweep = now >= self._sweep_at
-        expire = sweep and now >= self._expire_from
-        while taken := due.take_due(self._database, limit=_PAGE, lapsed=expire):
+        while taken := due.take_due(self._database, limit=_PAGE, lapsed=sweep):
             self._announce(taken)
             if len(taken) < _PAGE:
                 break
         if sweep:
             self._sweep_at = now + settings.current().sweep_seconds
             self._announce(due.recount(self._database))
-            if expire:
-                due.expire_local(self._database)
+            due.expire_local(self._database)
         return self._until_next()
 
     def _announce(self, announcements: list[due.Announcement]) -> None:

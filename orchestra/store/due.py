@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from orchestra import serializers, settings
 from orchestra.errors import PauseTimeout
 from orchestra.states import StateType
+from orchestra.store import leaders
 from orchestra.store.announcements import (
     RUN_COLUMNS,
     STEP_COLUMNS,
@@ -29,7 +30,7 @@ from orchestra.store.journal import Ending, upstream_failed
 from orchestra.store.settle import WAIT_COLUMNS, complete_open, make_ready, wake_if_over
 from orchestra.store.tables import Kind, Phase, edges, flow_runs, phase_is, phase_is_not, queue_marks, steps
 
-__all__ = ["Announcement", "complete_due", "expire_local", "next_due", "recount", "take_due"]
+__all__ = ["Announcement", "complete_due", "expire_local", "keep_watch", "next_due", "recount", "take_due"]
 
 #: Steps that a message starts; the others end by themselves when they are due.
 _CARRIED = (Kind.TASK.value,)
@@ -46,16 +47,17 @@ def take_due(database: Database, *, limit: int = 500, lapsed: bool = True) -> li
     A crash before the messages are sent costs a lease: then they are owed again.
 
     Args:
-        lapsed: Take claimed rows too; false while owners that could not renew are given time to come back.
+        lapsed: Take claimed rows too; not for a lease after the database was away (`leaders.may_expire`).
     """
     if not database.read(lambda connection: _owed(connection, limit, lapsed)):
         return []
 
     def work(connection: Connection) -> list[Announcement]:
+        expire = lapsed and leaders.may_expire(connection, settings.current().lease_seconds)
         moment = instant(connection)
         marks = {row.queue: row for row in connection.execute(sa.select(queue_marks))}
         taken: list[Announcement] = []
-        for table, row in _owed(connection, limit, lapsed):
+        for table, row in _owed(connection, limit, expire):
             lost = _seems_lost(row, marks.get(_mark_of(row)), moment)
             _set_ahead(connection, table, row, moment, announced=lost)
             if lost:
@@ -106,7 +108,10 @@ def next_due(database: Database) -> float | None:
 
 
 def expire_local(database: Database) -> int:
-    """Mark local runs whose process died as CRASHED; returns how many."""
+    """Mark local runs whose process died as CRASHED; returns how many.
+
+    None for a lease after the database was away: processes that live could not renew.
+    """
     lapsed = sa.and_(flow_runs.c.runner == "local", phase_is(flow_runs, Phase.CLAIMED), flow_runs.c.lease_until < now())
     found = sa.select(flow_runs.c.id).where(lapsed).limit(1)
     if database.read(lambda connection: connection.execute(found).first()) is None:
@@ -119,7 +124,18 @@ def expire_local(database: Database) -> int:
         "end_time": now(),
     }
     statement = sa.update(flow_runs).where(lapsed).values(**values)
-    return database.write(lambda connection: connection.execute(statement).rowcount)
+
+    def work(connection: Connection) -> int:
+        if not leaders.may_expire(connection, settings.current().lease_seconds):
+            return 0
+        return connection.execute(statement).rowcount
+
+    return database.write(work)
+
+
+def keep_watch(database: Database) -> None:
+    """Note that a sweeper is there. Where that is not done for a lease, nothing is expired for another."""
+    database.write(lambda connection: leaders.may_expire(connection, settings.current().lease_seconds))
 
 
 # -- owed messages -----------------------------------------------------------------------------------------------

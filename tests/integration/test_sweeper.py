@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from orchestra import clock, settings
-from orchestra.celery.sweeper import DUTY, Sweeper
+from orchestra.celery.sweeper import Sweeper
 from orchestra.serializers import encode
-from orchestra.store import claims, leaders, runs, unsent
+from orchestra.store import claims, due, leaders, runs, unsent
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
 from tests.helpers import wait_until
@@ -128,8 +128,8 @@ def test_a_lapsed_claim_is_given_a_lease_after_an_outage(
     """If no sweeper was there for longer than a lease, nobody could renew: owners may come back first."""
     run_id = create(database).row["id"]
     claims.claim_run(database, run_id)
-    leaders.lead(database, DUTY, "another", 0.0)
-    wait_until(lambda: leaders.lead(database, "clock", "me", 0.0) and outage_is_over(database), "an outage")
+    due.keep_watch(database)
+    wait_until(lambda: outage_is_over(database), "an outage")
 
     begun = clock.monotonic()
     wait_until(lambda: announced(sweeper, carrier, run_id), "the claim to be announced")
@@ -139,7 +139,9 @@ def test_a_lapsed_claim_is_given_a_lease_after_an_outage(
 
 def outage_is_over(database: Database) -> bool:
     """Whether the sweepers were away for longer than a lease."""
-    row = database.read(lambda c: c.exec_driver_sql(f"SELECT ticked_at FROM leaders WHERE duty = '{DUTY}'").one())
+    row = database.read(
+        lambda c: c.exec_driver_sql(f"SELECT ticked_at FROM leaders WHERE duty = '{leaders.EXPIRY}'").one()
+    )
     return bool(database.now() - row[0] > LEASE * 1.2)
 
 
