@@ -399,7 +399,7 @@ class Segment:
         # Whoever cancelled it may have died before it had ended the steps.
         interventions.end_steps(self.database, self.claim.run_id)
         if runs.unfinished(self.database, self.claim.run_id, self.claim.run_attempt):
-            parking = waits.park(self.database, self.claim, Park(None), window=self.runner.window)
+            parking = waits.park(self.database, self.claim, Park(None, ending=True), window=self.runner.window)
             if parking.parked:
                 return None
         state = states.from_exception(CancelledRun("the flow run was cancelled"))

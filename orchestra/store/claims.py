@@ -137,7 +137,7 @@ def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **val
 
     Raises:
         ClaimLost: Another claim was made, or the row has ended; the transaction must not go on.
-        CancelRequested: It would go on, and is being cancelled since; the transaction must not go on.
+        CancelRequested: It would go on, and is being cancelled; the transaction must not go on.
     """
     if values:
         statement = FENCE_STATEMENTS[claim.kind].values(**values)
@@ -146,7 +146,8 @@ def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **val
         found = _FENCES[claim.kind].first(connection, fence_names(claim))
     if found is None:
         raise ClaimLost(f"the claim {claim.number} on {name_of(claim)} was taken over")
-    if found.state_type == StateType.CANCELLING and not claim.cancelled:
+    if found.state_type == StateType.CANCELLING:
+        # The heartbeat may have learned it since the body last looked: what is new is refused all the same.
         claim.cancelled = True
         if going_on:
             raise CancelRequested(f"{name_of(claim)} is being cancelled")

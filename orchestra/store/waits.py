@@ -40,6 +40,8 @@ class Park:
     message: str | None = None
     #: The flow's timeout was raised in its body already: its deadline wakes it no more.
     timed_out: bool = False
+    #: A run that is being cancelled waits for its running steps to end; any other park would let it go on.
+    ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,13 @@ def park(
 
     Raises:
         ClaimLost: Another claim was made; nothing was written.
-        CancelRequested: The run is being cancelled; nothing was written.
+        CancelRequested: The run is being cancelled, and this is not its end; nothing was written.
     """
 
     def work(connection: Connection) -> Parking:
         try:
-            moment = fence(connection, claim, going_on=True, **({} if outcome is None else {"outcome": outcome}))
+            values = {} if outcome is None else {"outcome": outcome}
+            moment = fence(connection, claim, going_on=not wanted.ending, **values)
         except ClaimLost:
             if is_released(connection, claim, Phase.WAITING, Phase.READY):
                 return Parking(True)

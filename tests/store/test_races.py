@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestra import serializers
-from orchestra.errors import ClaimLost, IllegalTransition
+from orchestra.errors import CancelRequested, ClaimLost, IllegalTransition
 from orchestra.graph import Edge
 from orchestra.states import StateType
 from orchestra.store import claims, due, interventions, journal, runs, settle, waits
@@ -360,6 +360,25 @@ def test_cancel_beside_a_park_is_noticed(database: Database) -> None:
         found = row(database, run)
         assert found["state_type"] == "CANCELLING"
         assert found["phase"] in (Phase.READY, Phase.CLAIMED)
+
+
+def test_a_cancelled_run_whose_heartbeat_knows_it_starts_nothing(database: Database) -> None:
+    """Also where it learned it after the body last asked; it may still wait for its running steps to end."""
+    run = new_run(database)
+    dispatch(database, run, task(0))
+    claimed(database, run, 0)
+    interventions.cancel(database, run.run_id)
+    claims.renew(database, [run])
+    assert run.cancelled
+
+    for going_on in (
+        lambda: dispatch(database, run, task(1)),
+        lambda: waits.park(database, run, Park((key(0), key(1))), [task(1)], window=window),
+    ):
+        with pytest.raises(CancelRequested):
+            going_on()
+    assert list(phases(database, run)) == [key(0)]
+    assert waits.park(database, run, Park(None, ending=True), window=window).parked
 
 
 def test_cancel_beside_the_end_of_the_run_gives_one_final_state(database: Database) -> None:
