@@ -35,6 +35,7 @@ _LINGER_POLL = 0.001
 #: For how long steps announced just now may wait for another slot before this one is freed, in seconds.
 OFFER = 0.008
 _NONE = serializers.encode(None)
+_WAITING, _PAUSED = (StateType.RUNNING, "Waiting"), (StateType.PAUSED, "Paused")
 
 
 @dataclass(eq=False, slots=True)
@@ -44,6 +45,8 @@ class _Suspended:
     future: asyncio.Future[None]
     keys: list[str]
     first: bool
+    #: What people see where the run waits for nothing else.
+    shown: tuple[StateType, str]
 
 
 class Waiting(Journaled):
@@ -109,13 +112,13 @@ class Waiting(Journaled):
             PauseTimeout: Nobody resumed the run in time.
         """
         step_key = self._ask_pause(timeout)
-        self._wait_for_keys([step_key], shown=(StateType.PAUSED, "Paused"))
+        self._wait_for_keys([step_key], shown=_PAUSED)
         self._state(step_key).result()
 
     async def pause_async(self, *, timeout: float, key: str | None) -> None:
         """As `pause`; the other branches stand still as well when all wait."""
         step_key = self._ask_pause(timeout)
-        await self._wait_for_keys_async([step_key])
+        await self._wait_for_keys_async([step_key], shown=_PAUSED)
         self._state(step_key).result()
 
     def _ask_pause(self, timeout: float) -> str:
@@ -187,7 +190,7 @@ class Waiting(Journaled):
         *,
         first: bool = False,
         beyond: bool = False,
-        shown: tuple[StateType, str] = (StateType.RUNNING, "Waiting"),
+        shown: tuple[StateType, str] = _WAITING,
     ) -> None:
         """Return when the steps are done; parks the segment where they are not.
 
@@ -212,7 +215,14 @@ class Waiting(Journaled):
             self._park(left, 1 if first else len(left), shown)
             self._learn_all(left)
 
-    async def _wait_for_keys_async(self, keys: Sequence[str], *, first: bool = False, beyond: bool = False) -> None:
+    async def _wait_for_keys_async(
+        self,
+        keys: Sequence[str],
+        *,
+        first: bool = False,
+        beyond: bool = False,
+        shown: tuple[StateType, str] = _WAITING,
+    ) -> None:
         """As `_wait_for_keys`, but lets the other branches go on; the loop parks when none can."""
         self._check_deadline(Awaited(keys, first), replayed=True)
         if not beyond and self._satisfied(keys, first):
@@ -222,7 +232,7 @@ class Waiting(Journaled):
             return
         self.check("wait")
         self._check_deadline(Awaited(keys, first))
-        suspended = _Suspended(asyncio.get_running_loop().create_future(), missing, first)
+        suspended = _Suspended(asyncio.get_running_loop().create_future(), missing, first, shown)
         self._suspended.append(suspended)
         self._waiters.futures.add(suspended.future)
         try:
@@ -259,7 +269,8 @@ class Waiting(Journaled):
             return False
         if stuck and self._may_linger(keys):
             return False
-        self._park(keys, 1, (StateType.RUNNING, "Waiting"))
+        paused = all(each.shown == _PAUSED for each in open_)
+        self._park(keys, 1, _PAUSED if paused else _WAITING)
         self._learn_all(keys)
         return self._wake(open_)
 

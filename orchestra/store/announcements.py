@@ -51,6 +51,10 @@ RUN_COLUMNS = (
     flow_runs.c.due_at,
     flow_runs.c.claim_number,
 )
+#: Of a step: nothing of a run that is held is started. As a value, not EXISTS: never planned as a scan of all runs.
+RUN_IS_FREE = (
+    sa.select(flow_runs.c.held).where(flow_runs.c.id == steps.c.run_id).correlate(steps).scalar_subquery().is_(None)
+)
 
 
 def of_step(row: Any) -> Announcement:

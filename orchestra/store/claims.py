@@ -82,7 +82,7 @@ def claim_run(database: Database, run_id: str, *, owner: str | None = None) -> C
 def claim_step(
     database: Database, run_id: str, run_attempt: int, step_key: str, *, owner: str | None = None
 ) -> Claimed | None:
-    """Claim a step that is due; None where it is not. As `claim_run` otherwise."""
+    """Claim a step that is due; None where it is not, or its run is held. As `claim_run` otherwise."""
     name = owner or identifiers.owner()
     lease = settings.current().lease_seconds
     asked_at = clock.monotonic()
@@ -337,6 +337,9 @@ _CLAIM_STEP = prepare(
         steps.c.run_attempt == sa.bindparam("b_attempt"),
         steps.c.step_key == sa.bindparam("b_key"),
         _may_be_claimed(steps),
+        # Looked up by the primary key, in the same statement. A mark on the steps themselves would have to be set by
+        # everything that makes a step READY meanwhile: ends, joins, retries.
+        ~sa.exists().where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_not(None)),
     )
     .values(**_claim_values(steps), worker=sa.bindparam("b_owner"))
     .returning(*steps.c)

@@ -18,6 +18,7 @@ from orchestra.states import StateType
 from orchestra.store import leaders
 from orchestra.store.announcements import (
     RUN_COLUMNS,
+    RUN_IS_FREE,
     STEP_COLUMNS,
     WAKE_SUFFIX,
     Announcement,
@@ -191,6 +192,7 @@ _OWED_STEPS = (
         steps.c.announce_at <= now(),
         steps.c.due_at <= now(),
         steps.c.kind.in_(_CARRIED),
+        RUN_IS_FREE,
     )
     .order_by(steps.c.announce_at)
 )
@@ -207,7 +209,7 @@ _LAPSED_RUNS = (
 )
 _LAPSED_STEPS = (
     sa.select(*STEP_COLUMNS, steps.c.phase, steps.c.announced_at)
-    .where(phase_is(steps, Phase.CLAIMED), steps.c.lease_until < now(), steps.c.announce_at <= now())
+    .where(phase_is(steps, Phase.CLAIMED), steps.c.lease_until < now(), steps.c.announce_at <= now(), RUN_IS_FREE)
     .order_by(steps.c.lease_until)
 )
 

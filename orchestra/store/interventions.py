@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from orchestra import serializers, settings
 from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.states import StateType
-from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
+from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_steps
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
 from orchestra.store.journal import Ending
@@ -84,7 +84,7 @@ def retry(database: Database, run_id: str) -> list[Announcement]:
     def work(connection: Connection) -> list[Announcement]:
         row = _lock(connection, run_id)
         if row.held == NONDETERMINISTIC:
-            return [_release(connection, run_id)]
+            return _release(connection, run_id)
         if row.phase != Phase.DONE:
             raise IllegalTransition(run_id, row.state_type, "retried before it has ended")
         return [next_attempt(connection, run_id, row.run_attempt, 0.0, "retried by hand")]
@@ -93,17 +93,21 @@ def retry(database: Database, run_id: str) -> list[Announcement]:
 
 
 def hold(database: Database, run_id: str) -> None:
-    """Pause a run from outside: no segment of it is started until it is resumed; running steps end.
+    """Pause a run from outside: no segment and no task of it is started until it is resumed; what runs ends.
 
     Raises:
         FlowRunNotFound: There is no such run.
-        IllegalTransition: It has ended, or is being cancelled.
+        IllegalTransition: It has ended, is being cancelled, or waits for mended code.
     """
 
     def work(connection: Connection) -> None:
         row = _lock(connection, run_id)
         if row.phase == Phase.DONE or row.state_type == StateType.CANCELLING:
             raise IllegalTransition(run_id, row.state_type, "paused")
+        if row.held == NONDETERMINISTIC:
+            # It would hide why the run stands still, and that `retry` is what lets it go on.
+            wanted = "paused: nothing of it is started anyway; mend its code and retry it, or cancel it"
+            raise IllegalTransition(run_id, row.state_name, wanted)
         values = {"held": PAUSED, "state_type": StateType.PAUSED.value, "state_name": "Paused"}
         connection.execute(sa.update(flow_runs).where(flow_runs.c.id == run_id).values(**values))
 
@@ -141,7 +145,7 @@ def resume(database: Database, run_id: str) -> list[Announcement]:
         pauses = _open_steps(connection, run_id, row.run_attempt, Kind.PAUSE)
         if row.held != PAUSED and not pauses:
             raise IllegalTransition(run_id, row.state_type, "resumed: it is not paused")
-        announcements = [_release(connection, run_id)] if row.held == PAUSED else []
+        announcements = _release(connection, run_id) if row.held == PAUSED else []
         ending = Ending(StateType.COMPLETED, "Completed", result=serializers.encode(None))
         return announcements + complete_open(connection, run_id, row.run_attempt, pauses, ending)
 
@@ -176,8 +180,12 @@ def _lock(connection: Connection, run_id: str) -> Any:
     return row
 
 
-def _release(connection: Connection, run_id: str) -> Announcement:
-    """Lift what holds a run; one that waits for steps goes on waiting, another is READY now."""
+def _release(connection: Connection, run_id: str) -> list[Announcement]:
+    """Lift what holds a run; one that waits for steps goes on waiting, another is READY now.
+
+    The messages of its READY tasks were dropped meanwhile: they are announced again. A crash before that is done
+    costs a lease.
+    """
     waits = sa.and_(phase_is(flow_runs, Phase.WAITING), flow_runs.c.wait_claim.is_not(None))
     claimed = phase_is(flow_runs, Phase.CLAIMED)
     stays = sa.or_(waits, claimed)
@@ -192,12 +200,31 @@ def _release(connection: Connection, run_id: str) -> Announcement:
             due_at=due_at,
             announce_at=sa.case((scheduled, flow_runs.c.due_at), else_=now() + settings.current().lease_seconds),
             state_type=sa.case((flow_runs.c.start_time.is_(None), "SCHEDULED"), else_="RUNNING"),
-            state_name=sa.case((flow_runs.c.start_time.is_(None), "Scheduled"), else_="Waiting"),
+            state_name=sa.case((flow_runs.c.start_time.is_(None), "Scheduled"), (claimed, "Running"), else_="Waiting"),
             state_message=None,
         )
         .returning(*RUN_COLUMNS)
     )
-    return of_run(connection.execute(statement).one())
+    run = of_run(connection.execute(statement).one())
+    return [run, *_announce_again(connection, run_id, run.run_attempt)]
+
+
+def _announce_again(connection: Connection, run_id: str, run_attempt: int) -> list[Announcement]:
+    """The READY tasks of a run that are due and within the windows of their waves."""
+    statement = (
+        sa.update(steps)
+        .where(
+            steps.c.run_id == run_id,
+            steps.c.run_attempt == run_attempt,
+            steps.c.kind == Kind.TASK.value,
+            phase_is(steps, Phase.READY),
+            steps.c.due_at <= now(),
+            steps.c.announce_at.is_not(None),
+        )
+        .values(announce_at=now() + settings.current().lease_seconds, announced_at=now())
+        .returning(*STEP_COLUMNS)
+    )
+    return of_steps(connection.execute(statement))
 
 
 def _open_steps(connection: Connection, run_id: str, run_attempt: int, *kinds: Kind) -> list[str]:

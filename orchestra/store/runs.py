@@ -243,7 +243,11 @@ def _is_reopened(connection: Connection, claim: Claim) -> bool:
 def next_attempt(
     connection: Connection, run_id: str, run_attempt: int, delay: float, message: str | None
 ) -> Announcement:
-    """Move a run's completed steps to its next run attempt and make it READY; the transaction holds its row."""
+    """Move a run's completed steps to its next run attempt and make it READY; the transaction holds its row.
+
+    A run that was paused from outside stays so.
+    """
+    held, column = flow_runs.c.held.is_not(None), flow_runs.c
     connection.execute(
         sa.update(steps)
         .where(
@@ -259,13 +263,12 @@ def next_attempt(
         .values(
             run_attempt=run_attempt + 1,
             phase=Phase.READY,
-            held=None,
             due_at=now() + delay,
             announce_at=now() + (delay or settings.current().lease_seconds),
             announced_at=None,
-            state_type=StateType.SCHEDULED.value,
-            state_name="AwaitingRetry",
-            state_message=message,
+            state_type=sa.case((held, column.state_type), else_=StateType.SCHEDULED.value),
+            state_name=sa.case((held, column.state_name), else_="AwaitingRetry"),
+            state_message=sa.case((held, column.state_message), else_=message),
             outcome=None,
             result=None,
             result_blob=None,

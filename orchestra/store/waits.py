@@ -12,7 +12,7 @@ from orchestra import serializers
 from orchestra.errors import CancelledRun, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store.announcements import Announcement
+from orchestra.store.announcements import RUN_IS_FREE, Announcement
 from orchestra.store.claims import Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, now
 from orchestra.store.journal import Ending, NewStep, chunks, write
@@ -166,6 +166,8 @@ def slot_is_wanted(
         if not offered and _any_unclaimed(connection, claim, needed):
             return True
         others = steps.c.run_id != claim.run_id if offered else sa.true()
+        # Rows of a run that is held want no slot.
+        free = {steps: sa.and_(others, RUN_IS_FREE), flow_runs: flow_runs.c.held.is_(None)}
         return any(
             connection.execute(
                 sa.select(table.c.phase)
@@ -174,7 +176,7 @@ def slot_is_wanted(
                     table.c.announce_at.is_not(None),
                     table.c.due_at <= now(),
                     table.c.queue.in_(list(queues)),
-                    others if table is steps else sa.true(),
+                    free[table],
                 )
                 .limit(1)
             ).first()
@@ -208,7 +210,8 @@ _UNFINISHED = prepare(
     .with_for_update()
 )
 _count = sa.bindparam("b_needed", type_=sa.Integer)
-_cancelling = flow_runs.c.state_type == StateType.CANCELLING.value
+#: What people see stays: the run is being cancelled, or was paused from outside while its segment ran.
+_shown = sa.or_(flow_runs.c.state_type == StateType.CANCELLING.value, flow_runs.c.held.is_not(None))
 _fresh = sa.bindparam("b_fresh", type_=sa.Boolean)
 _PARK = prepare(
     sa.update(flow_runs)
@@ -221,9 +224,9 @@ _PARK = prepare(
         wait_claim=sa.bindparam("b_number", type_=sa.Integer),
         streak_at=sa.case((_fresh, now()), else_=sa.func.coalesce(flow_runs.c.streak_at, now())),
         streak_parks=sa.case((_fresh, 1), else_=flow_runs.c.streak_parks + 1),
-        state_type=sa.case((_cancelling, flow_runs.c.state_type), else_=sa.bindparam("b_type", type_=sa.String)),
-        state_name=sa.bindparam("b_name"),
-        state_message=sa.bindparam("b_message"),
+        state_type=sa.case((_shown, flow_runs.c.state_type), else_=sa.bindparam("b_type", type_=sa.String)),
+        state_name=sa.case((_shown, flow_runs.c.state_name), else_=sa.bindparam("b_name", type_=sa.String)),
+        state_message=sa.case((_shown, flow_runs.c.state_message), else_=sa.bindparam("b_message", type_=sa.Text)),
         deadline_at=sa.case((sa.bindparam("b_timed_out", type_=sa.Boolean), NEVER), else_=flow_runs.c.deadline_at),
     )
 )

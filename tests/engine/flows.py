@@ -300,6 +300,15 @@ def pausing_once(seconds):
     return "resumed"
 
 
+async def paused(seconds):
+    await pause_flow_run(timeout=seconds)
+
+
+@flow
+async def pausing_branches(seconds):
+    return await asyncio.gather(one(1), paused(seconds))
+
+
 @flow
 def counted(n):
     """Children that park, one after the other."""
