@@ -204,21 +204,31 @@ _RETURNED: dict[str, Any] = {"phase": Phase.READY, "due_at": now(), "announce_at
 def expire_dead(database: Database, host: str, is_alive: Callable[[str], bool], *, orderly: bool = False) -> int:
     """Let the leases of dead processes of this host lapse at once; returns how many.
 
+    A crash between leaves the leases to lapse by themselves.
+
     Args:
         host: As in the owners' names.
         is_alive: Tells of an owner's name whether its process runs.
-        orderly: Their worker was told to stop: give the rows back, which counts no lapse.
+        orderly: Their worker was told to stop: give the rows back, which counts no lapse. Runs that were called in
+            their process (runner "local") lapse all the same: no other process goes on with them.
     """
 
     def work(connection: Connection) -> int:
         dead = [claim for claim in _claims_of(connection, host) if not is_alive(claim.owner)]
         for claim in dead:
-            values = _RETURNED if orderly else _LAPSED
-            connection.execute(sa.update(_table(claim)).where(*_held(claim)).values(**values))
+            if not (orderly and _give_back_to_workers(connection, claim)):
+                connection.execute(sa.update(_table(claim)).where(*_held(claim)).values(**_LAPSED))
         return len(dead)
 
     dead = database.read(lambda c: [claim for claim in _claims_of(c, host) if not is_alive(claim.owner)])
     return database.write(work) if dead else 0
+
+
+def _give_back_to_workers(connection: Connection, claim: Claim) -> bool:
+    """Make a row READY again, if workers carry it out."""
+    table = flow_runs if claim.kind == "flow" else steps
+    on_workers = flow_runs.c.runner != "local" if claim.kind == "flow" else sa.true()
+    return connection.execute(sa.update(table).where(*_held(claim), on_workers).values(**_RETURNED)).rowcount == 1
 
 
 def about_to_lapse(database: Database, host: str) -> list[Claim]:

@@ -181,6 +181,7 @@ _OWED_RUNS = (
         phase_is(flow_runs, Phase.READY),
         flow_runs.c.announce_at <= now(),
         flow_runs.c.due_at <= now(),
+        flow_runs.c.runner != "local",
         flow_runs.c.held.is_(None),
     )
     .order_by(flow_runs.c.announce_at)
