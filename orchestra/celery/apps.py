@@ -22,12 +22,13 @@ ENTER_TASK, PASS_ON_TASK, JOIN_TASK = "orchestra.enter", "orchestra.pass_on", "o
 #: Seconds after which Redis gives an unacknowledged message out again. Messages are acknowledged before they are
 #: worked on, so that this concerns only those a dead worker had fetched.
 _VISIBILITY_TIMEOUT = 300
+#: How long the consumer of our own app waits, in seconds; who publishes waits less (`dispatch`).
+CONSUMER_TIMEOUTS: dict[str, Any] = {"socket_timeout": 10, "socket_connect_timeout": 5}
 _REDIS_OPTIONS: dict[str, Any] = {
+    **CONSUMER_TIMEOUTS,
     "visibility_timeout": _VISIBILITY_TIMEOUT,
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
-    "socket_timeout": 10,
-    "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 15,
 }

@@ -26,7 +26,7 @@ from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
 
 from orchestra import clock
-from orchestra.celery.apps import FLOW_TASK, STEP_TASK, current_app
+from orchestra.celery.apps import CONSUMER_TIMEOUTS, FLOW_TASK, STEP_TASK, current_app
 from orchestra.errors import StoreError
 from orchestra.failpoints import failpoint
 from orchestra.store import unsent, workers
@@ -51,6 +51,11 @@ _CONNECT: dict[str, Any] = {
     "interval_max": 0.1,
     "connect_retries_timeout": 5,
 }
+#: For how long an answer of Redis is waited for, in seconds: one that stands still would hold `.delay()` up for ever.
+#: With the second try, and a connection that was idle, it stays below five.
+_ANSWER = 1.5
+#: After a failure that took that long, nothing is sent for so many seconds; the rows are owed to the sweeper.
+_SLOW_FAILURE, _SILENCE = 1.0, 5.0
 
 
 class StopFlag:
@@ -83,7 +88,7 @@ class CeleryCarrier:
         self._producers = _Producers(app)
         self._timers = _Timers(self)
         self._slots: tuple[float, dict[str, int]] = (float("-inf"), {})
-        self._complained_at = float("-inf")
+        self._complained_at = self._silent_until = float("-inf")
         self._queues_lock = threading.Lock()
 
     @property
@@ -117,9 +122,15 @@ class CeleryCarrier:
 
     def _once(self, publish: Callable[[], None], announcements: Sequence[Announcement]) -> None:
         failpoint("before_publish")
+        begun = clock.monotonic()
+        if begun < self._silent_until:
+            self._owe(announcements)
+            return
         try:
             publish()
         except Exception as error:
+            if clock.monotonic() - begun >= _SLOW_FAILURE:
+                self._silent_until = clock.monotonic() + _SILENCE
             self._complain(error, len(announcements))
             self._owe(announcements)
         failpoint("after_publish")
@@ -274,6 +285,10 @@ class _Producers:
     def _make(self) -> Producer:
         options = {**self._app.conf.broker_transport_options, **_CONNECT}
         connection = self._app.connection_for_write(connect_timeout=2, transport_options=options)
+        if connection.transport.driver_type == "redis":
+            # Those of our own app are its consumer's, not chosen by anyone for this.
+            ours = {name for name, value in CONSUMER_TIMEOUTS.items() if options.get(name) in (value, None)}
+            connection.transport_options = options | {name: _ANSWER for name in ours}
         producer: Producer = self._app.amqp.Producer(connection, auto_declare=False)
         return producer
 
