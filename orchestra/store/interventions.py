@@ -1,4 +1,8 @@
-"""What a person does to a run from outside: cancel, retry, pause, resume, delete. Each is one transaction."""
+"""What a person does to a run from outside: cancel, retry, pause, resume, delete. Each is one transaction.
+
+One whose COMMIT was not answered is tried again as a whole, and finds its own work done: by what its first try saw, it
+tells that from a run that was never in the right state.
+"""
 
 from __future__ import annotations
 
@@ -81,8 +85,13 @@ def retry(database: Database, run_id: str) -> list[Announcement]:
         IllegalTransition: It has not ended.
     """
 
+    first: list[Any] = []
+
     def work(connection: Connection) -> list[Announcement]:
         row = _lock(connection, run_id)
+        first.append(row)
+        if row.run_attempt > first[0].run_attempt or _was_released(row, first[0]):
+            return [of_run(row), *_announce_again(connection, run_id, row.run_attempt)]
         if row.held == NONDETERMINISTIC:
             return _release(connection, run_id)
         if row.phase != Phase.DONE:
@@ -90,6 +99,11 @@ def retry(database: Database, run_id: str) -> list[Announcement]:
         return [next_attempt(connection, run_id, row.run_attempt, 0.0, "retried by hand")]
 
     return database.write(work)
+
+
+def _was_released(row: Any, before: Any) -> bool:
+    """Whether what held a run before has been lifted, and not by a cancel."""
+    return before.held is not None and row.held is None and row.state_type != StateType.CANCELLING
 
 
 def hold(database: Database, run_id: str) -> None:
@@ -140,10 +154,18 @@ def resume(database: Database, run_id: str) -> list[Announcement]:
         IllegalTransition: It is not paused.
     """
 
+    first: list[tuple[Any, list[str]]] = []
+
     def work(connection: Connection) -> list[Announcement]:
         row = _lock(connection, run_id)
         pauses = _open_steps(connection, run_id, row.run_attempt, Kind.PAUSE)
+        first.append((row, pauses))
+        before, wanted = first[0]
+        # A pause that was reached since is not what was to be ended.
+        pauses = [key for key in pauses if key in wanted]
         if row.held != PAUSED and not pauses:
+            if _was_released(row, before) or (len(first) > 1 and wanted):
+                return [of_run(row), *_announce_again(connection, run_id, row.run_attempt)]
             raise IllegalTransition(run_id, row.state_type, "resumed: it is not paused")
         announcements = _release(connection, run_id) if row.held == PAUSED else []
         ending = Ending(StateType.COMPLETED, "Completed", result=serializers.encode(None))
@@ -160,8 +182,16 @@ def delete(database: Database, run_id: str) -> None:
         IllegalTransition: It has not ended; cancel it first.
     """
 
+    found: list[str] = []
+
     def work(connection: Connection) -> None:
-        row = _lock(connection, run_id)
+        try:
+            row = _lock(connection, run_id)
+        except FlowRunNotFound:
+            if found:
+                return
+            raise
+        found.append(row.id)
         if row.phase != Phase.DONE:
             raise IllegalTransition(run_id, row.state_type, "deleted before it has ended; cancel it first")
         doomed = [run_id]

@@ -1,0 +1,96 @@
+"""The answer to a COMMIT is lost: what a person did to a run is done once, and is no error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from orchestra.errors import FlowRunNotFound, IllegalTransition
+from orchestra.store import interventions, runs, settle, waits
+from orchestra.store.database import Database
+from orchestra.store.interventions import NONDETERMINISTIC
+from orchestra.store.journal import NewStep
+from orchestra.store.tables import Kind, Phase
+from orchestra.store.waits import Park
+from tests import servers
+from tests.proxy import LossyProxy
+from tests.store.test_races import BAD, announced, claimed, dispatch, key, new_run, phases, row, task, window
+
+pytestmark = [pytest.mark.services, pytest.mark.parametrize("database_url", ["postgres"], indirect=True)]
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[LossyProxy]:
+    """Before the database's server."""
+    proxy = LossyProxy(int(database_url.rpartition(":")[2].partition("/")[0]))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def far(database_url: str, proxy: LossyProxy, postgres: servers.Postgres) -> Iterator[Database]:
+    """The database, reached through the proxy."""
+    opened = Database(database_url.replace(f":{proxy.target_port}/", f":{proxy.port}/"))
+    yield opened
+    opened.close()
+
+
+def test_a_retry_opens_one_attempt(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """And announces it."""
+    run = new_run(database)
+    runs.finish(database, run, BAD, [], window=window)
+    proxy.lose(1)
+
+    assert announced([interventions.retry(far, run.run_id)], "flow") == [run.run_id]
+    assert (row(database, run)["run_attempt"], proxy.lost) == (2, 1)
+
+
+def test_a_retry_of_a_run_with_mended_code_is_no_error(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """It replays it."""
+    run = new_run(database)
+    interventions.hold_claimed(database, run, NONDETERMINISTIC, "NonDeterministic", "other code")
+    proxy.lose(1)
+
+    assert announced([interventions.retry(far, run.run_id)], "flow") == [run.run_id]
+    assert (row(database, run)["run_attempt"], row(database, run)["held"], proxy.lost) == (1, None, 1)
+
+
+def test_a_resume_is_no_error(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """Of a run paused from outside: its tasks are announced."""
+    run = new_run(database)
+    dispatch(database, run, task(0))
+    interventions.hold(database, run.run_id)
+    proxy.lose(1)
+
+    assert announced([interventions.resume(far, run.run_id)]) == [key(0)]
+    assert proxy.lost == 1
+    with pytest.raises(IllegalTransition):
+        interventions.resume(far, run.run_id)
+
+
+def test_a_resume_of_a_pause_is_no_error(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """Of one that the body asked for."""
+    run = new_run(database)
+    pause = NewStep("main/pause-0", "main", 0, 0, Kind.PAUSE, "pause-0")
+    assert waits.park(database, run, Park(("main/pause-0",)), [pause], window=window).parked
+    proxy.lose(1)
+
+    assert announced([interventions.resume(far, run.run_id)], "flow") == [run.run_id]
+    assert phases(database, run)["main/pause-0"] == (Phase.DONE, "Completed")
+    assert proxy.lost == 1
+
+
+def test_a_deletion_is_no_error(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """The run is gone; deleting it once more finds none."""
+    run = new_run(database)
+    dispatch(database, run, task(0))
+    (claim,) = claimed(database, run, 0)
+    settle.complete(database, claim, BAD)
+    runs.finish(database, run, BAD, [], window=window)
+    proxy.lose(1)
+
+    interventions.delete(far, run.run_id)
+    assert proxy.lost == 1
+    with pytest.raises(FlowRunNotFound):
+        interventions.delete(far, run.run_id)
