@@ -20,6 +20,7 @@ import sqlalchemy.dialects.postgresql
 import sqlalchemy.dialects.sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 
 from orchestra import clock, serializers, settings
@@ -124,7 +125,7 @@ class Database:
         while True:
             try:
                 return run()
-            except (DBAPIError, self._driver_error) as error:
+            except (DBAPIError, PoolTimeout, self._driver_error) as error:
                 cause = getattr(error, "orig", error)
                 if not is_transient(error):
                     raise StoreError(f"the database refused: {cause}") from error
@@ -166,7 +167,8 @@ _SELECT_NOW = sa.select(now())
 
 def is_transient(error: Exception) -> bool:
     """Whether the same transaction may succeed when tried again. Takes Core's errors and the drivers' own."""
-    if getattr(error, "connection_invalidated", False):
+    # All of this process's connections are in use: one may be given back.
+    if isinstance(error, PoolTimeout) or getattr(error, "connection_invalidated", False):
         return True
     cause = getattr(error, "orig", None) or error
     state: str | None = getattr(cause, "sqlstate", None)
