@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestra import clock, settings
 from orchestra.errors import MissingResult, ResultCorrupt
-from orchestra.store.tables import blobs
+from orchestra.store.database import Database
+from orchestra.store.tables import blobs, flow_runs, steps
 
 #: Bytes of one row; larger ones make the drivers and the write-ahead log slow.
 CHUNK = 1024 * 1024
@@ -61,8 +62,70 @@ def _chunks(data: bytes) -> Iterator[bytes]:
         yield data[start : start + CHUNK]
 
 
-def place(connection: Connection, data: bytes | None) -> tuple[bytes | None, str | None]:
-    """What goes into a row's `result` and `result_blob`: small values stay in the row, larger ones become blobs."""
-    if data is None or len(data) <= settings.current().result_inline_max_bytes:
+def keep(database: Database, data: bytes) -> str:
+    """Keep `data` ahead of the transaction that refers to it; returns its name.
+
+    Hashing holds nobody up, and between two chunks others may write. A crash leaves chunks that nothing refers to; the
+    same data put again uses them.
+    """
+    name, now = name_of(data), clock.now()
+    for number, chunk in enumerate(_chunks(data)):
+        values = {"name": name, "chunk": number, "data": chunk, "created_at": now}
+        # Undone by a crash of the server only where the one that refers to it is undone as well.
+        database.write(
+            lambda connection, values=values: (
+                connection.execute(  # type: ignore[misc]
+                    _insert(connection).values(**values).on_conflict_do_nothing()
+                ).rowcount
+            ),
+            relaxed=True,
+        )
+    return name
+
+
+def place(connection: Connection, data: bytes | None, kept: str | None = None) -> tuple[bytes | None, str | None]:
+    """What goes into a row's `result` and `result_blob`: small values stay in the row, larger ones become blobs.
+
+    Args:
+        kept: The name that `keep` gave for `data`.
+    """
+    if data is None or not is_large(data):
         return data, None
-    return None, put(connection, data)
+    if kept is None:
+        return None, put(connection, data)
+    _hold(connection, kept, data)
+    return None, kept
+
+
+def is_large(data: bytes | None) -> bool:
+    """Whether a value becomes a blob."""
+    return data is not None and len(data) > settings.current().result_inline_max_bytes
+
+
+def _hold(connection: Connection, name: str, data: bytes) -> None:
+    """See that all chunks are there until this transaction ends, and put back what a deletion took meanwhile."""
+    query = select(blobs.c.chunk).where(blobs.c.name == name).order_by(blobs.c.chunk)
+    there = set(connection.scalars(query.with_for_update(read=True)))
+    if len(there) < -(-len(data) // CHUNK):
+        put(connection, data, name=name)
+
+
+def drop_unused(connection: Connection, names: Collection[str]) -> None:
+    """Delete those of these blobs that no row refers to any more.
+
+    Each is locked first: a transaction that is about to refer to it has either been waited for, and is seen, or waits
+    and then finds it gone.
+    """
+    for name in sorted(names):
+        connection.execute(
+            select(blobs.c.chunk).where(blobs.c.name == name).order_by(blobs.c.chunk).with_for_update()
+        ).all()
+        if not _is_used(connection, name):
+            connection.execute(delete(blobs).where(blobs.c.name == name))
+
+
+def _is_used(connection: Connection, name: str) -> bool:
+    return any(
+        connection.execute(select(table.c.result_blob).where(table.c.result_blob == name).limit(1)).first()
+        for table in (steps, flow_runs)
+    )

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from orchestra import serializers, settings
 from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.states import StateType
+from orchestra.store import blobs
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_steps
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
@@ -175,7 +176,7 @@ def resume(database: Database, run_id: str) -> list[Announcement]:
 
 
 def delete(database: Database, run_id: str) -> None:
-    """Delete a run with all that belongs to it, and its child runs.
+    """Delete a run with all that belongs to it, its child runs, and large results that no other run has.
 
     Raises:
         FlowRunNotFound: There is no such run.
@@ -197,10 +198,21 @@ def delete(database: Database, run_id: str) -> None:
         doomed = [run_id]
         for parent in doomed:
             doomed += connection.scalars(sa.select(flow_runs.c.id).where(flow_runs.c.parent_run_id == parent))
+        large: set[str] = set()
         for doomed_id in doomed:
+            large |= _large_results(connection, doomed_id)
             connection.execute(sa.delete(flow_runs).where(flow_runs.c.id == doomed_id))
+        blobs.drop_unused(connection, large)
 
     database.write(work)
+
+
+def _large_results(connection: Connection, run_id: str) -> set[str]:
+    queries = [
+        sa.select(table.c.result_blob).where(column == run_id, table.c.result_blob.is_not(None))
+        for table, column in ((flow_runs, flow_runs.c.id), (steps, steps.c.run_id))
+    ]
+    return {name for query in queries for name in connection.scalars(query)}
 
 
 def _lock(connection: Connection, run_id: str) -> Any:

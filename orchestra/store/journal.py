@@ -46,6 +46,8 @@ class Ending:
     start_time: float | None = None
     end_time: float | None = None
     attempt: int = 1
+    #: Where it is large, and was kept ahead: the name of its blob.
+    blob: str | None = None
 
 
 @dataclass(slots=True)
@@ -194,11 +196,20 @@ def record(
         moment = fence(connection, claim, going_on=dispatched, **values)
         return write(connection, claim, new, window=window, moment=moment)
 
+    keep_large(database, new)
     failpoint("before_dispatch" if dispatched else "before_record")
     # What was only dispatched is dispatched again by the replay; a result must stay.
     announcements = database.write(work, relaxed=all(step.ending is None for step in new))
     failpoint("after_dispatch" if dispatched else "after_record")
     return announcements
+
+
+def keep_large(database: Database, new: Iterable[NewStep | Ending]) -> None:
+    """Keep large results ahead of the transaction that writes their rows, so that it is short."""
+    for each in new:
+        ending = each.ending if isinstance(each, NewStep) else each
+        if ending is not None and ending.result is not None and blobs.is_large(ending.result):
+            ending.blob = ending.blob or blobs.keep(database, ending.result)
 
 
 def write(
@@ -311,7 +322,7 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
             "state_name": ending.state_name,
             "state_message": ending.message,
             "result": ending.result,
-            "result_blob": None,
+            "result_blob": ending.blob,
             "start_time": ending.start_time,
             "end_time": ending.end_time or moment,
         }
@@ -379,7 +390,7 @@ class _AsRow:
 
 def _keep_large_results(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
     for row in rows:
-        row["result"], row["result_blob"] = blobs.place(connection, row["result"])
+        row["result"], row["result_blob"] = blobs.place(connection, row["result"], row["result_blob"])
 
 
 def _set_aside(connection: Connection, claim: Claim, keys: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from orchestra.store import blobs
 from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, Claimed, fence, is_released
 from orchestra.store.database import Database, insert, insert_for, instant, now
-from orchestra.store.journal import Ending, NewStep, write
+from orchestra.store.journal import Ending, NewStep, keep_large, write
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.settle import ENDING, complete_open, ending_names
 from orchestra.store.tables import Phase, flow_runs, flows, phase_is_not, steps
@@ -146,6 +146,7 @@ def start_child(
             return None, [*announcements, of_run(found)]
         return made, announcements
 
+    keep_large(database, new)
     asked_at = clock.monotonic()
     failpoint("before_dispatch")
     made, announcements = database.write(work)
@@ -179,6 +180,7 @@ def finish(
         announcements = write(connection, claim, new, window=window, moment=parent.moment)
         return announcements + _end_parent_step(connection, parent, ending)
 
+    keep_large(database, [ending, *new])
     failpoint("before_finish")
     announcements = database.write(work)
     failpoint("after_finish")
@@ -232,6 +234,7 @@ def reopen(
         write(connection, claim, new, window=window, moment=moment)
         return next_attempt(connection, claim.run_id, claim.run_attempt, delay, message)
 
+    keep_large(database, new)
     return database.write(work)
 
 

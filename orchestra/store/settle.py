@@ -22,7 +22,7 @@ from orchestra.store import blobs
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps, step_is
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
-from orchestra.store.journal import Ending, chunks, upstream_failed
+from orchestra.store.journal import Ending, chunks, keep_large, upstream_failed
 from orchestra.store.prepared import prepare
 from orchestra.store.tables import Phase, edges, flow_runs, joins, phase_is, phase_is_not, steps
 
@@ -83,6 +83,7 @@ def complete(database: Database, claim: Claim, ending: Ending) -> list[Announcem
             raise ClaimLost(f"the claim on step {claim.step_key!r} of flow run {claim.run_id} was taken over")
         return settle(connection, claim.run_id, claim.run_attempt, _ended([row]))
 
+    keep_large(database, [ending])
     failpoint("before_complete")
     announcements = database.write(work)
     failpoint("after_complete")
@@ -387,7 +388,7 @@ def _ended(rows: Any) -> list[Ended]:
 
 def _ending_values(connection: Connection, ending: Ending) -> dict[str, Any]:
     """The columns of a step that has ended."""
-    data, blob = blobs.place(connection, ending.result)
+    data, blob = blobs.place(connection, ending.result, ending.blob)
     return {
         "phase": Phase.DONE,
         "state_type": str(ending.state_type),
@@ -401,7 +402,7 @@ def _ending_values(connection: Connection, ending: Ending) -> dict[str, Any]:
 
 def ending_names(connection: Connection, claim: Claim, ending: Ending) -> dict[str, Any]:
     """The values of the parameters in a fence with `ENDING`."""
-    data, blob = blobs.place(connection, ending.result)
+    data, blob = blobs.place(connection, ending.result, ending.blob)
     return fence_names(claim) | {
         "b_type": str(ending.state_type),
         "b_name": ending.state_name,

@@ -164,6 +164,7 @@ flow_runs = Table(
     _partial("ix_flow_runs_announce", "announce_at", where="phase = 'READY'"),
     _partial("ix_flow_runs_lease", "lease_until", where="phase = 'CLAIMED'"),
     _partial("ix_flow_runs_waiting", "id", where="phase = 'WAITING'"),
+    _partial("ix_flow_runs_blob", "result_blob", where="result_blob IS NOT NULL"),
     _partial("ix_flow_runs_deadline", "deadline_at", where="deadline_at IS NOT NULL AND phase = 'WAITING'"),
 )
 
@@ -216,6 +217,7 @@ steps = Table(
     _partial("ix_steps_announce", "announce_at", where="phase = 'READY'"),
     _partial("ix_steps_lease", "lease_until", where="phase = 'CLAIMED'"),
     _partial("ix_steps_join", "run_id", "join_id", where="phase = 'WAITING'"),
+    _partial("ix_steps_blob", "result_blob", where="result_blob IS NOT NULL"),
     _partial("ix_steps_wave", "run_id", "wave", "wave_index", where="wave IS NOT NULL"),
 )
 

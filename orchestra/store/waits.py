@@ -15,7 +15,7 @@ from orchestra.states import StateType
 from orchestra.store.announcements import RUN_IS_FREE, Announcement
 from orchestra.store.claims import Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, now
-from orchestra.store.journal import Ending, NewStep, chunks, write
+from orchestra.store.journal import Ending, NewStep, chunks, keep_large, write
 from orchestra.store.prepared import prepare
 from orchestra.store.settle import complete_open
 from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
@@ -91,6 +91,7 @@ def park(
         fresh = any(step.ending is None for step in new)
         return _wait(connection, claim, wanted, announcements, fresh)
 
+    keep_large(database, new)
     failpoint("before_park")
     # A crash of the server that undoes this undoes what followed as well: the segment is run again.
     parking = database.write(work, relaxed=outcome is None)
