@@ -15,7 +15,7 @@ from typing import Any
 from celery import Celery
 from celery.canvas import Signature, chain, chord, group
 
-from orchestra import decomposition, graph, serializers
+from orchestra import decomposition, graph, serializers, signing
 from orchestra.celery.apps import ENTER_TASK, JOIN_TASK, PASS_ON_TASK, STEP_TASK, current_app
 from orchestra.celery.dispatch import CeleryCarrier
 from orchestra.decomposition import Decomposition, Leaf, Parallel, Series, Tree
@@ -29,6 +29,8 @@ from orchestra.store.runs import Created, NewRun, Planned
 
 #: First part of what stands for a run in a canvas that was not applied yet.
 TOKEN = "canvas:"
+#: Kind of what is sealed in a canvas's first node, which names code to load.
+SEAL = b"c"
 #: Bytes of one signature in a message, roughly, and of a message beside its signatures.
 _SIGNATURE_BYTES, _MESSAGE_BYTES = 400, 1000
 #: A canvas whose messages are larger than this on average is not sent: a message holds all that comes after it, so
@@ -58,7 +60,8 @@ def flow_canvas(spec: FlowSpec, parameters: dict[str, Any]) -> Signature:
     token = TOKEN + secrets.token_hex(4)
     queue = spec.queue or carrying.route(spec.path)[0] or carrying.default_queue
     drawing = _Drawing(plan, token, carrying.app, queue)
-    enter = drawing.signature(ENTER_TASK, (token, spec.path, encoded.decode("latin-1")), f"enter {spec.name}")
+    told = (token, spec.path, encoded.decode("latin-1"))
+    enter = drawing.signature(ENTER_TASK, (*told, signing.seal(SEAL, *told)), f"enter {spec.name}")
     leave = drawing.signature(PASS_ON_TASK, (token,), f"pass on {spec.name}")
     return drawing.whole(enter, leave)
 

@@ -35,9 +35,9 @@ def register(app: Celery) -> None:
     app.task(name=PASS_ON_TASK, **_PINNED | {"ignore_result": False})(pass_on)
 
 
-def enter(task: Task, token: str, path: str, parameters: str) -> None:
+def enter(task: Task, token: str, path: str, parameters: str, seal: str = "") -> None:
     """Create the run of a canvas that was applied by hand."""
-    _with_store(task, "enter_canvas", token, path, parameters)
+    _with_store(task, "enter_canvas", token, path, parameters, seal)
 
 
 def join(task: Task) -> None:

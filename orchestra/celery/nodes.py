@@ -6,11 +6,11 @@ from typing import Any
 
 from celery import Task
 
-from orchestra import identifiers, serializers
+from orchestra import identifiers, serializers, signing
 from orchestra.celery import canvas, submit
 from orchestra.celery.dispatch import carrier
 from orchestra.engine import definitions, tracing
-from orchestra.errors import Conflict
+from orchestra.errors import Conflict, SignatureInvalid
 from orchestra.handles import FlowRunHandle
 from orchestra.store import runs
 from orchestra.store.database import Database
@@ -32,7 +32,7 @@ def run_of(run: str, request: Any) -> str:
     return identifiers.canvas_run_id(run, request.root_id or request.id)
 
 
-def enter(database: Database, task: Task, token: str, path: str, parameters: str) -> None:
+def enter(database: Database, task: Task, token: str, path: str, parameters: str, seal: str) -> None:
     """Create the run of a canvas that was applied, with its plan. A second delivery changes nothing.
 
     Args:
@@ -41,12 +41,15 @@ def enter(database: Database, task: Task, token: str, path: str, parameters: str
         token: What stands for the run in the canvas's nodes.
         path: Of the flow.
         parameters: Encoded.
+        seal: Of the three, by whoever drew the canvas.
 
     Raises:
+        SignatureInvalid: It was drawn with another key, or changed since; nothing was loaded.
         Conflict: The same canvas object stands twice in one workflow.
         DefinitionNotFound: The flow's code is not on this worker.
         StaticFlowError: Its body can no longer be drawn as one canvas.
     """
+    _check_seal(token, path, parameters, seal)
     carrying = carrier()
     spec = definitions.load_flow(path)
     given: dict[str, Any] = serializers.decode(parameters.encode("latin-1"))
@@ -63,6 +66,17 @@ def enter(database: Database, task: Task, token: str, path: str, parameters: str
     if not plan.steps:
         # Its end is owed; where there are steps, they are on their way with the canvas.
         carrying.announce(created.announcements)
+
+
+def _check_seal(token: str, path: str, parameters: str, seal: str) -> None:
+    """Refuse a message that anyone but this installation made: its path may name any file, and loading runs it."""
+    if signing.is_sealed(seal, canvas.SEAL, token, path, parameters):
+        return
+    raise SignatureInvalid(
+        f"the message that starts a canvas of flow {path!r} was not signed with this installation's key, or was "
+        "changed since; its code was not loaded. Give whoever calls .canvas() the ORCHESTRA_SECRET_KEY of the workers, "
+        "or share their ORCHESTRA_HOME/secret.key"
+    )
 
 
 def pass_on(database: Database, task: Task, token: str) -> Any:

@@ -281,6 +281,28 @@ def test_each_time_a_canvas_is_applied_is_a_run_of_its_own(bench: Bench) -> None
 
 
 @ON_SQLITE
+@pytest.mark.parametrize("forged", ["path", "parameters", "no seal"])
+def test_a_forged_canvas_loads_no_code(bench: Bench, tmp_path: Path, forged: str) -> None:
+    """Whoever can send messages cannot have a worker run a file: nothing is loaded before the signature is checked."""
+    script, proof = tmp_path / "evil.py", tmp_path / "was-here"
+    script.write_text(f"import pathlib; pathlib.Path({str(proof)!r}).touch()\n")
+    worker = bench.work()
+    enter = flows.deciding.canvas(limit=3).tasks[0]
+    token, path, parameters, seal = enter.args
+    enter.args = {
+        "path": (token, f"{script}:x", parameters, seal),
+        "parameters": (token, path, parameters.replace("3", "4"), seal),
+        "no seal": (token, f"{script}:x", parameters),
+    }[forged]
+
+    enter.set(link=[], chain=None).apply_async()
+
+    wait_until(lambda: "was not signed with this installation's key" in worker.log(), "the worker to refuse it")
+    assert not proof.exists()
+    assert bench.runs() == []
+
+
+@ON_SQLITE
 def test_canvases_can_be_embedded_in_others(bench: Bench) -> None:
     """Side by side in a group, and one after another in a chain; each is a run."""
     bench.work()
