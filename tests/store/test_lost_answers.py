@@ -8,7 +8,7 @@ import pytest
 
 from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.store import interventions, runs, settle, waits
-from orchestra.store.database import Database
+from orchestra.store.database import Database, instant
 from orchestra.store.interventions import NONDETERMINISTIC
 from orchestra.store.journal import NewStep
 from orchestra.store.tables import Kind, Phase
@@ -32,6 +32,8 @@ def proxy(database_url: str) -> Iterator[LossyProxy]:
 def far(database_url: str, proxy: LossyProxy, postgres: servers.Postgres) -> Iterator[Database]:
     """The database, reached through the proxy."""
     opened = Database(database_url.replace(f":{proxy.target_port}/", f":{proxy.port}/"))
+    # A first connection commits, too.
+    opened.write(instant)
     yield opened
     opened.close()
 
