@@ -3,7 +3,7 @@
     app = Celery("proj", broker=...)
     orchestra.celery.install(app)
 
-Only Celery's extension points are used: two tasks, one worker boot step. No setting of the app is changed.
+Only Celery's extension points are used: a few tasks, a boot step of the worker and one of its consumer. No setting of the app is changed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def install(app: Celery) -> Celery:
         canvas_tasks.register(app)
         # By name: what a worker needs is loaded by a worker only.
         app.steps["worker"].add("orchestra.celery.worker:OrchestraStep")
+        app.steps["consumer"].add("orchestra.celery.waker:WakerStep")
     return app
 
 
