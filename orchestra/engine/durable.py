@@ -335,7 +335,8 @@ class DurableRunner(Waiting):
         """The queue and priority of a call: its own, else the router's, else its parent's."""
         routed, routed_priority = (None, None) if queue else self.carrier.route(path)
         chosen = queue or routed or self.row["queue"] or self.carrier.default_queue
-        return chosen, priority if priority is not None else routed_priority
+        ranked = next((each for each in (priority, routed_priority) if each is not None), self.row["priority"])
+        return chosen, ranked
 
     def _task_context(
         self, asked: Asked, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -429,7 +429,10 @@ class Segment:
 
     def _run_child(self, flow: FlowSpec, claimed: Claimed) -> State[Any] | None:
         """Run a child run inside this segment, under its own claim."""
-        return Segment(self.database, flow, claimed, self.carrier, self.heart).run()
+        # A signal for a claim around the child's is kept back where the child's body does not run: it must not be raised
+        # in the midst of what the child writes.
+        with interrupts.shielded():
+            return Segment(self.database, flow, claimed, self.carrier, self.heart).run()
 
 
 class Lines:

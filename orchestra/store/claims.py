@@ -174,11 +174,24 @@ def give_back(database: Database, claim: Claim, *, due_in: float = 0.0, message:
     Returns:
         Whether the claim still held.
     """
-    values = _RETURNED | {"due_at": now() + due_in, "announce_at": now() + due_in}
+    values = _returned(_table(claim)) | {"due_at": now() + due_in, "announce_at": now() + due_in}
     if message is not None:
         values["state_message"] = message
     statement = sa.update(_table(claim)).where(*_held(claim)).values(**values)
     return database.write(lambda connection: connection.execute(statement).rowcount == 1)
+
+
+def _returned(table: sa.Table) -> dict[str, Any]:
+    """A row that was claimed, and may be again; it no longer shows as running, but what it was told stays."""
+    running = table.c.state_type == StateType.RUNNING.value
+    return {
+        "phase": Phase.READY,
+        "due_at": now(),
+        "announce_at": now(),
+        "announced_at": None,
+        "state_type": sa.case((running, StateType.SCHEDULED.value), else_=table.c.state_type),
+        "state_name": sa.case((running, "Scheduled"), else_=table.c.state_name),
+    }
 
 
 def let_lapse(database: Database, given_up: Sequence[Claim]) -> None:
@@ -197,8 +210,6 @@ def let_lapse(database: Database, given_up: Sequence[Claim]) -> None:
 
 #: A claimed row whose lease is over.
 _LAPSED: dict[str, Any] = {"lease_until": now() - 0.001, "announce_at": now()}
-#: A row that was claimed, and may be again.
-_RETURNED: dict[str, Any] = {"phase": Phase.READY, "due_at": now(), "announce_at": now(), "announced_at": None}
 
 
 def expire_dead(database: Database, host: str, is_alive: Callable[[str], bool], *, orderly: bool = False) -> int:
@@ -226,9 +237,13 @@ def expire_dead(database: Database, host: str, is_alive: Callable[[str], bool], 
 
 def _give_back_to_workers(connection: Connection, claim: Claim) -> bool:
     """Make a row READY again, if workers carry it out."""
-    table = flow_runs if claim.kind == "flow" else steps
     on_workers = flow_runs.c.runner != "local" if claim.kind == "flow" else sa.true()
-    return connection.execute(sa.update(table).where(*_held(claim), on_workers).values(**_RETURNED)).rowcount == 1
+    return (
+        connection.execute(
+            sa.update(_table(claim)).where(*_held(claim), on_workers).values(**_returned(_table(claim)))
+        ).rowcount
+        == 1
+    )
 
 
 def about_to_lapse(database: Database, host: str) -> list[Claim]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestra import Flow, Task, flow, sleep, task
-from orchestra.errors import NotImportable
+from orchestra.errors import CancelledRun, NotImportable
 from tests.integration.flows import add, note, noted
 
 #: A task and a flow without names of their own.
@@ -97,12 +97,13 @@ def asking_unread() -> list[int]:
 
 
 @task
-def held(path: str, what: str, seconds: float = 60.0) -> str:
+def held(path: str, what: str, cleanup: float = 0.0) -> str:
     """Notes that it starts, and that it is left, whichever way."""
     note(path, what)
     try:
-        time.sleep(seconds)
+        time.sleep(60)
     finally:
+        time.sleep(cleanup)
         note(path, f"{what}-left")
     return what
 
@@ -126,6 +127,28 @@ def busy(path: str) -> str:
 
 
 @flow
+def untidy(path: str) -> str:
+    """Waits for a task that takes a second to clean up when it is interrupted."""
+    return str(held.submit(path, "untidy", 1.0).result())
+
+
+@flow
+def nested(path: str, depth: int) -> str:
+    """A run in a run, and so on, around a task that takes its time."""
+    return nested(path, depth - 1) if depth else held(path, "innermost")
+
+
+@flow
+def outliving(path: str) -> list[str]:
+    """Goes on when its child is cancelled."""
+    try:
+        inner(path)
+    except CancelledRun as error:
+        return [type(error).__name__, noted(path, "after-child")]
+    return []
+
+
+@flow
 def stubborn(path: str) -> list[str]:
     """Catches whatever is raised, and goes on."""
     return [careless(lambda: held(path, "held")), careless(lambda: noted(path, "next"))]
@@ -142,7 +165,7 @@ def careless(call: Callable[[], str]) -> str:
 @flow
 def small(path: str) -> str:
     """A child that parks."""
-    return careless(lambda: str(noted.submit(path, "in-child", 0.3).result()))
+    return careless(lambda: str(noted.submit(path, "in-child", 0.15).result()))
 
 
 def slept(seconds: float) -> str:
@@ -155,12 +178,12 @@ def slept(seconds: float) -> str:
 def swallowing(path: str) -> list[str]:
     """Parks at several places, each within a bare `except:`."""
     return [
-        careless(lambda: str(noted.submit(path, "first", 0.3).result())),
+        careless(lambda: str(noted.submit(path, "first", 0.15).result())),
         careless(lambda: noted(path, "second")),
         careless(lambda: small(path)),
         careless(lambda: slept(1.1)),
         careless(lambda: slept(0.01)),
-        careless(lambda: str(noted.submit(path, "third", 0.3).result())),
+        careless(lambda: str(noted.submit(path, "third", 0.15).result())),
     ]
 
 
@@ -188,7 +211,7 @@ async def aslept(seconds: float) -> str:
 @flow
 async def asmall(path: str) -> str:
     """A child that parks."""
-    return str(await acareless(lambda: noted.submit(path, "in-child", 0.3)))
+    return str(await acareless(lambda: noted.submit(path, "in-child", 0.15)))
 
 
 @flow
@@ -196,9 +219,9 @@ async def aswallowing(path: str) -> list[str]:
     """As `swallowing`; two branches are awaited together, which keep their exceptions to themselves."""
 
     async def branch(what: str) -> str:
-        return str(await noted.submit(path, what, 0.3))
+        return str(await noted.submit(path, what, 0.15))
 
-    first = await acareless(lambda: noted.submit(path, "first", 0.3))
+    first = await acareless(lambda: noted.submit(path, "first", 0.15))
     second = await acareless(lambda: anoted(path, "second"))
     both = await asyncio.gather(branch("left"), acareless(lambda: branch("right")), return_exceptions=True)
     child = await acareless(lambda: asmall(path))
@@ -217,13 +240,13 @@ def broken(path: str) -> None:
 def tidying(path: str, fails: bool) -> str:
     """Parks inside a `try`, whose `finally` has steps of every kind."""
     try:
-        value = noted.submit(path, "work", 0.3).result()
+        value = noted.submit(path, "work", 0.15).result()
         if fails:
             broken.submit(path).result()
         return value
     finally:
         noted(path, "direct")
-        noted.submit(path, "submitted", 0.3).result()
+        noted.submit(path, "submitted", 0.15).result()
         sleep(1.1)
 
 
@@ -231,11 +254,11 @@ def tidying(path: str, fails: bool) -> str:
 async def atidying(path: str, fails: bool) -> str:
     """As `tidying`."""
     try:
-        value = await noted.submit(path, "work", 0.3)
+        value = await noted.submit(path, "work", 0.15)
         if fails:
             await broken.submit(path)
         return value
     finally:
         await anoted(path, "direct")
-        await noted.submit(path, "submitted", 0.3)
+        await noted.submit(path, "submitted", 0.15)
         await sleep(1.1)
