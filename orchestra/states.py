@@ -190,16 +190,20 @@ def Paused(message: str | None = None, **fields: Any) -> State[Any]:
     return State(StateType.PAUSED, message=message, **fields)
 
 
+#: Longest message of a state, in characters.
+LONGEST_MESSAGE = 64 * 1024
+
+
 def from_exception(error: BaseException) -> State[Any]:
     """The final state of a run whose body raised `error`."""
     if isinstance(error, errors.RunTimeout):
-        return State(StateType.FAILED, "TimedOut", str(error), error)
+        return State(StateType.FAILED, "TimedOut", _cut(str(error)), error)
     if isinstance(error, errors.UpstreamFailed):
-        return State(StateType.FAILED, "UpstreamFailed", str(error), error)
+        return State(StateType.FAILED, "UpstreamFailed", _cut(str(error)), error)
     if isinstance(error, errors.CrashedRun):
-        return State(StateType.CRASHED, "Crashed", str(error), error)
+        return State(StateType.CRASHED, "Crashed", _cut(str(error)), error)
     if isinstance(error, errors.CancelledRun):
-        return State(StateType.CANCELLED, "Cancelled", str(error), error)
+        return State(StateType.CANCELLED, "Cancelled", _cut(str(error)), error)
     return State(StateType.FAILED, "Failed", describe(error), error)
 
 
@@ -209,7 +213,12 @@ def describe(error: BaseException) -> str:
         text = str(error)
     except Exception as broken:
         text = f"<its text cannot be made: {type(broken).__name__}>"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return _cut(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _cut(text: str) -> str:
+    left = len(text) - LONGEST_MESSAGE
+    return text if left <= 0 else f"{text[:LONGEST_MESSAGE]}… (and {left:,} more characters)"
 
 
 def aggregate(states: Iterable[State[Any]]) -> State[Any]:

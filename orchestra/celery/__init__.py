@@ -3,7 +3,8 @@
     app = Celery("proj", broker=...)
     orchestra.celery.install(app)
 
-Only Celery's extension points are used: a few tasks, a boot step of the worker and one of its consumer. No setting of the app is changed.
+Only Celery's extension points are used: a few tasks, a boot step of the worker and one of its consumer. No setting of
+the app is changed.
 """
 
 from __future__ import annotations

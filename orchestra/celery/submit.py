@@ -21,6 +21,7 @@ from orchestra.serializers import clean_text, encode
 from orchestra.specs import FlowSpec, require_importable
 from orchestra.store import runs
 from orchestra.store.database import database
+from orchestra.store.tables import LONGEST_KEY, LONGEST_NAME
 
 
 def submit_flow_run(
@@ -66,7 +67,9 @@ def submit_flow_run(
     new.tags = [clean_text(tag) for tag in tags]
     new.delay, new.due_at = _when(countdown, eta)
     if name is not None:
-        new.name = clean_text(name)
+        new.name = clean_text(name)[:LONGEST_NAME]
+    _check_text("queue", new.queue, LONGEST_NAME)
+    _check_text("idempotency_key", new.idempotency_key, LONGEST_KEY)
     # One that is due later is planned by its first segment.
     due = not new.delay and new.due_at is None
     static = plan_static(spec, parameters, new, carrying) if spec.static and due else None
@@ -88,7 +91,7 @@ def new_run(
     Raises:
         SerializationError: The parameters cannot be encoded.
     """
-    what = f"the parameters of flow {spec.name!r}"
+    what = f"the set of parameters of flow {spec.name!r}"
     data = check_parameters(encode(parameters, what=what), what=what)
     routed_queue, routed_priority = carrying.route(spec.path)
     ranked = next((each for each in (priority, spec.priority, routed_priority) if each is not None), None)
@@ -105,6 +108,15 @@ def new_run(
         version=spec.version,
         timeout_seconds=spec.timeout_seconds,
     )
+
+
+def _check_text(option: str, value: str | None, longest: int) -> None:
+    if value is None:
+        return
+    if len(value) > longest:
+        raise ParameterError(f"{option}= has {len(value):,} characters; at most {longest} are kept")
+    if clean_text(value) != value:
+        raise ParameterError(f"{option}={value!r} has characters that a database cannot keep")
 
 
 def _when(countdown: float | timedelta | None, eta: datetime | None) -> tuple[float, float | None]:

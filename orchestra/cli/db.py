@@ -20,7 +20,10 @@ def db() -> None:
 
 def _open() -> Database:
     """The database by the settings, whatever its schema."""
-    return Database(settings.current().resolved_database_url, patience=5.0)
+    database = Database(settings.current().resolved_database_url, patience=5.0)
+    if (context := click.get_current_context(silent=True)) is not None:
+        context.call_on_close(database.close)
+    return database
 
 
 @db.command()

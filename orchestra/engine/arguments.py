@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from orchestra.annotations import allow_failure, quote, unmapped
@@ -16,6 +17,7 @@ from orchestra.errors import UpstreamFailed
 from orchestra.futures import Future
 from orchestra.serializers import StepRef
 from orchestra.states import State
+from orchestra.typed_values import MAX_DEPTH
 
 #: Given a future and whether its failure counts: what stands in its place.
 Replace = Callable[[Future[Any], bool], Any]
@@ -107,20 +109,17 @@ def _on_future(replace: Replace, on_state: Callable[[State[Any], bool], Any]) ->
 
 
 def _walk(value: Any, leaf: Leaf, strict: bool, above: tuple[int, ...]) -> Any:
-    kind = type(value)
-    if kind in _PLAIN:
+    if type(value) in _PLAIN:
         return value
     if (found := leaf(value, strict)) is not _INTO:
         return found
-    if id(value) in above:  # a container inside itself
+    if id(value) in above or len(above) >= MAX_DEPTH:
+        # A container inside itself, or one that is too deep to be sent: a call that runs here takes it as it is.
         return value
-    inside = (*above, id(value))
-
-    def walk(item: Any, strict: bool = strict) -> Any:
-        return item if type(item) in _PLAIN else _walk(item, leaf, strict, inside)
-
+    # A partial and `map` below take no frames of Python's stack: a value of the full depth must fit.
+    walk = partial(_walk, leaf=leaf, strict=strict, above=(*above, id(value)))
     if isinstance(value, allow_failure):
-        return walk(value.value, False)
+        return walk(value.value, strict=False)
     if isinstance(value, unmapped):
         return walk(value.value)
     if isinstance(value, dict):
@@ -133,7 +132,11 @@ def _walk(value: Any, leaf: Leaf, strict: bool, above: tuple[int, ...]) -> Any:
 
 
 def _walk_dict(value: dict[Any, Any], walk: Callable[[Any], Any]) -> Any:
-    changed = {key: new for key, old in value.items() if (new := walk(old)) is not old}
+    changed = {}
+    for key, old in value.items():
+        new = walk(old)
+        if new is not old:
+            changed[key] = new
     if not changed:
         return value
     made = copy.copy(value)
@@ -142,7 +145,7 @@ def _walk_dict(value: dict[Any, Any], walk: Callable[[Any], Any]) -> Any:
 
 
 def _walk_items(value: Any, walk: Callable[[Any], Any]) -> Any:
-    made = [walk(item) for item in value]
+    made = list(map(walk, value))
     if all(new is old for new, old in zip(made, value, strict=True)):
         return value
     if isinstance(value, list):

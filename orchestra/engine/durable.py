@@ -228,7 +228,7 @@ class DurableRunner(Waiting):
         found = [*find_futures([call.args, call.kwargs]), *_wait_for_futures(call.wait_for)]
         # What may be refused is refused before the step is asked for: then a replay refuses it, too.
         require_importable(task.path, "task")
-        inputs = encode_inputs(*_with_refs(call))
+        inputs = _checked(encode_inputs(*_with_refs(call)), task)
         self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))
         if self._answer(asked, inputs, upstreams=[key_of(future) for future, _ in found]) is None:
@@ -264,7 +264,8 @@ class DurableRunner(Waiting):
         replace_futures(list(wait_for), settled)
         # Run inside or not: a child that parks is taken up alone.
         require_importable(flow.path, "flow")
-        encoded = results.check_parameters(serializers.encode(values, what=f"the parameters of flow {flow.name!r}"))
+        what = f"the set of parameters of flow {flow.name!r}"
+        encoded = results.check_parameters(serializers.encode(values, what=what), what=what)
         self._check_deadline()
         asked = self._line().ask(names.step_name(flow.name))
         if self._answer(asked, encoded) is not None:
@@ -406,7 +407,12 @@ def _sendable(task: TaskSpec, inputs: bytes | None) -> bytes:
             f"the arguments of task {task.name!r} cannot be encoded, and its queue is not this worker's: hand "
             "on plain data, or call it where its queue is consumed"
         )
-    return inputs
+    return _checked(inputs, task)
+
+
+def _checked(inputs: bytes, task: TaskSpec) -> bytes:
+    """A call's inputs, if they are small enough to be kept."""
+    return results.check_parameters(inputs, what=f"the set of arguments of task {task.name!r}")
 
 
 def _encoded_inputs(call: Call) -> bytes | None:

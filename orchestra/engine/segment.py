@@ -29,10 +29,10 @@ from orchestra.errors import (
     DefinitionNotFound,
     Fenced,
     NonDeterministic,
-    OrchestraError,
     Parked,
     RunTimeout,
     Signal,
+    StoreError,
 )
 from orchestra.logging import engine_logger
 from orchestra.runners.carrier import Carrier
@@ -296,7 +296,7 @@ class Segment:
             return self._finish(self._final(value))
         try:
             outcome = self._encode_outcome(value)
-        except OrchestraError as error:
+        except Exception as error:
             outcome = self._encode_outcome(states.from_exception(error))
         parking = runner.guard(
             lambda: runs.body_ended(self.database, self.claim, outcome, runner.take_unwritten(), window=runner.window)
@@ -326,7 +326,9 @@ class Segment:
         self.runner.reload()
         try:
             value = self._decode_outcome(outcome)
-        except OrchestraError as error:
+        except StoreError:
+            raise
+        except Exception as error:
             value = states.from_exception(error)
         return self._finish(self._final(value))
 
@@ -429,8 +431,8 @@ class Segment:
 
     def _run_child(self, flow: FlowSpec, claimed: Claimed) -> State[Any] | None:
         """Run a child run inside this segment, under its own claim."""
-        # A signal for a claim around the child's is kept back where the child's body does not run: it must not be raised
-        # in the midst of what the child writes.
+        # A signal for a claim around the child's is kept back where the child's body does not run: it must not be
+        # raised in the midst of what the child writes.
         with interrupts.shielded():
             return Segment(self.database, flow, claimed, self.carrier, self.heart).run()
 

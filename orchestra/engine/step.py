@@ -23,7 +23,6 @@ from orchestra.errors import (
     CrashedRun,
     DefinitionNotFound,
     Fenced,
-    OrchestraError,
     StoreError,
 )
 from orchestra.failpoints import failpoint
@@ -94,7 +93,7 @@ class _Step:
             args, kwargs = self._inputs()
         except StoreError:
             raise
-        except OrchestraError as error:
+        except Exception as error:
             return Ended(states.from_exception(error), self.row["attempt"])
         context = self._context(task, args, kwargs)
         token = flow_run_context.set(context.flow_run)

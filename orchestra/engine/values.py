@@ -24,7 +24,7 @@ def ending_of(
     if state.is_completed():
         try:
             data = serializers.encode(state.data, what=what)
-            results.split(data)
+            results.split(data, what=what)
             value = state.data if type(state.data) in _SELF else serializers.decode(data)
         except OrchestraError as error:
             return ending_of(states.from_exception(error), what=what, start_time=start_time, attempt=attempt)

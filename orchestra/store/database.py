@@ -280,10 +280,10 @@ def create_schema(database: Database) -> None:
         if connection.dialect.name == "postgresql":
             # Two processes that open an empty database at once: the second waits, then finds it done.
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7022071)"))
-        if sa.inspect(connection).has_table("alembic_version"):
+        if sa.inspect(connection).has_table("alembic_version") and connection.scalar(sa.select(_version_table)):
             return
         tables.metadata.create_all(connection)
-        _version_table.create(connection)
+        _version_table.create(connection, checkfirst=True)
         connection.execute(_version_table.insert().values(version_num=SCHEMA_VERSION))
 
     database.write(create)
@@ -366,8 +366,12 @@ def database() -> Database:
     with _lock:
         if _current is None or _current[0] != os.getpid():
             opened = Database(settings.current().resolved_database_url)
-            check_schema(opened)
-            check_key(opened)
+            try:
+                check_schema(opened)
+                check_key(opened)
+            except BaseException:
+                opened.close()
+                raise
             _current = (os.getpid(), opened)
         return _current[1]
 

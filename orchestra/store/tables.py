@@ -27,6 +27,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
+#: Longest name, queue or version, and longest step or idempotency key, in characters.
+LONGEST_NAME, LONGEST_KEY = 255, 512
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -76,9 +79,9 @@ def _claim_columns() -> list[Column[object]]:
         Column("announce_at", Double),
         #: When its last message was sent.
         Column("announced_at", Double),
-        Column("queue", String(255)),
+        Column("queue", String(LONGEST_NAME)),
         Column("priority", Integer),
-        Column("owner", String(255)),
+        Column("owner", String(LONGEST_NAME)),
         Column("lease_until", Double),
         Column("lease_seconds", Double),
         #: Counted up by every claim: the fence.
@@ -106,7 +109,7 @@ flows = Table(
     "flows",
     metadata,
     Column("id", String(36), primary_key=True),
-    Column("name", String(255), nullable=False, unique=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
     Column("path", String(1024), nullable=False),
     Column("description", Text),
     Column("created_at", Double, nullable=False),
@@ -117,23 +120,23 @@ flow_runs = Table(
     "flow_runs",
     metadata,
     Column("id", String(36), primary_key=True),
-    Column("name", String(255), nullable=False),
-    Column("flow_name", String(255), nullable=False),
+    Column("name", String(LONGEST_NAME), nullable=False),
+    Column("flow_name", String(LONGEST_NAME), nullable=False),
     Column("path", String(1024), nullable=False),
     #: Encoded options that differ from those of what stands at `path`.
     Column("options", LargeBinary),
     Column("entrypoint", String(1024)),
     #: When it was to start; `due_at` is when it may be claimed next.
     Column("scheduled_at", Double),
-    Column("version", String(255)),
+    Column("version", String(LONGEST_NAME)),
     Column("parameters", LargeBinary),
     Column("tags", Text, nullable=False, server_default="[]"),
-    Column("idempotency_key", String(512)),
+    Column("idempotency_key", String(LONGEST_KEY)),
     #: "local" or "celery": which runner carries it out.
     Column("runner", String(16), nullable=False),
     Column("parent_run_id", String(36)),
     Column("parent_attempt", Integer),
-    Column("parent_step_key", String(512)),
+    Column("parent_step_key", String(LONGEST_KEY)),
     Column("root_run_id", String(36), nullable=False),
     Column("depth", Integer, nullable=False, server_default="0"),
     #: Counted up by retries and `flow-run retry` only.
@@ -174,16 +177,16 @@ steps = Table(
     Column("run_id", String(36), nullable=False),
     Column("run_attempt", Integer, nullable=False),
     #: `branch/name-n`.
-    Column("step_key", String(512), nullable=False),
+    Column("step_key", String(LONGEST_KEY), nullable=False),
     #: Of the row, and of the task run people see.
     Column("id", String(36), nullable=False),
-    Column("branch", String(255), nullable=False),
+    Column("branch", String(LONGEST_NAME), nullable=False),
     #: The ordinal of the step in its branch.
     Column("position", Integer, nullable=False),
     #: The ordinal of the step in its run, in order of asking: how rows of one run are sorted and locked.
     Column("sequence", Integer, nullable=False),
     Column("kind", String(16), nullable=False),
-    Column("name", String(255), nullable=False),
+    Column("name", String(LONGEST_NAME), nullable=False),
     #: `module:qualname` of a task.
     Column("path", String(1024)),
     #: Encoded options that differ from those of what stands at `path`.
@@ -197,15 +200,15 @@ steps = Table(
     Column("inputs", LargeBinary),
     Column("inputs_fingerprint", String(32)),
     #: The join whose upstreams it waits for.
-    Column("join_id", String(512)),
+    Column("join_id", String(LONGEST_KEY)),
     #: Rows that became READY together, the ordinal there, and how many of them are announced ahead.
-    Column("wave", String(512)),
+    Column("wave", String(LONGEST_KEY)),
     Column("wave_index", Integer),
     Column("wave_window", Integer),
     #: The park (its claim number) that needs this row.
     Column("awaited_by", Integer),
     Column("child_run_id", String(36)),
-    Column("worker", String(255)),
+    Column("worker", String(LONGEST_NAME)),
     *_claim_columns(),
     *_state_columns(),
     PrimaryKeyConstraint("run_id", "run_attempt", "step_key"),
@@ -228,8 +231,8 @@ joins = Table(
     metadata,
     Column("run_id", String(36), nullable=False),
     Column("run_attempt", Integer, nullable=False),
-    Column("join_id", String(512), nullable=False),
-    Column("parent_id", String(512)),
+    Column("join_id", String(LONGEST_KEY), nullable=False),
+    Column("parent_id", String(LONGEST_KEY)),
     Column("remaining", Integer, nullable=False),
     PrimaryKeyConstraint("run_id", "run_attempt", "join_id"),
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
@@ -241,10 +244,10 @@ edges = Table(
     metadata,
     Column("run_id", String(36), nullable=False),
     Column("run_attempt", Integer, nullable=False),
-    Column("upstream", String(512), nullable=False),
-    Column("join_id", String(512), nullable=False),
+    Column("upstream", String(LONGEST_KEY), nullable=False),
+    Column("join_id", String(LONGEST_KEY), nullable=False),
     #: The join that holds the dependents: `join_id` itself, or its parent where it is a stripe.
-    Column("target_id", String(512), nullable=False),
+    Column("target_id", String(LONGEST_KEY), nullable=False),
     #: False: the dependents run even if this upstream failed.
     Column("strict", Boolean, nullable=False),
     PrimaryKeyConstraint("run_id", "run_attempt", "upstream", "join_id"),
@@ -273,12 +276,12 @@ logs = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("run_id", String(36), nullable=False),
     Column("step_id", String(36)),
-    Column("logger", String(255), nullable=False),
+    Column("logger", String(LONGEST_NAME), nullable=False),
     Column("level", Integer, nullable=False),
     Column("message", Text, nullable=False),
     Column("timestamp", Double, nullable=False),
     #: Of a flow body's lines: branch and ordinal there, by which replay tells which are written.
-    Column("branch", String(255)),
+    Column("branch", String(LONGEST_NAME)),
     Column("ordinal", Integer),
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_logs_run", "run_id", "id"),
@@ -300,8 +303,8 @@ blobs = Table(
 workers = Table(
     "workers",
     metadata,
-    Column("name", String(255), primary_key=True),
-    Column("host", String(255), nullable=False),
+    Column("name", String(LONGEST_NAME), primary_key=True),
+    Column("host", String(LONGEST_NAME), nullable=False),
     Column("pid", Integer, nullable=False),
     #: JSON list of the queues it consumes.
     Column("queues", Text, nullable=False),
@@ -317,7 +320,7 @@ workers = Table(
 queue_marks = Table(
     "queue_marks",
     metadata,
-    Column("queue", String(255), primary_key=True),
+    Column("queue", String(LONGEST_NAME), primary_key=True),
     Column("announced_at", Double, nullable=False),
     Column("claimed_at", Double, nullable=False),
 )
@@ -327,7 +330,7 @@ leaders = Table(
     "leaders",
     metadata,
     Column("duty", String(64), primary_key=True),
-    Column("owner", String(255), nullable=False),
+    Column("owner", String(LONGEST_NAME), nullable=False),
     Column("lease_until", Double, nullable=False),
     Column("ticked_at", Double, nullable=False),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
 from orchestra.errors import SchemaMismatch
@@ -17,7 +18,7 @@ def upgrade(database: Database) -> None:
     Safe to repeat. Workers should be stopped: one of another version refuses to start.
 
     Raises:
-        SchemaMismatch: The database is newer than this code.
+        SchemaMismatch: The database is newer than this code, or of a version that it does not know.
     """
     version = schema_version(database)
     if version is None:
@@ -35,7 +36,13 @@ def run_revisions(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", "orchestra.store:migrations")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise SchemaMismatch(
+            f"the database's schema cannot be brought to {SCHEMA_VERSION} ({error}): use the orchestra that made it, "
+            "or empty it by `orchestra db reset`, which deletes all runs"
+        ) from error
 
 
 def reset(database: Database) -> None:
