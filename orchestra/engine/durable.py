@@ -20,7 +20,7 @@ from orchestra.engine.parameters import bind, signature
 from orchestra.engine.run_names import flow_run_name, task_run_name
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.engine.values import encode_inputs, ending_of
-from orchestra.engine.waiting import Waiting, key_of
+from orchestra.engine.waiting import Waiting
 from orchestra.errors import (
     OrchestraError,
     SerializationError,
@@ -134,9 +134,9 @@ class DurableRunner(Waiting):
     def _ask_task(self, task: TaskSpec, call: Call) -> tuple[Asked, StepRecord | None, bytes | None]:
         """Ask for the step of a call; gives its record, if any, and its encoded inputs, where they are needed."""
         self._check_deadline()
-        inputs = _encoded_inputs(call)
+        inputs = self._encoded_inputs(call)
         asked = self._line().ask(names.step_name(task.name))
-        upstreams = [key_of(future) for future, _ in _futures_of(call)]
+        upstreams = [self.key_of(future) for future, _ in _futures_of(call)]
         return asked, self._answer(asked, inputs, upstreams=upstreams), inputs
 
     def _begin_inline(
@@ -228,13 +228,13 @@ class DurableRunner(Waiting):
         found = [*find_futures([call.args, call.kwargs]), *_wait_for_futures(call.wait_for)]
         # What may be refused is refused before the step is asked for: then a replay refuses it, too.
         require_importable(task.path, "task")
-        inputs = _checked(encode_inputs(*_with_refs(call)), task)
+        inputs = _checked(encode_inputs(*self._with_refs(call)), task)
         self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))
-        if self._answer(asked, inputs, upstreams=[key_of(future) for future, _ in found]) is None:
+        if self._answer(asked, inputs, upstreams=[self.key_of(future) for future, _ in found]) is None:
             queue, priority = self.route(task.queue, task.priority, task.path)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
-            step.edges = tuple(Edge(key_of(future), strict) for future, strict in found)
+            step.edges = tuple(Edge(self.key_of(future), strict) for future, strict in found)
             self._unwritten.append(step)
             self._open.add(asked.key)
         return JournalFuture(self, asked.key)
@@ -315,22 +315,37 @@ class DurableRunner(Waiting):
 
     def _write_child(self, step: NewStep, child: NewRun, inline: bool) -> Claimed | None:
         owner = identifiers.owner() if inline else None
-        unwritten, self._unwritten = self._unwritten, []
-        claimed, announcements = self.guard(
-            lambda: runs.start_child(self.database, self.claim, step, child, unwritten, window=self.window, owner=owner)
-        )
+        with self._handed_over() as unwritten:
+            claimed, announcements = self.guard(
+                lambda: runs.start_child(
+                    self.database, self.claim, step, child, unwritten, window=self.window, owner=owner
+                )
+            )
         self._announce(announcements)
         return claimed
 
     def _wait_for_futures(self, call: Call) -> None:
-        keys = [key_of(future) for future, _ in _futures_of(call)]
+        keys = [self.key_of(future) for future, _ in _futures_of(call)]
         if keys:
             self._wait_for_keys(keys)
 
     async def _wait_for_futures_async(self, call: Call) -> None:
-        keys = [key_of(future) for future, _ in _futures_of(call)]
+        keys = [self.key_of(future) for future, _ in _futures_of(call)]
         if keys:
             await self._wait_for_keys_async(keys)
+
+    def _encoded_inputs(self, call: Call) -> bytes | None:
+        """A direct call's arguments; None where they cannot be encoded: inline they need not be."""
+        try:
+            return encode_inputs(*self._with_refs(call))
+        except SerializationError:
+            return None
+
+    def _with_refs(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def ref(future: Future[Any], strict: bool) -> StepRef:
+            return StepRef(self.key_of(future), allow_failure=not strict)
+
+        return replace_futures(call.args, ref), replace_futures(call.kwargs, ref)
 
     def route(self, queue: str | None, priority: int | None, path: str) -> tuple[str, int | None]:
         """The queue and priority of a call: its own, else the router's, else its parent's."""
@@ -413,21 +428,6 @@ def _sendable(task: TaskSpec, inputs: bytes | None) -> bytes:
 def _checked(inputs: bytes, task: TaskSpec) -> bytes:
     """A call's inputs, if they are small enough to be kept."""
     return results.check_parameters(inputs, what=f"the set of arguments of task {task.name!r}")
-
-
-def _encoded_inputs(call: Call) -> bytes | None:
-    """A direct call's arguments; None where they cannot be encoded: inline they need not be."""
-    try:
-        return encode_inputs(*_with_refs(call))
-    except SerializationError:
-        return None
-
-
-def _with_refs(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def ref(future: Future[Any], strict: bool) -> StepRef:
-        return StepRef(key_of(future), allow_failure=not strict)
-
-    return replace_futures(call.args, ref), replace_futures(call.kwargs, ref)
 
 
 def _settled(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:

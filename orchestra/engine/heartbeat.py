@@ -28,7 +28,8 @@ _MARKS_EVERY = 1.0
 class _Held:
     claim: Claim
     in_main: bool
-    told: bool = False
+    #: What was raised in its body.
+    told: BaseException | None = None
 
     @property
     def due(self) -> float:
@@ -70,6 +71,9 @@ class Heart:
         finally:
             with self._changed:
                 self._held.remove(held)
+                if held.told is not None:
+                    # What it was meant for is over: it must not be raised in the body around.
+                    interrupts.drop(held.told)
 
     def _give_up(self, claim: Claim) -> None:
         with self._changed:
@@ -152,9 +156,12 @@ class Heart:
 
 
 def _tell(held: _Held) -> None:
-    if held.told or not held.in_main or not (held.claim.lost or held.claim.cancelled):
+    if held.told is not None or not held.in_main or not (held.claim.lost or held.claim.cancelled):
         return
-    held.told = interrupts.raise_in_main(Fenced() if held.claim.lost else Cancelled())
+    signal = Fenced() if held.claim.lost else Cancelled()
+    held.told = signal
+    if not interrupts.raise_in_main(signal):
+        held.told = None
 
 
 _lock = threading.Lock()

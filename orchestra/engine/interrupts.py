@@ -83,8 +83,11 @@ def armed() -> Iterator[None]:
         _raise_due()
         yield
     finally:
-        _main.open = was
-        _leave()
+        # An alarm between the two must not leave the door open for the next body.
+        try:
+            _main.open = was
+        finally:
+            _leave()
 
 
 @contextmanager
@@ -145,6 +148,12 @@ def raise_in_main(error: BaseException) -> bool:
     if ident is not None:
         signal.pthread_kill(ident, signal.SIGALRM)
     return True
+
+
+def drop(error: BaseException) -> None:
+    """Forget an error that was to be raised in the main thread and was not yet: what it was meant for is over."""
+    if _main.pending is error:
+        _main.pending = None
 
 
 def _enter() -> None:

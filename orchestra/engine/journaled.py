@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from orchestra import clock, graph, identifiers, names, states
-from orchestra.context import FlowRunContext
+from orchestra.context import FlowRunContext, flow_run_context
 from orchestra.engine import interrupts
 from orchestra.engine.branches import current_line
 from orchestra.engine.values import ending_of, state_of
@@ -243,6 +244,10 @@ class Journaled:
             raise self.mismatch
         if self.broken is not None:
             raise Adrift
+        here = flow_run_context.get()
+        asking: object = self if here is None else here.runner
+        if asking is not self:
+            raise DefinitionError(f"{what} was asked of another run than the one whose body this is; hand on results")
         if self._observing is not None:
             raise DefinitionError(f"{what} was called inside of what {self._observing!r} looks at; call it outside")
         self._warn_if_slow()
@@ -415,7 +420,7 @@ class Journaled:
         if record.done and record.key in self._open:
             self._open.discard(record.key)
             for callback in self._callbacks.pop(record.key, ()):
-                callback()
+                _call_back(callback, record.key)
 
     def _write(self, steps: list[NewStep]) -> None:
         """Write ended steps, with all that is not yet written."""
@@ -423,13 +428,25 @@ class Journaled:
         self._flush(dispatched=False)
 
     def _flush(self, *, dispatched: bool) -> None:
-        unwritten, self._unwritten = self._unwritten, []
-        announcements = self.guard(
-            lambda: journal.record(self.database, self.claim, unwritten, window=self.window, dispatched=dispatched)
-        )
+        with self._handed_over() as unwritten:
+            # In an async body an ended step may be written together with what another branch has submitted.
+            submitted = dispatched or any(step.ending is None for step in unwritten)
+            announcements = self.guard(
+                lambda: journal.record(self.database, self.claim, unwritten, window=self.window, dispatched=submitted)
+            )
         if dispatched:
             self._linger_until = clock.monotonic() + LINGER
         self._announce(announcements)
+
+    @contextmanager
+    def _handed_over(self) -> Iterator[list[NewStep]]:
+        """The steps not yet written, for a write; they are kept where it fails."""
+        unwritten = self.take_unwritten()
+        try:
+            yield unwritten
+        except BaseException:
+            self._unwritten = unwritten + self._unwritten
+            raise
 
     def _read(self, look: Callable[[], T]) -> T:
         """Read from the journal.
@@ -463,6 +480,13 @@ class Journaled:
 
     def _with_details(self, state: State[Any], key: str) -> State[Any]:
         return State(state.type, state.name, state.message, state.data, state.timestamp, self._details(key))
+
+
+def _call_back(callback: Callable[[], object], key: str) -> None:
+    try:
+        callback()
+    except Exception:
+        logger.exception("a callback of %r raised", key)
 
 
 def _deadline(row: Mapping[str, Any]) -> float | None:

@@ -380,10 +380,11 @@ class Segment:
         history.note(self.claim.run_id, ending.state_type, ending.state_name, ending.message)
         level = logging.INFO if final.is_completed() else logging.ERROR
         engine_logger(self.context).log(level, "ended %s%s", final.name, f": {final.message}" if final.message else "")
-        announcements = runner.guard(
-            lambda: runs.finish(self.database, self.claim, ending, runner.take_unwritten(), window=runner.window)
+        runner.guard(
+            lambda: self.carrier.announce(
+                runs.finish(self.database, self.claim, ending, runner.take_unwritten(), window=runner.window)
+            )
         )
-        self.carrier.announce(announcements)
         return final
 
     def _retry_delay(self, state: State[Any]) -> float | None:

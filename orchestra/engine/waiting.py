@@ -135,7 +135,7 @@ class Waiting(Journaled):
     def wait(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
         """Return when all futures are done (`first`: when one is), or after `timeout` seconds."""
         self.check("wait")
-        keys = [key_of(future) for future in futures]
+        keys = [self.key_of(future) for future in futures]
         if timeout is None:
             self._wait_for_keys(keys, first=first)
             return
@@ -147,7 +147,7 @@ class Waiting(Journaled):
     async def wait_async(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
         """As `wait`, holding up the calling branch only."""
         self.check("wait")
-        keys = [key_of(future) for future in futures]
+        keys = [self.key_of(future) for future in futures]
         if timeout is None:
             await self._wait_for_keys_async(keys, first=first)
             return
@@ -295,7 +295,7 @@ class Waiting(Journaled):
         now = clock.monotonic()
         if self._linger_until is None:
             self._linger_until = now + LINGER
-        if now >= self._linger_until or any(step.key in keys for step in self._unwritten):
+        if now >= self._linger_until or not {step.key for step in self._unwritten}.isdisjoint(keys):
             return False
         queues, offered = sorted(self.carrier.queues), now < self._offered_until
         return not self._read(lambda: waits.slot_is_wanted(self.database, self.claim, keys, queues, offered=offered))
@@ -305,7 +305,8 @@ class Waiting(Journaled):
 
         A short task is then done in the time that a park and a wake-up would take.
         """
-        new = [step for step in self._unwritten if step.key in keys and step.kind is Kind.TASK and not step.delay]
+        wanted = set(keys)
+        new = [step for step in self._unwritten if step.key in wanted and step.kind is Kind.TASK and not step.delay]
         if new and len(self._open) < self._read(lambda: self.carrier.slots(new[0].queue or "")):
             self.dispatch()
             self._offered_until = clock.monotonic() + OFFER
@@ -318,15 +319,25 @@ class Waiting(Journaled):
         """
         needed = None if count == len(keys) and self._open <= set(keys) else tuple(keys)
         wanted = Park(needed, count, *shown, timed_out=self._timed_out)
-        unwritten, self._unwritten = self._unwritten, []
-        parking = self.guard(lambda: waits.park(self.database, self.claim, wanted, unwritten, window=self.window))
-        self.parked = parking.parked
-        self._announce(parking.announcements)
+
+        def park(unwritten: list[NewStep]) -> None:
+            # A heartbeat that meets the park finds the claim gone, and says so once this is over: by then it is known
+            # to be parked, and all is announced.
+            parking = waits.park(self.database, self.claim, wanted, unwritten, window=self.window)
+            self.parked = parking.parked
+            self._announce(parking.announcements)
+
+        with self._handed_over() as unwritten:
+            self.guard(lambda: park(unwritten))
         if self.parked:
             raise Parked
 
+    def key_of(self, future: Future[Any]) -> str:
+        """The step key of a future of this run.
 
-def key_of(future: Future[Any]) -> str:
-    if not isinstance(future, JournalFuture):
-        raise DefinitionError(f"{future!r} belongs to another run; hand on its result instead")
-    return future.key
+        Raises:
+            DefinitionError: It is another run's.
+        """
+        if not isinstance(future, JournalFuture) or future.waiter is not self:
+            raise DefinitionError(f"{future!r} belongs to another run; hand on its result instead")
+        return future.key

@@ -162,20 +162,24 @@ def finish(
 ) -> list[Announcement]:
     """Write a flow run's final state, and end the step of its parent, in one transaction.
 
-    All its submitted work must have ended. A lost answer is recognised.
+    All its submitted work must have ended. A lost answer is recognised. A cancel that was acknowledged before stands.
 
     Returns:
         What to announce: the parent, where it waits for this.
 
     Raises:
         ClaimLost: Another claim was made; nothing was written.
+        CancelRequested: The run is being cancelled, which its segment did not know; nothing was written.
     """
 
     def work(connection: Connection) -> list[Announcement]:
-        parent = _FINISH.first(connection, ending_names(connection, claim, ending))
+        statement = _FINISH if claim.cancelled else _FINISH_UNLESS_CANCELLED
+        parent = statement.first(connection, ending_names(connection, claim, ending))
         if parent is None:
             if is_released(connection, claim, Phase.DONE):
                 return []
+            # Raises for a lost claim; else the run is being cancelled, and its end is another one.
+            fence(connection, claim, going_on=True)
             raise ClaimLost(f"the claim {claim.number} on flow run {claim.run_id} was taken over")
         announcements = write(connection, claim, new, window=window, moment=parent.moment)
         return announcements + _end_parent_step(connection, parent, ending)
@@ -431,11 +435,13 @@ def _claimed_values(owner: str, moment: float, timeout_seconds: float | None) ->
 
 # Made once: building a statement costs more than running it.
 
-_FINISH = prepare(
+_finish = (
     FENCE_STATEMENTS["flow"]
     .values(**ENDING, held=None)
     .returning(flow_runs.c.parent_run_id, flow_runs.c.parent_attempt, flow_runs.c.parent_step_key)
 )
+_FINISH = prepare(_finish)
+_FINISH_UNLESS_CANCELLED = prepare(_finish.where(flow_runs.c.state_type != StateType.CANCELLING.value))
 _READ = prepare(sa.select(flow_runs).where(flow_runs.c.id == sa.bindparam("b_run")))
 #: A new run's row where nothing else is said.
 _EMPTY_ROW: dict[str, Any] = {column.name: None for column in flow_runs.c} | {

@@ -982,3 +982,27 @@ def scheduled_starts():
 def busy_for_too_long():
     time.sleep(0.3)
     return "ended"
+
+
+#: A future that was handed on past its run.
+smuggled = []
+
+
+@flow
+def takes_a_strangers_future(how):
+    if how == "argument":
+        return add.submit(smuggled[0]).result()
+    return smuggled[0].result() if how == "result" else smuggled[0].done()
+
+
+@flow
+def hands_on_a_future(how):
+    smuggled[:] = [add.submit(1)]
+    return takes_a_strangers_future(how)
+
+
+@flow
+def is_cancelled_at_its_end():
+    here = runtime.flow_run.id
+    interventions.cancel(database(), here)
+    return "ended"

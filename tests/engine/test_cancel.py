@@ -1,4 +1,4 @@
-"""Cancel: one transaction, whatever the run is doing."""
+"""Cancel: whatever the run is doing, nothing new is started, and it ends Cancelled."""
 
 from __future__ import annotations
 
@@ -119,3 +119,8 @@ def test_an_ended_run_cannot_be_cancelled(driver: Driver) -> None:
     cancel(driver, run_id)
     cancel(driver, run_id)
     assert driver.final(run_id).is_cancelled()
+
+
+def test_a_cancel_that_was_acknowledged_stands(driver: Driver) -> None:
+    """Also where the body was about to end well, and had not heard of it."""
+    assert driver.run(flows.is_cancelled_at_its_end, messages=50).type is StateType.CANCELLED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestra.errors import UpstreamFailed
+from orchestra.errors import DefinitionError, UpstreamFailed
 from orchestra.states import StateType
 from tests.drive import Driver
 from tests.engine import flows
@@ -102,3 +102,12 @@ def test_a_branch_may_gather_a_task_that_raises_cancelled_error(driver: Driver, 
     """It is the task's failure, not the branch's cancellation."""
     assert driver.run(flows.beyond_in_a_branch, what="itself").result() == ["CancelledError"]
     assert effects == ["beyond itself"] * 2
+
+
+@pytest.mark.parametrize("how", ["argument", "result", "done"])
+def test_a_future_of_another_run_is_refused(driver: Driver, how: str) -> None:
+    """It was handed on by a global; the error says to hand on its result."""
+    state = driver.run(flows.hands_on_a_future, how=how, messages=50)
+
+    with pytest.raises(DefinitionError, match="another run"):
+        state.result()
