@@ -19,7 +19,7 @@ from orchestra.engine.journaled import fingerprint_of
 from orchestra.engine.parameters import bind, signature
 from orchestra.engine.run_names import flow_run_name, task_run_name
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts, run_attempts_async
-from orchestra.engine.values import encode_inputs, ending_of
+from orchestra.engine.values import decode_inputs, encode_inputs, ending_of
 from orchestra.engine.waiting import Waiting
 from orchestra.errors import (
     OrchestraError,
@@ -43,6 +43,9 @@ from orchestra.store.tables import Kind
 
 #: Child runs nested deeper than this are sent as messages instead of run inside their parent.
 INLINE_DEPTH = 20
+
+#: Types whose values no body can change.
+_UNCHANGING = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 #: Runs a claimed child run here; gives its final state, or None where it parked.
 RunChild = Callable[[FlowSpec, Claimed], "State[Any] | None"]
@@ -165,6 +168,7 @@ class DurableRunner(Waiting):
             self._open.add(asked.key)
             return None
         self.dispatch()
+        args, kwargs = _copied(args, kwargs)
         return args, kwargs, self._task_context(asked, task, args, kwargs)
 
     def _journal_inline(
@@ -428,6 +432,20 @@ def _sendable(task: TaskSpec, inputs: bytes | None) -> bytes:
 def _checked(inputs: bytes, task: TaskSpec) -> bytes:
     """A call's inputs, if they are small enough to be kept."""
     return results.check_parameters(inputs, what=f"the set of arguments of task {task.name!r}")
+
+
+def _copied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments as a worker elsewhere would get them; what cannot be encoded stays as it is.
+
+    A body that changes them in place must not change what the flow's body sees: a replay, which does not run it, would
+    show that unchanged.
+    """
+    if all(type(value) in _UNCHANGING for value in (*args, *kwargs.values())):
+        return args, kwargs
+    try:
+        return decode_inputs(encode_inputs(args, kwargs))
+    except OrchestraError:
+        return args, kwargs
 
 
 def _settled(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1006,3 +1006,29 @@ def is_cancelled_at_its_end():
     here = runtime.flow_run.id
     interventions.cancel(database(), here)
     return "ended"
+
+
+@task
+def sort_in_place(values):
+    values.sort()
+    return len(values)
+
+
+@task
+def first_of(values):
+    return values[0]
+
+
+@flow
+def changes_arguments():
+    own, shared = [3, 1, 2], pair.submit().result()
+    sort_in_place(own)
+    sort_in_place(shared)
+    seen = [first_of(own), own[0], first_of(shared)]
+    add.submit(1).result()
+    return [*seen, first_of(own), own[0], first_of(shared)]
+
+
+@task
+def pair():
+    return [2, 1]

@@ -128,3 +128,8 @@ def test_a_run_was_to_start_at_one_time_in_all_its_segments(driver: Driver) -> N
 
     assert driver.segments > 1
     assert len(set(starts)) == 1
+
+
+def test_what_a_task_changes_in_place_is_its_own(driver: Driver) -> None:
+    """The flow's body sees the same in its first run and in a replay, which does not run the task."""
+    assert driver.run(flows.changes_arguments).result() == [3, 3, 2] * 2
