@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from orchestra import settings
+from orchestra.engine import interrupts
 from orchestra.store import local_runs
 from orchestra.store.database import database
 
@@ -37,16 +38,23 @@ class _Leases:
         try:
             yield
         finally:
-            with self._changed:
+            # An interruption must not leave the claim here; it is raised when that is done.
+            with interrupts.shielded(), self._changed:
                 self._held.pop(owner, None)
 
     def _renew(self) -> None:
         while held := self._next(_beat()):
             try:
-                for owner in local_runs.renew_leases(database(), list(held), settings.current().lease_seconds):
-                    held[owner]()
+                self._tell(local_runs.renew_leases(database(), list(held), settings.current().lease_seconds))
             except Exception:
                 _logger.warning("the leases of local runs could not be renewed", exc_info=True)
+
+    def _tell(self, cancelled: Iterable[str]) -> None:
+        with self._changed:
+            for owner in cancelled:
+                # A run that has ended meanwhile must not be told: its thread may run another one.
+                if owner in self._held:
+                    self._held[owner]()
 
     def _next(self, seconds: float) -> dict[str, Callable[[], object]]:
         with self._changed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -82,6 +83,7 @@ class LocalFlowRun:
     context: FlowRunContext = field(init=False)
     _invalid: State[Any] | None = None
     _cancelled: bool = False
+    _over: bool = False
 
     @property
     def run_id(self) -> str:
@@ -90,8 +92,9 @@ class LocalFlowRun:
 
     def run(self) -> State[Any]:
         """Carry it out."""
+        in_main = threading.current_thread() is threading.main_thread()
         try:
-            with self._running(self._interrupt):
+            with self._running(self._interrupt if in_main else _nothing):
                 state = self._invalid or self._attempt()
                 while (delay := self._retry_delay(state)) is not None:
                     time.sleep(delay)
@@ -106,7 +109,7 @@ class LocalFlowRun:
         loop, branch = asyncio.get_running_loop(), asyncio.current_task()
         assert branch is not None
         try:
-            with self._running(lambda: loop.call_soon_threadsafe(branch.cancel)):
+            with self._running(lambda: loop.call_soon_threadsafe(self._interrupt_branch, branch)):
                 state = self._invalid or await self._attempt_async()
                 while (delay := self._retry_delay(state)) is not None:
                     await asyncio.sleep(delay)
@@ -140,7 +143,8 @@ class LocalFlowRun:
         """Open the run and its context; what passes its attempt ends it: Ctrl-C and `sys.exit()` as Crashed.
 
         Args:
-            interrupt: Makes the body raise, from another thread, when the run is cancelled.
+            interrupt: Makes the body raise, from another thread, when the run is cancelled. Where nothing can, the
+                body learns it at its next call; if it makes none, the run is cancelled all the same when it ends.
 
         Raises:
             Cancelled: The run was cancelled.
@@ -152,6 +156,8 @@ class LocalFlowRun:
         try:
             with leases.hold(self.owner, lambda: self._cancel(interrupt)), self._armed():
                 yield
+            if self._cancelled:
+                raise Cancelled("the flow run was cancelled")
         except BaseException as error:
             self.runner.abandon()
             if self._cancelled or isinstance(error, Cancelled):
@@ -159,6 +165,7 @@ class LocalFlowRun:
             self._end(states.Crashed(states.describe(error)))
             raise
         finally:
+            self._over = True
             task_run_context.reset(task_token)
             flow_run_context.reset(flow_token)
 
@@ -174,6 +181,11 @@ class LocalFlowRun:
 
     def _interrupt(self) -> None:
         interrupts.raise_in_main(Cancelled("the flow run was cancelled"))
+
+    def _interrupt_branch(self, branch: asyncio.Task[Any]) -> None:
+        # Called by the loop, by when the run may have ended: then what runs in the branch is its caller's.
+        if not self._over:
+            branch.cancel()
 
     def _cancelled_here(self) -> State[Any]:
         """End a run that was cancelled; a parent that was cancelled too learns it at its next call."""
@@ -233,6 +245,8 @@ class LocalFlowRun:
         return self.runner
 
     def _next_attempt(self) -> None:
+        if self._cancelled:
+            raise Cancelled("the flow run was cancelled")
         self.run_attempt += 1
         self.context.run_attempt = self.run_attempt
         self.context.runner = self._open_attempt(self.runner.finished)
@@ -327,6 +341,10 @@ def _encoded(parameters: dict[str, Any]) -> bytes | None:
         return check_parameters(encode(parameters, what="the parameters"))
     except OrchestraError:
         return None
+
+
+def _nothing() -> None:
+    pass
 
 
 def _described(state: State[Any]) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from orchestra import flow, get_run_logger, settings, task
 from orchestra.engine import operations
-from orchestra.errors import CancelledRun
+from orchestra.errors import Cancelled, CancelledRun
 from orchestra.runtime import flow_run
 from orchestra.serializers import decode
 from orchestra.states import StateType
@@ -270,6 +272,61 @@ def test_a_cancelled_async_run_ends_at_its_await(database: Database) -> None:
         asyncio.run(work())
     thread.join()
 
+    assert [row.state_type for row in rows(database, tables.flow_runs)] == [StateType.CANCELLED]
+
+
+def run_in_thread(body: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
+    """Run a flow in a thread; gives the thread, and a list for its final state."""
+    ended: list[Any] = []
+    thread = threading.Thread(target=lambda: ended.append(body()))
+    thread.start()
+    return thread, ended
+
+
+def test_cancelling_a_run_in_a_thread_leaves_the_main_threads_alone(database: Database) -> None:
+    """It ends at its own next call, and the run in the main thread goes on to its end."""
+    settings.override(lease_seconds=0.6)
+    ids: list[str | None] = []
+
+    @flow
+    def polling() -> None:
+        ids.append(flow_run.id)
+        while True:
+            increment(1)
+            time.sleep(0.01)
+
+    @flow
+    def other() -> str:
+        thread, ended = run_in_thread(lambda: polling(return_state=True))
+        wait_until(lambda: ids, "the run in the thread to begin")
+        operations.cancel(database, str(ids[0]))
+        wait_until(lambda: ended, "the run in the thread to end")
+        thread.join()
+        return ended[0].name
+
+    assert other() == "Cancelled"
+
+
+def test_a_run_in_a_thread_is_cancelled_though_its_body_ends(database: Database) -> None:
+    """Whatever the body makes of it: who cancelled the run sees it cancelled."""
+    settings.override(lease_seconds=0.6)
+    ids: list[str | None] = []
+
+    @flow
+    def stubborn() -> str:
+        ids.append(flow_run.id)
+        with contextlib.suppress(Cancelled):
+            while True:
+                increment(1)
+                time.sleep(0.01)
+        return "done all the same"
+
+    thread, ended = run_in_thread(lambda: stubborn(return_state=True))
+    wait_until(lambda: ids, "the run to begin")
+    operations.cancel(database, str(ids[0]))
+    thread.join()
+
+    assert [state.name for state in ended] == ["Cancelled"]
     assert [row.state_type for row in rows(database, tables.flow_runs)] == [StateType.CANCELLED]
 
 
