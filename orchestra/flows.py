@@ -15,7 +15,7 @@ from orchestra.engine.parameters import bind, bind_named, signature
 from orchestra.errors import DefinitionError, ReservedArgumentError
 from orchestra.retries import delay_option
 from orchestra.runners.base import Runner
-from orchestra.specs import FlowSpec, overridden, path_of, require_importable
+from orchestra.specs import FlowSpec, given_options, overridden, path_of, require_importable
 from orchestra.states import State
 from orchestra.task_runners import ThreadPoolTaskRunner
 
@@ -235,7 +235,7 @@ def _fields(options: FlowOptions) -> dict[str, Any]:
     if unknown := sorted(set(options) - FlowOptions.__annotations__.keys()):
         known = ", ".join(sorted(FlowOptions.__annotations__))
         raise DefinitionError(f"a flow has no option {', '.join(map(repr, unknown))}; it has {known}")
-    fields: dict[str, Any] = dict(options)
+    fields = given_options(options, FlowSpec, "flow")
     if fields.get("timeout_seconds") is not None:
         fields["timeout_seconds"] = clock.seconds(fields["timeout_seconds"])
     if "retry_delay_seconds" in fields:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from orchestra.errors import NotImportable
+from orchestra.errors import DefinitionError, NotImportable
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,22 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     wait_for: tuple[Any, ...] = ()
+
+
+def given_options(options: Mapping[str, Any], kind: type[TaskSpec | FlowSpec], what: str) -> dict[str, Any]:
+    """The options that say something: None leaves one as it is where it is no value of that option's.
+
+    Raises:
+        DefinitionError: A name or a count of retries is none.
+    """
+    empty = {each.name for each in fields(kind) if each.default is None}
+    given = {name: value for name, value in options.items() if value is not None or name in empty}
+    if not isinstance(given.get("name", ""), str):
+        raise DefinitionError(f"name= of a {what} is a text, not {given['name']!r}")
+    retries = given.get("retries", 0)
+    if not isinstance(retries, int) or retries < 0:
+        raise DefinitionError(f"retries= of a {what} is a number from 0, not {retries!r}")
+    return given
 
 
 def is_async(fn: Callable[..., Any]) -> bool:

@@ -194,8 +194,18 @@ def Paused(message: str | None = None, **fields: Any) -> State[Any]:
 LONGEST_MESSAGE = 64 * 1024
 
 
+def from_body(error: BaseException) -> State[Any]:
+    """The final state of a run whose body raised `error`.
+
+    That something in it crashed or was cancelled fails it, as any other error does.
+    """
+    if isinstance(error, errors.CrashedRun | errors.CancelledRun):
+        return State(StateType.FAILED, "Failed", describe(error), error)
+    return from_exception(error)
+
+
 def from_exception(error: BaseException) -> State[Any]:
-    """The final state of a run whose body raised `error`."""
+    """The final state of a run that ended by `error`."""
     if isinstance(error, errors.RunTimeout):
         return State(StateType.FAILED, "TimedOut", _cut(str(error)), error)
     if isinstance(error, errors.UpstreamFailed):

@@ -23,7 +23,7 @@ from orchestra.errors import (
 from orchestra.futures import Future, FutureList
 from orchestra.retries import delay_option
 from orchestra.runners.base import Runner
-from orchestra.specs import Call, TaskSpec, overridden, path_of
+from orchestra.specs import Call, TaskSpec, given_options, overridden, path_of
 from orchestra.states import State
 
 P = ParamSpec("P")
@@ -250,7 +250,7 @@ def _fields(options: TaskOptions) -> dict[str, Any]:
     if unknown := sorted(set(options) - TaskOptions.__annotations__.keys()):
         known = ", ".join(sorted(TaskOptions.__annotations__))
         raise DefinitionError(f"a task has no option {', '.join(map(repr, unknown))}; it has {known}")
-    fields: dict[str, Any] = dict(options)
+    fields = given_options(options, TaskSpec, "task")
     for name in ("timeout_seconds", "lease_seconds"):
         if fields.get(name) is not None:
             fields[name] = clock.seconds(fields[name])

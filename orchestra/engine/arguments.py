@@ -41,15 +41,18 @@ def find_futures(value: Any) -> list[tuple[Future[Any], bool]]:
     return found
 
 
-def replace_futures(value: Any, replace: Replace) -> Any:
+def replace_futures(value: Any, replace: Replace, on_state: Callable[[State[Any], bool], Any] | None = None) -> Any:
     """`value` with every future replaced, every state by its result, and annotations taken off.
 
     Gives the same object back where nothing is inside.
 
+    Args:
+        on_state: What stands in the place of a state, given whether its failure counts; None: its result.
+
     Raises:
         UpstreamFailed: A state that is not COMPLETED stands there without `allow_failure`.
     """
-    return _walk(value, _on_future(replace, _result_of), True, ())
+    return _walk(value, _on_future(replace, on_state or _result_of), True, ())
 
 
 def replace_refs(value: Any, fill: Callable[[StepRef], Any]) -> Any:

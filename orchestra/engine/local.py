@@ -259,7 +259,7 @@ class LocalFlowRun:
             return flow_state(bodies.call(body, args, kwargs, **self._body_options()))
         except Exception as error:
             self.runner.abandon()
-            return states.from_exception(error)
+            return states.from_body(error)
 
     async def _attempt_async(self) -> State[Any]:
         args, kwargs = call_with(self.flow.fn, self.parameters)
@@ -268,7 +268,7 @@ class LocalFlowRun:
             return flow_state(await bodies.call_async(body, args, kwargs, **self._body_options()))
         except Exception as error:
             self.runner.abandon()
-            return states.from_exception(error)
+            return states.from_body(error)
 
     def _body_options(self) -> dict[str, Any]:
         return {"timeout": self.flow.timeout_seconds, "log_prints": self.context.log_prints}
@@ -277,7 +277,11 @@ class LocalFlowRun:
         """Seconds until the next run attempt; None: there is none."""
         if self._invalid or self._cancelled or not state.is_failed():
             return None
-        delay = retries.next_delay(self.flow.retries, self.flow.retry_delay_seconds, self.run_attempt)
+        try:
+            delay = retries.next_delay(self.flow.retries, self.flow.retry_delay_seconds, self.run_attempt)
+        except Exception:
+            engine_logger(self.context).exception("retry_delay_seconds raised; the flow is not retried")
+            return None
         if delay is not None:
             waiting = states.Scheduled(state.message, name="AwaitingRetry")
             local_runs.set_state(database(), self.run_id, waiting, run_attempt=self.run_attempt)

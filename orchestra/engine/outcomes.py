@@ -38,11 +38,11 @@ def flow_state(value: Any) -> State[Any]:
         return _of_one(final)
     if _all_are(value, (Future, State)):
         return _of_many(value, [item.final_state() if isinstance(item, Future) else item for item in value])
-    return State(states.StateType.COMPLETED, data=replace_futures(value, _value_or_error))
+    return State(states.StateType.COMPLETED, data=replace_futures(value, _value_or_error, _outcome_of))
 
 
 def _final(state: State[Any]) -> State[Any]:
-    return state if state.is_final() else states.Failed(f"the body returned a state that is not final: {state.name}")
+    return state if state.is_final() else states.Failed(f"the body returned what is not final: {state.name}")
 
 
 def _of_one(state: State[Any]) -> State[Any]:
@@ -53,7 +53,7 @@ def _of_one(state: State[Any]) -> State[Any]:
 def _of_many(value: Any, found: list[State[Any]]) -> State[Any]:
     whole = states.aggregate(found)
     if not whole.is_completed():
-        return whole
+        return _final(whole)
     data = [state.data for state in found]
     kind = type(value)
     return State(whole.type, whole.name, whole.message, kind(data) if kind in (tuple, set, frozenset) else data)
@@ -61,6 +61,11 @@ def _of_many(value: Any, found: list[State[Any]]) -> State[Any]:
 
 def _value_or_error(future: Future[Any], strict: bool) -> Any:
     return future.final_state().result(raise_on_failure=False)
+
+
+def _outcome_of(state: State[Any], strict: bool) -> Any:
+    """What a state inside a returned value says; its failure is the caller's to look at."""
+    return state.result(raise_on_failure=False) if state.is_final() else state
 
 
 def _all_are(value: Any, kinds: type | tuple[type, ...]) -> bool:

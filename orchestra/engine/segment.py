@@ -29,6 +29,7 @@ from orchestra.errors import (
     DefinitionNotFound,
     Fenced,
     NonDeterministic,
+    ParameterError,
     Parked,
     RunTimeout,
     Signal,
@@ -100,6 +101,7 @@ class Segment:
         self.carrier = carrier
         self.heart = heart
         self.waiters = waiters or Waiters()
+        self.is_invalid = False
         self.runner: DurableRunner
         self.context: FlowRunContext
 
@@ -223,12 +225,10 @@ class Segment:
             Cancelled, Fenced, NonDeterministic: The body was stopped so.
         """
         try:
-            parameters = self._parameters()
-            args, kwargs = call_with(self.flow.fn, parameters)
-            value = self._call(args, kwargs)
+            value = self._call(*self._arguments())
         except Exception as error:
             self._check_stopped(error)
-            value = states.from_exception(error)
+            value = states.from_body(error)
         except BaseException as error:
             self._check_stopped(error)
             if isinstance(error, interrupts.Expired):
@@ -237,7 +237,7 @@ class Segment:
                 raise
             if isinstance(error, Signal):
                 raise
-            value = states.from_exception(error)
+            value = states.from_body(error)
         self._check_stopped(None)
         if not isinstance(value, State) or value.is_completed():
             self.runner.replay.check_ended()
@@ -257,6 +257,14 @@ class Segment:
             raise Cancelled
         if self.runner.mismatch is not None:
             raise self.runner.mismatch
+
+    def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        try:
+            return call_with(self.flow.fn, self._parameters())
+        except ParameterError:
+            # They will not fit the next time either.
+            self.is_invalid = True
+            raise
 
     def _parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = serializers.decode(self.row["parameters"])
@@ -312,7 +320,9 @@ class Segment:
             return b"E%08d" % len(head) + head + (ending.result or b"")
         if isinstance(value, State):
             return b"S" + serializers.encode([str(value.type), value.name, value.message, value.data])
-        refs = replace_futures(value, lambda future, strict: StepRef(getattr(future, "key", "")))
+        refs = replace_futures(
+            value, lambda future, strict: StepRef(getattr(future, "key", "")), lambda state, strict: state
+        )
         return b"V" + serializers.encode(refs, what=f"the result of flow {self.flow.name!r}")
 
     def _conclude(self, outcome: bytes) -> State[Any] | None:
@@ -388,7 +398,7 @@ class Segment:
         return final
 
     def _retry_delay(self, state: State[Any]) -> float | None:
-        if not state.is_failed() or self.claim.cancelled:
+        if not state.is_failed() or self.claim.cancelled or self.is_invalid:
             return None
         try:
             return retries.next_delay(self.flow.retries, self.flow.retry_delay_seconds, self.claim.run_attempt)

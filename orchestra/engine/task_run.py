@@ -132,7 +132,7 @@ def _attempt(
     except Signal:
         raise
     except contain as error:
-        return states.from_exception(error)
+        return states.from_body(error)
 
 
 async def _attempt_async(
@@ -151,9 +151,9 @@ async def _attempt_async(
     except asyncio.CancelledError as error:
         if _is_being_cancelled() or not issubclass(asyncio.CancelledError, contain):
             raise
-        return states.from_exception(error)
+        return states.from_body(error)
     except contain as error:
-        return states.from_exception(error)
+        return states.from_body(error)
 
 
 def _is_being_cancelled() -> bool:

@@ -12,9 +12,10 @@ from typing import Any
 
 from orchestra import allow_failure, flow, get_run_logger, runtime, sleep, task, uuid4
 from orchestra import random as random_number
-from orchestra.errors import PauseTimeout, ResultTimeout, RunTimeout, SerializationError
+from orchestra.errors import CrashedRun, PauseTimeout, ResultTimeout, RunTimeout, SerializationError
 from orchestra.flow_runs import pause_flow_run
 from orchestra.futures import as_completed, wait
+from orchestra.states import State, StateType
 from orchestra.store import interventions
 from orchestra.store.database import database
 
@@ -1032,3 +1033,38 @@ def changes_arguments():
 @task
 def pair():
     return [2, 1]
+
+
+@flow
+def returns_states(how):
+    add.submit(1)
+    if how == "in a dict":
+        return {"state": fail(return_state=True)}
+    if how == "in a list, with work open":
+        return [fail(return_state=True), add(1, return_state=True)]
+    return [State(StateType.COMPLETED), State(StateType.PAUSED)]
+
+
+@task
+def crashes():
+    raise CrashedRun("a run inside of it")
+
+
+@flow(retries=2, retry_delay_seconds=0.01)
+def calls_what_crashes():
+    effects.append("tried")
+    crashes()
+
+
+@flow(retries=2)
+def takes_a_number(n: int):
+    effects.append("ran")
+
+
+def no_delay(count):
+    raise ZeroDivisionError("in the delay")
+
+
+@flow(retries=2, retry_delay_seconds=no_delay)
+def has_a_broken_delay():
+    raise ValueError("its own")

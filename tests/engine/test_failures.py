@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from orchestra.errors import DefinitionError, UpstreamFailed
-from orchestra.states import StateType
+from orchestra.states import State, StateType
 from tests.drive import Driver
 from tests.engine import flows
 
@@ -111,3 +113,52 @@ def test_a_future_of_another_run_is_refused(driver: Driver, how: str) -> None:
 
     with pytest.raises(DefinitionError, match="another run"):
         state.result()
+
+
+HERE = pytest.mark.parametrize("here", [True, False], ids=["in this process", "on a worker"])
+
+
+def run(driver: Driver, here: bool, flow: Any, **parameters: Any) -> State[Any]:
+    """Run a flow to its end, here or by messages."""
+    found = flow(**parameters, return_state=True) if here else driver.run(flow, messages=200, **parameters)
+    assert isinstance(found, State)
+    return found
+
+
+@HERE
+@pytest.mark.parametrize(
+    ("how", "name", "message"),
+    [
+        ("in a dict", "Completed", None),
+        ("in a list, with work open", "Failed", "1/2 states failed."),
+        ("not final", "Failed", "the body returned what is not final: Paused"),
+    ],
+)
+def test_returned_states_make_the_final_state(
+    driver: Driver, here: bool, how: str, name: str, message: str | None
+) -> None:
+    """Alone or in a list they are the flow's; deeper inside they are only values."""
+    state = run(driver, here, flows.returns_states, how=how)
+
+    assert (state.name, state.message) == (name, message)
+
+
+@HERE
+def test_a_crash_inside_fails_the_flow_which_is_tried_again(driver: Driver, effects: list[str], here: bool) -> None:
+    """As any other error that its body does not catch."""
+    assert run(driver, here, flows.calls_what_crashes).name == "Failed"
+    assert effects == ["tried"] * 3
+
+
+@HERE
+def test_parameters_that_do_not_fit_are_not_tried_again(driver: Driver, effects: list[str], here: bool) -> None:
+    """They will not fit the next time."""
+    assert run(driver, here, flows.takes_a_number, n="x").is_failed()
+    assert effects == []
+    assert here or driver.segments == 1
+
+
+@HERE
+def test_a_delay_that_cannot_be_made_leaves_the_flow_its_own_error(driver: Driver, here: bool) -> None:
+    """It is not tried again."""
+    assert run(driver, here, flows.has_a_broken_delay).message == "ValueError: its own"

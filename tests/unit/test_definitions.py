@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from orchestra import flow, task
 from orchestra.engine import definitions
-from orchestra.errors import ConfigurationError, DefinitionNotFound
+from orchestra.errors import ConfigurationError, DefinitionError, DefinitionNotFound
 
 CODE = """
 from orchestra import flow, task
@@ -85,3 +87,24 @@ def test_a_module_that_does_not_import_is_named_with_its_error(folder: Path) -> 
 
     with pytest.raises(ConfigurationError, match=r"ORCHESTRA_FLOWS names .*'broken_flows'.*ZeroDivisionError"):
         definitions.import_modules(["broken_flows"])
+
+
+def test_none_says_nothing_of_an_option() -> None:
+    """As in Prefect, whose defaults are None."""
+
+    def work() -> int:
+        return 1
+
+    made = task(name=None, retries=None, retry_delay_seconds=None, tags=None)(work)  # type: ignore[arg-type]
+
+    assert (made.spec.name, made.spec.retries, made.spec.tags) == ("work", 0, frozenset())
+    assert flow(name=None, retries=None)(work).spec.name == "work"  # type: ignore[arg-type]
+    assert made.with_options(retries=3).with_options(retries=None).spec.retries == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"retries": "x"}, {"retries": -1}, {"name": 3}])
+@pytest.mark.parametrize("decorate", [task, flow])
+def test_options_of_a_wrong_kind_are_refused_where_they_are_given(decorate: Any, options: dict[str, Any]) -> None:
+    """And the error names the option."""
+    with pytest.raises(DefinitionError, match=next(iter(options))):
+        decorate(**options)(len)

@@ -43,8 +43,8 @@ def test_one_failed_future_fails_the_flow() -> None:
 
 
 def test_cancelled_outweighs_failed() -> None:
-    """And paused comes after it."""
+    """And what is paused is no end at all."""
     cancelled, paused = states.Cancelled(), states.Paused()
 
     assert flow_state([broken.state, cancelled]).type is StateType.CANCELLED
-    assert flow_state([broken.state, paused]).type is StateType.PAUSED
+    assert flow_state([broken.state, paused]).message == "the body returned what is not final: Paused"
