@@ -73,7 +73,7 @@ def run_attempts(
     """Run the body from attempt `context.attempt` on, until it ends well or no retry is left.
 
     Args:
-        longest_sleep: Retry delays up to this many seconds are slept through; a longer one ends the call.
+        longest_sleep: Retry delays below this many seconds are slept through; a longer one ends the call.
         before_attempt: Called before each start of the body; what it raises goes to the caller.
         on_retry: Called with the failed state and the delay before a delay is slept through.
         contain: What the body may raise to fail the attempt; orchestra's signals always pass.
@@ -175,7 +175,7 @@ def _next(
         return Ended(state, context.attempt)
     tries = context.attempt + 1, task.retries + 1
     engine_logger(context).warning("%s; try %d of %d in %.3g s", state.message, *tries, delay)
-    if delay > longest_sleep:
+    if delay >= longest_sleep:
         return RetryLater(delay, context.attempt, state)
     on_retry(state, delay)
     return delay

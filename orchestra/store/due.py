@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from orchestra import serializers, settings
 from orchestra.errors import PauseTimeout
+from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store import leaders
 from orchestra.store.announcements import (
@@ -73,7 +74,9 @@ def complete_due(database: Database) -> list[Announcement]:
     announcements: list[Announcement] = []
     while over := database.read(lambda connection: list(connection.execute(_OVER))):
         for row in over:
+            failpoint("before_timer")
             announcements += database.write(lambda connection, row=row: _end_timer(connection, row))  # type: ignore[misc]
+            failpoint("after_timer")
     if database.read(lambda connection: connection.execute(_LATE).first()) is not None:
         announcements += database.write(_wake_late)
     return announcements

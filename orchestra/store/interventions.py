@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from orchestra import serializers, settings
 from orchestra.errors import FlowRunNotFound, IllegalTransition
+from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store import blobs
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_steps
@@ -42,11 +43,13 @@ def cancel(database: Database, run_id: str) -> list[Announcement]:
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended already.
     """
+    failpoint("before_cancel")
     marked: dict[str, list[Announcement]] = {}
     while new := [each for each in _tree(database, run_id) if each not in marked]:
         # Children first, as a child's end locks its own row before its parent's.
         for each in reversed(new):
             marked[each] = database.write(lambda connection, each=each: _mark(connection, each, each == run_id))  # type: ignore[misc]
+    failpoint("in_cancel")
     for each in marked:
         end_steps(database, each)
     return [announcement for announcements in marked.values() for announcement in announcements]

@@ -239,7 +239,10 @@ def reopen(
         return next_attempt(connection, claim.run_id, claim.run_attempt, delay, message)
 
     keep_large(database, new)
-    return database.write(work)
+    failpoint("before_reopen")
+    announcement = database.write(work)
+    failpoint("after_reopen")
+    return announcement
 
 
 def _is_reopened(connection: Connection, claim: Claim) -> bool:

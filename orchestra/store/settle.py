@@ -127,7 +127,10 @@ def retry_later(
         later = replace(of_step(row), delay=delay)
         return [later, *_advance_waves(connection, claim.run_id, claim.run_attempt, _ended([row]))]
 
-    return database.write(work)
+    failpoint("before_retry_later")
+    announcements = database.write(work)
+    failpoint("after_retry_later")
+    return announcements
 
 
 def cancelled() -> Ending:

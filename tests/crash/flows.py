@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any
 
-from orchestra import flow, sleep, task
+from orchestra import flow, runtime, sleep, task
 from orchestra.context import task_run_context
 from tests.crash import ledger
 
@@ -122,6 +122,15 @@ def retrying() -> int:
     return flaky(2) + submitted.result()
 
 
+@flow(retries=1, retry_delay_seconds=0.1)
+def trying_again() -> int:
+    """Fails once, as a whole, behind a step."""
+    x = add(3, 4)
+    if runtime.flow_run.run_count < 2:
+        raise ConnectionError("not yet")
+    return x
+
+
 @flow
 def sleeping() -> int:
     """A durable sleep between two steps."""
@@ -177,6 +186,7 @@ ANSWERS: dict[Any, int] = {
     diamond: (9 + 1) + (9 + 2),
     nested: 9 + 4 + 1 + 0,
     retrying: 4 + 9,
+    trying_again: 7,
     sleeping: 6,
     gathering: 3 * 200 + 0 + 1 + 2,
 }

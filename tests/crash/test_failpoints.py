@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from orchestra.handles import FlowRunHandle
 from orchestra.store.tables import flow_runs
 from tests.crash import flows
-from tests.crash.conftest import IN_FLIGHT, Arena
+from tests.crash.conftest import IN_FLIGHT, RECOVERY, Arena
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.services
@@ -39,7 +40,15 @@ ON_A_WORKER = {
     "after_complete": (4, 0),
     "before_finish": (2, 0),
     "after_finish": (2, 0),
+    "before_retry_later": (1, 1),
+    "after_retry_later": (1, 0),
+    "before_reopen": (1, 0),
+    "after_reopen": (1, 0),
+    "before_timer": (1, 0),
+    "after_timer": (1, 0),
 }
+#: Those that a process passes which cancels a run.
+ON_CANCEL = ("before_cancel", "in_cancel")
 #: Those that a process passes which submits a run.
 ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_publish", "after_publish")
 
@@ -57,6 +66,13 @@ def test_a_run_survives_a_kill_at_every_point(arena: Arena, every_shape: Any, po
     assert len(runs.restarts()) <= bodies
 
 
+def test_every_point_is_killed_at() -> None:
+    """None in the code is forgotten here."""
+    code = "".join(file.read_text() for file in (ROOT / "orchestra").rglob("*.py"))
+
+    assert set(re.findall(r'\bfailpoint\(.*?"([a-z_]+)"', code)) <= {*ON_A_WORKER, *ON_SUBMIT, *ON_CANCEL}
+
+
 def test_runs_survive_kills_at_all_points(arena: Arena, every_shape: Any) -> None:
     """One kill at each point, at different times, while three runs of every shape go on."""
     arena.arm(",".join(f"{point}=kill::{7 + 5 * number}" for number, point in enumerate(ON_A_WORKER)))
@@ -66,6 +82,24 @@ def test_runs_survive_kills_at_all_points(arena: Arena, every_shape: Any) -> Non
     for runs in together:
         runs.check(timeout=100)
     assert sum(arena.visited(point) >= 7 for point in ON_A_WORKER) > len(ON_A_WORKER) / 2
+
+
+CANCEL = "from orchestra.handles import FlowRunHandle; FlowRunHandle({run!r}).cancel()"
+
+
+@pytest.mark.parametrize("point", ON_CANCEL)
+def test_a_run_is_cancelled_though_who_cancels_it_is_killed(arena: Arena, point: str) -> None:
+    """By itself, once it is marked; else when it is cancelled again."""
+    handle = flows.holding_submitted.delay(600.0)
+    arena.wait_for_start(handle.id)
+
+    env = {**os.environ, "ORCHESTRA_FAILPOINTS": f"{point}=kill"}
+    killed = subprocess.run([sys.executable, "-c", CANCEL.format(run=handle.id)], cwd=ROOT, env=env, check=False)
+    if point == "before_cancel":
+        handle.cancel()
+
+    assert killed.returncode == -9
+    assert handle.wait(RECOVERY).name == "Cancelled"
 
 
 SUBMIT = "from tests.crash import flows; print(flows.linear.apply_async(idempotency_key={key!r}).id)"
