@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -262,6 +263,9 @@ def _table(months: list[dict[str, Any]]) -> Table:
 
 def _say_where_to_look(home: Path, run: FlowRunHandle) -> None:
     console.print(f"\nLook further:\n  export ORCHESTRA_HOME={home}", soft_wrap=True)
+    if shutil.which("orchestra") is None:
+        # `make demo` runs in a virtual environment that the caller's shell does not know.
+        console.print(f"  export PATH={Path(sys.executable).parent}:$PATH", soft_wrap=True)
     for command in ("inspect", "logs", "canvas"):
         console.print(f"  orchestra flow-run {command} {run.id}", soft_wrap=True)
     console.print(f"  orchestra task-run ls --flow-run {run.id}", soft_wrap=True)
