@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestra import clock, serializers
+from orchestra.context import TaskRunContext, task_run_context
 from orchestra.engine.branches import Waiters
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.journaled import LINGER, Awaited, Journaled
@@ -47,6 +48,8 @@ class _Suspended:
     first: bool
     #: What people see where the run waits for nothing else.
     shown: tuple[StateType, str]
+    #: The task run in whose body it is, if any.
+    inside: TaskRunContext | None = field(default_factory=task_run_context.get)
 
 
 class Waiting(Journaled):
@@ -265,7 +268,7 @@ class Waiting(Journaled):
         self._refresh(keys)
         if self._wake(open_):
             return True
-        if not stuck and (self._inline or not self.carrier.stopping()):
+        if self._is_in_flight(open_) or not (stuck or self.carrier.stopping()):
             return False
         if stuck and self._may_linger(keys):
             return False
@@ -273,6 +276,13 @@ class Waiting(Journaled):
         self._park(keys, 1, _PAUSED if paused else _WAITING)
         self._learn_all(keys)
         return self._wake(open_)
+
+    def _is_in_flight(self, open_: Sequence[_Suspended]) -> bool:
+        """Whether inline calls go on: on what, a thread or a process, the loop cannot see. Parked, they would run twice.
+
+        One that itself waits for steps, by way of a future that its body was not handed, does not.
+        """
+        return self._inline > len({id(each.inside) for each in open_ if each.inside is not None})
 
     def _wake(self, open_: Sequence[_Suspended]) -> bool:
         woken = False

@@ -1,0 +1,27 @@
+"""What goes on in an async body while a branch of it waits for steps, and what ends such a wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.drive import Driver
+from tests.engine import async_flows as flows
+
+
+@pytest.mark.parametrize(
+    ("flow", "effect"),
+    [(flows.beside_a_thread, "thread"), (flows.beside_a_process, "process")],
+    ids=["thread", "process"],
+)
+def test_a_run_parks_after_its_inline_calls(driver: Driver, effects: list[str], flow: Any, effect: str) -> None:
+    """What they wait for, a thread or a process, the loop cannot see; none is thrown away and run again."""
+    assert driver.run(flow, messages=1000).result() == ["done", 1]
+    assert effects.count(effect) == 1
+
+
+def test_an_inline_call_that_waits_for_a_step_does_not_hold_its_slot(driver: Driver, effects: list[str]) -> None:
+    """Where it waits by way of a future of its flow, the run parks, and the call runs again."""
+    assert driver.run(flows.waits_within, messages=1000).result() == 1
+    assert effects == ["within", "remote 1", "within"]
