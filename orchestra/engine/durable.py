@@ -120,14 +120,14 @@ class DurableRunner(Waiting):
             return self._state(asked.key)
         args, kwargs, context = started
         start_time = clock.now()
-        self._inline += 1
+        self._inline.add(asked.key)
         try:
             longest = _longest_sleep(task, inputs)
             outcome = await run_attempts_async(
                 task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body
             )
         finally:
-            self._inline -= 1
+            self._inline.discard(asked.key)
         final = self._journal_inline(asked, task, inputs, outcome, start_time)
         if final is None:
             await self._wait_for_keys_async([asked.key])

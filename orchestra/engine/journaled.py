@@ -116,8 +116,8 @@ class Journaled:
         self._warned_slow = False
         #: What is looked at just now: a look may not ask for steps of its own.
         self._observing: str | None = None
-        #: Async inline calls whose bodies run.
-        self._inline = 0
+        #: The steps of async inline calls whose bodies run.
+        self._inline: set[str | None] = set()
         #: Set once the database was away: nothing of this segment may be written after that.
         self.broken: StoreError | None = None
         #: Set once replay differed from the journal: a body that swallows it does not go on.

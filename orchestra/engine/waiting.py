@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from orchestra import clock, serializers
-from orchestra.context import TaskRunContext, task_run_context
+from orchestra.context import task_run_context
 from orchestra.engine.branches import Waiters
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.journaled import LINGER, Awaited, Journaled
@@ -48,8 +48,8 @@ class _Suspended:
     first: bool
     #: What people see where the run waits for nothing else.
     shown: tuple[StateType, str]
-    #: The task run in whose body it is, if any.
-    inside: TaskRunContext | None = field(default_factory=task_run_context.get)
+    #: The step in whose body it is, if it is a task's.
+    inside: str | None
 
 
 class Waiting(Journaled):
@@ -201,6 +201,7 @@ class Waiting(Journaled):
             first: One of them is enough; with `beyond`, one more than are done already.
         """
         self._check_deadline(Awaited(keys, first), replayed=True)
+        self._refuse_in_flight(Awaited(keys, first), replayed=True)
         if not beyond and self._satisfied(keys, first):
             return
         missing = self._missing(keys)
@@ -212,11 +213,22 @@ class Waiting(Journaled):
             left = self._missing(missing)
             if not left or (first and len(left) < len(missing)):
                 return
+            self._refuse_in_flight(Awaited(keys, first))
             if self._may_linger(left):
                 time.sleep(_LINGER_POLL)
                 continue
             self._park(left, 1 if first else len(left), shown)
             self._learn_all(left)
+
+    def _refuse_in_flight(self, wait: Awaited, *, replayed: bool = False) -> None:
+        """Refuse a wait that would hold up the inline calls of other branches, and throw them away where it parks.
+
+        Args:
+            replayed: Only if it was refused when this was first run.
+        """
+        name = f"refused-{wait.digest}"
+        if self.replay.holds(self._line().peek(name)) or (not replayed and self._is_in_flight({_inside()})):
+            self.observe(name, _refuse)
 
     async def _wait_for_keys_async(
         self,
@@ -235,7 +247,7 @@ class Waiting(Journaled):
             return
         self.check("wait")
         self._check_deadline(Awaited(keys, first))
-        suspended = _Suspended(asyncio.get_running_loop().create_future(), missing, first, shown)
+        suspended = _Suspended(asyncio.get_running_loop().create_future(), missing, first, shown, _inside())
         self._suspended.append(suspended)
         self._waiters.futures.add(suspended.future)
         try:
@@ -268,7 +280,7 @@ class Waiting(Journaled):
         self._refresh(keys)
         if self._wake(open_):
             return True
-        if self._is_in_flight(open_) or not (stuck or self.carrier.stopping()):
+        if self._is_in_flight({each.inside for each in open_}) or not (stuck or self.carrier.stopping()):
             return False
         if stuck and self._may_linger(keys):
             return False
@@ -277,12 +289,13 @@ class Waiting(Journaled):
         self._learn_all(keys)
         return self._wake(open_)
 
-    def _is_in_flight(self, open_: Sequence[_Suspended]) -> bool:
-        """Whether inline calls go on: on what, a thread or a process, the loop cannot see. Parked, they would run twice.
+    def _is_in_flight(self, waiting: set[str | None]) -> bool:
+        """Whether inline calls go on, those that `waiting` names aside.
 
-        One that itself waits for steps, by way of a future that its body was not handed, does not.
+        On what, a thread or a process, the loop cannot see; parked, they would run twice. One that itself waits for
+        steps, by way of a future that its body was not handed, goes on only after a park.
         """
-        return self._inline > len({id(each.inside) for each in open_ if each.inside is not None})
+        return not self._inline <= waiting
 
     def _wake(self, open_: Sequence[_Suspended]) -> bool:
         woken = False
@@ -351,3 +364,17 @@ class Waiting(Journaled):
         if not isinstance(future, JournalFuture) or future.waiter is not self:
             raise DefinitionError(f"{future!r} belongs to another run; hand on its result instead")
         return future.key
+
+
+def _refuse() -> None:
+    raise DefinitionError(
+        "a call that is not awaited waits here for a step, while async tasks of other branches of this flow run; it "
+        "would stop them: write `await future` for `future.result()` and `future.wait()`, and `await t.submit(x)` for "
+        "`t(x)` where t is no async task"
+    )
+
+
+def _inside() -> str | None:
+    """The step in whose body this is called, if it is a task's."""
+    context = task_run_context.get()
+    return None if context is None else context.step_key

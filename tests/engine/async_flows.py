@@ -6,8 +6,8 @@ import asyncio
 import sys
 import threading
 
-from orchestra import flow, task
-from tests.engine.flows import effects
+from orchestra import flow, sleep, task
+from tests.engine.flows import aadd, effects
 
 
 @task(queue="elsewhere")
@@ -59,3 +59,39 @@ async def waits_within():
         return await future
 
     return await waits()
+
+
+@task
+async def opens(gate):
+    effects.append("opens")
+    await gate.wait()
+    return "done"
+
+
+@flow
+async def waits_unawaited(how):
+    """A branch holds up an async task of another, which it would then let go on."""
+
+    async def blocks():
+        try:
+            value = remote.submit(1).result() if how == "result" else remote(1)
+        except TypeError as error:
+            value = await aadd(len(str(error)) and 1)
+        gate.set()
+        return value
+
+    gate = asyncio.Event()
+    values = await asyncio.gather(opens(gate), blocks())
+    return [*values, await remote.submit(5)]
+
+
+@flow
+def loop_within():
+    """A plain flow that runs a loop of its own."""
+
+    async def both():
+        values = [await aadd(1), await remote.submit(3)]
+        await sleep(3600)
+        return values
+
+    return asyncio.run(both())

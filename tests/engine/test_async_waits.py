@@ -25,3 +25,12 @@ def test_an_inline_call_that_waits_for_a_step_does_not_hold_its_slot(driver: Dri
     """Where it waits by way of a future of its flow, the run parks, and the call runs again."""
     assert driver.run(flows.waits_within, messages=1000).result() == 1
     assert effects == ["within", "remote 1", "within"]
+
+
+@pytest.mark.parametrize("how", ["result", "call"])
+def test_a_wait_that_is_not_awaited_is_refused_beside_inline_calls(
+    driver: Driver, effects: list[str], how: str
+) -> None:
+    """Rather than that it stops them; and again in each replay, where the value is there."""
+    assert driver.run(flows.waits_unawaited, how=how, messages=1000).result() == ["done", 2, 5]
+    assert effects.count("opens") == 1
