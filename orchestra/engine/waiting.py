@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestra import clock, serializers
 from orchestra.context import task_run_context
-from orchestra.engine.branches import Waiters
+from orchestra.engine.branches import BranchLoop, Waiters
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.journaled import LINGER, Awaited, Journaled
 from orchestra.engine.task_run import IN_PLACE
@@ -238,7 +238,13 @@ class Waiting(Journaled):
         beyond: bool = False,
         shown: tuple[StateType, str] = _WAITING,
     ) -> None:
-        """As `_wait_for_keys`, but lets the other branches go on; the loop parks when none can."""
+        """As `_wait_for_keys`, but lets the other branches go on; the loop parks when none can.
+
+        A loop that the body runs by itself asks nobody when it is idle: there the wait parks by itself.
+        """
+        if not self._is_carried():
+            self._wait_for_keys(keys, first=first, beyond=beyond, shown=shown)
+            return
         self._check_deadline(Awaited(keys, first), replayed=True)
         if not beyond and self._satisfied(keys, first):
             return
@@ -256,6 +262,11 @@ class Waiting(Journaled):
             self._waiters.futures.discard(suspended.future)
             self._suspended.remove(suspended)
         self.check("wait")
+
+    def _is_carried(self) -> bool:
+        """Whether the running loop asks this segment when nothing is ready."""
+        loop = asyncio.get_running_loop()
+        return isinstance(loop, BranchLoop) and loop.waiters is self._waiters
 
     def look(self, stuck: bool) -> bool:
         """Wake branches whose steps are done; park if none can go on. Called by the loop when nothing is ready."""
@@ -370,7 +381,7 @@ def _refuse() -> None:
     raise DefinitionError(
         "a call that is not awaited waits here for a step, while async tasks of other branches of this flow run; it "
         "would stop them: write `await future` for `future.result()` and `future.wait()`, and `await t.submit(x)` for "
-        "`t(x)` where t is no async task"
+        "`t(x)` where t is no async task; in place of `asyncio.run(…)` in a plain flow, make the flow async"
     )
 
 

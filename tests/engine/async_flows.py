@@ -95,3 +95,22 @@ def loop_within():
         return values
 
     return asyncio.run(both())
+
+
+@flow
+def loop_within_gathers(n):
+    async def all_of_them():
+        return await asyncio.gather(*(awaits_remote(i) for i in range(n)))
+
+    return asyncio.run(all_of_them())
+
+
+@flow
+def loop_within_beside_a_task():
+    """Of two Tasks of such a loop, one would stop the other."""
+    return asyncio.run(_opened_by_a_wait())
+
+
+async def _opened_by_a_wait():
+    gate = asyncio.Event()
+    await asyncio.gather(opens(gate), awaits_remote(1))

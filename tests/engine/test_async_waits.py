@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from orchestra.store.tables import Phase
 from tests.drive import Driver
 from tests.engine import async_flows as flows
 
@@ -34,3 +35,25 @@ def test_a_wait_that_is_not_awaited_is_refused_beside_inline_calls(
     """Rather than that it stops them; and again in each replay, where the value is there."""
     assert driver.run(flows.waits_unawaited, how=how, messages=1000).result() == ["done", 2, 5]
     assert effects.count("opens") == 1
+
+
+def test_a_loop_that_a_body_runs_itself_parks(driver: Driver, effects: list[str]) -> None:
+    """Nobody asks this loop whether it is idle; its waits park as those of plain code do."""
+    run_id = driver.submit(flows.loop_within)
+    driver.settle()
+    assert driver.row(run_id)["phase"] == Phase.WAITING
+    driver.end_timers(run_id)
+    assert driver.finish(run_id, messages=1000).result() == [2, 3]
+    assert effects == ["aadd 1 1", "remote 3"]
+
+
+def test_a_loop_that_a_body_runs_itself_goes_through_its_waits_in_turn(driver: Driver) -> None:
+    """One branch for all its Tasks, so that one wait is over before the next."""
+    assert driver.run(flows.loop_within_gathers, n=3, messages=1000).result() == [0, 1, 2]
+
+
+def test_a_loop_that_a_body_runs_itself_cannot_wait_beside_its_tasks(driver: Driver, effects: list[str]) -> None:
+    """That would stop them: the flow should be async."""
+    state = driver.run(flows.loop_within_beside_a_task, messages=1000)
+    assert state.is_failed()
+    assert "make the flow async" in str(state.message)
