@@ -99,9 +99,14 @@ class BranchLoop(asyncio.SelectorEventLoop):
         """Cancel the main Task if its time is over; whether it just was."""
         if self.deadline is None or self.main is None or clock.monotonic() < self.deadline:
             return False
-        self.deadline, self.expired = None, True
-        self.main.cancel()
+        self.time_out()
         return True
+
+    def time_out(self) -> None:
+        """Cancel the main Task as one that is over its time; once."""
+        if self.main is not None and not self.expired:
+            self.deadline, self.expired = None, True
+            self.main.cancel()
 
     def bounded(self, timeout: float | None) -> float | None:
         """A sleep of the loop, in seconds, that ends at the deadline."""

@@ -6,6 +6,7 @@ there yet, the segment parks: what was asked is written, the claim released, and
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ from orchestra.journal import Asked
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import StepRef, clean_text
 from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
-from orchestra.states import State
+from orchestra.states import State, StateType
 from orchestra.store import claims, runs
 from orchestra.store.claims import Claimed
 from orchestra.store.database import Database
@@ -46,6 +47,10 @@ INLINE_DEPTH = 20
 
 #: Types whose values no body can change.
 _UNCHANGING = frozenset({type(None), bool, int, float, complex, str, bytes})
+#: The state of an inline call whose branch was cancelled while its body ran, and the two reasons.
+ABANDONED = "Abandoned"
+_CANCELLED = "the branch of the flow that called it was cancelled"
+_OVER_TIME = "its flow was over its time"
 
 #: Runs a claimed child run here; gives its final state, or None where it parked.
 RunChild = Callable[[FlowSpec, Claimed], "State[Any] | None"]
@@ -110,6 +115,7 @@ class DurableRunner(Waiting):
         await self._wait_for_futures_async(call)
         asked, record, inputs = self._ask_task(task, call)
         if record is not None:
+            await self._be_cancelled_again(record)
             await self._wait_for_keys_async([asked.key])
             return self._state(asked.key)
         started = self._begin_inline(asked, task, call, inputs)
@@ -126,6 +132,9 @@ class DurableRunner(Waiting):
             outcome = await run_attempts_async(
                 task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body
             )
+        except asyncio.CancelledError:
+            self._abandon_inline(asked, task, inputs)
+            raise
         finally:
             self._inline.discard(asked.key)
         final = self._journal_inline(asked, task, inputs, outcome, start_time)
@@ -191,6 +200,22 @@ class DurableRunner(Waiting):
         step.inline, step.attempt = True, outcome.attempt
         self._write([step])
         return self._with_details(final, asked.key)
+
+    def _abandon_inline(self, asked: Asked, task: TaskSpec, inputs: bytes | None) -> None:
+        """Keep that the branch of an inline call was cancelled while its body ran: so it is in a replay."""
+        if self.is_stopped:
+            return
+        why = _OVER_TIME if self._loop_is_over_time() else _CANCELLED
+        step = self._new(asked, task, inputs, ending=Ending(StateType.CANCELLED, ABANDONED, why))
+        step.inline = True
+        self._unwritten.append(step)
+
+    async def _be_cancelled_again(self, record: StepRecord) -> None:
+        """Where an inline call was abandoned: wait for whoever cancelled it."""
+        # A state of that name that a task gives has a result: its exception.
+        empty = record.result is None and not record.large
+        if empty and (record.state_type, record.state_name) == (StateType.CANCELLED, ABANDONED):
+            await self._await_cancellation(over_time=record.state_message == _OVER_TIME)
 
     def _call_unjournaled(self, task: TaskSpec, call: Call) -> State[Any]:
         """A direct call that says `persist_result=False`: it takes no place in the journal, and runs in each replay."""

@@ -219,6 +219,11 @@ class Journaled:
         """Whether the run's deadline has passed, and the body was not told of it."""
         return self.seconds_left == 0.0 and not self._timed_out
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing that the body still does counts."""
+        return self.parked or self.claim.lost or self.claim.cancelled or bool(self.broken or self.mismatch)
+
     def dispatch(self) -> None:
         """Write what was submitted, and announce what of it is ready."""
         if any(step.ending is None for step in self._unwritten):

@@ -263,6 +263,23 @@ class Waiting(Journaled):
             self._suspended.remove(suspended)
         self.check("wait")
 
+    async def _await_cancellation(self, *, over_time: bool) -> None:
+        """Wait until the branch is cancelled, as it was at this place before: by a timer of the body's, or a branch.
+
+        Args:
+            over_time: It was by the run's deadline.
+        """
+        loop = asyncio.get_running_loop()
+        if over_time and isinstance(loop, BranchLoop):
+            # Later, so that branches which began at the same time get as far as this one.
+            loop.call_soon(loop.time_out)
+        # Not one that `waiters` knows: the timer would not be waited for.
+        await loop.create_future()
+
+    def _loop_is_over_time(self) -> bool:
+        loop = asyncio.get_running_loop()
+        return isinstance(loop, BranchLoop) and loop.expired
+
     def _is_carried(self) -> bool:
         """Whether the running loop asks this segment when nothing is ready."""
         loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ import sys
 import threading
 
 from orchestra import flow, sleep, task
+from orchestra.errors import RunTimeout
 from tests.engine.flows import aadd, effects
 
 
@@ -114,3 +115,53 @@ def loop_within_beside_a_task():
 async def _opened_by_a_wait():
     gate = asyncio.Event()
     await asyncio.gather(opens(gate), awaits_remote(1))
+
+
+@task
+async def endless():
+    effects.append("endless")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        effects.append("stopped")
+
+
+@flow
+async def timeout_around_a_call(how):
+    try:
+        if how == "wait_for":
+            await asyncio.wait_for(endless(), 0.05)
+        async with asyncio.timeout(0.05):
+            await endless()
+    except TimeoutError:
+        effects.append("late")
+    return await remote.submit(1)
+
+
+@flow
+async def first_wins():
+    """The branch that is first cancels the other, in the middle of its second call."""
+
+    async def loses():
+        await aadd(1)
+        await endless()
+
+    async def wins():
+        return await aadd(2)
+
+    racers = [asyncio.create_task(each()) for each in (wins, loses)]
+    done, pending = await asyncio.wait(racers, return_when=asyncio.FIRST_COMPLETED)
+    for each in pending:
+        each.cancel()
+    return [len(done), await remote.submit(1)]
+
+
+@flow(timeout_seconds=0.1)
+async def over_time():
+    try:
+        await endless()
+    finally:
+        try:
+            await remote.submit(1)
+        except RunTimeout:
+            effects.append(await remote.submit(2))

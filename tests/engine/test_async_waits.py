@@ -57,3 +57,23 @@ def test_a_loop_that_a_body_runs_itself_cannot_wait_beside_its_tasks(driver: Dri
     state = driver.run(flows.loop_within_beside_a_task, messages=1000)
     assert state.is_failed()
     assert "make the flow async" in str(state.message)
+
+
+@pytest.mark.parametrize("how", ["timeout", "wait_for"])
+def test_a_replay_abandons_the_same_call(driver: Driver, effects: list[str], how: str) -> None:
+    """Its body is not run again; the flow's own timer ends it again."""
+    assert driver.run(flows.timeout_around_a_call, how=how, messages=1000).result() == 1
+    assert effects == ["endless", "stopped", "late", "remote 1", "late"]
+
+
+def test_a_branch_that_another_cancels_is_cancelled_again(driver: Driver, effects: list[str]) -> None:
+    """At the same call, which takes its place in the journal."""
+    assert driver.run(flows.first_wins, messages=1000).result() == [1, 1]
+    assert effects.count("endless") == 1
+
+
+def test_a_call_that_the_deadline_ends_is_ended_again(driver: Driver, effects: list[str]) -> None:
+    """Whatever the body does after that."""
+    state = driver.run(flows.over_time, messages=1000)
+    assert state.name == "TimedOut"
+    assert effects == ["endless", "stopped", "remote 2", 2]
