@@ -21,7 +21,7 @@ from orchestra.engine.parameters import bind, signature
 from orchestra.engine.run_names import flow_run_name, task_run_name
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.engine.values import decode_inputs, encode_inputs, ending_of
-from orchestra.engine.waiting import Waiting
+from orchestra.engine.waiting import Waiting, abandoned
 from orchestra.errors import (
     OrchestraError,
     SerializationError,
@@ -34,7 +34,7 @@ from orchestra.journal import Asked
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import StepRef, clean_text
 from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
-from orchestra.states import State, StateType
+from orchestra.states import State
 from orchestra.store import claims, runs
 from orchestra.store.claims import Claimed
 from orchestra.store.database import Database
@@ -47,10 +47,6 @@ INLINE_DEPTH = 20
 
 #: Types whose values no body can change.
 _UNCHANGING = frozenset({type(None), bool, int, float, complex, str, bytes})
-#: The state of an inline call whose branch was cancelled while its body ran, and the two reasons.
-ABANDONED = "Abandoned"
-_CANCELLED = "the branch of the flow that called it was cancelled"
-_OVER_TIME = "its flow was over its time"
 
 #: Runs a claimed child run here; gives its final state, or None where it parked.
 RunChild = Callable[[FlowSpec, Claimed], "State[Any] | None"]
@@ -205,17 +201,9 @@ class DurableRunner(Waiting):
         """Keep that the branch of an inline call was cancelled while its body ran: so it is in a replay."""
         if self.is_stopped:
             return
-        why = _OVER_TIME if self._loop_is_over_time() else _CANCELLED
-        step = self._new(asked, task, inputs, ending=Ending(StateType.CANCELLED, ABANDONED, why))
+        step = self._new(asked, task, inputs, ending=abandoned())
         step.inline = True
         self._unwritten.append(step)
-
-    async def _be_cancelled_again(self, record: StepRecord) -> None:
-        """Where an inline call was abandoned: wait for whoever cancelled it."""
-        # A state of that name that a task gives has a result: its exception.
-        empty = record.result is None and not record.large
-        if empty and (record.state_type, record.state_name) == (StateType.CANCELLED, ABANDONED):
-            await self._await_cancellation(over_time=record.state_message == _OVER_TIME)
 
     def _call_unjournaled(self, task: TaskSpec, call: Call) -> State[Any]:
         """A direct call that says `persist_result=False`: it takes no place in the journal, and runs in each replay."""

@@ -32,6 +32,10 @@ from orchestra.store.journal import Ending, NewStep, StepRecord
 from orchestra.store.tables import Kind
 from orchestra.store.waits import Park
 
+#: The state of a step in which its branch was cancelled, and the two reasons.
+ABANDONED = "Abandoned"
+_CANCELLED = "the branch of the flow that waited here was cancelled"
+_OVER_TIME = "its flow was over its time"
 _LINGER_POLL = 0.001
 #: For how long steps announced just now may wait for another slot before this one is freed, in seconds.
 OFFER = 0.008
@@ -83,11 +87,24 @@ class Waiting(Journaled):
         """As `sleep`, holding up the calling branch only."""
         key, short = self._ask_sleep(seconds)
         if short is not None:
-            self.dispatch()
-            await asyncio.sleep(short.delay)
-            self.check("sleep")
-            self._end_sleep(short)
-        await self._wait_for_keys_async([key])
+            await self._sleep_in_place(short)
+        try:
+            await self._wait_for_keys_async([key])
+        except asyncio.CancelledError:
+            self._stop_abandoned(key)
+            raise
+
+    async def _sleep_in_place(self, step: NewStep) -> None:
+        self.dispatch()
+        try:
+            await asyncio.sleep(step.delay)
+        except asyncio.CancelledError:
+            if not self.is_stopped:
+                self._end_sleep(step)
+                self._abandon(Awaited([step.key], False))
+            raise
+        self.check("sleep")
+        self._end_sleep(step)
 
     def _ask_sleep(self, seconds: float) -> tuple[str, NewStep | None]:
         """Ask for a sleep; gives the step, too, where it is new and short enough to be slept in place."""
@@ -155,8 +172,13 @@ class Waiting(Journaled):
             await self._wait_for_keys_async(keys, first=first)
             return
         timer = self._ask_timer(timeout, keys)
-        while not self._satisfied(keys, first) and not self._is_done(timer):
-            await self._wait_for_keys_async([*keys, timer], first=True, beyond=True)
+        try:
+            await self._abandon_again(Awaited([*keys, timer], True))
+            while not self._satisfied(keys, first) and not self._is_done(timer):
+                await self._wait_for_keys_async([*keys, timer], first=True, beyond=True)
+        except asyncio.CancelledError:
+            self._stop_abandoned(timer)
+            raise
         self._stop_timer(timer)
 
     def _ask_timer(self, timeout: float, keys: Sequence[str]) -> str:
@@ -186,6 +208,11 @@ class Waiting(Journaled):
         announcements = self.guard(lambda: runs.end_step(self.database, self.claim, key, result=_NONE))
         self._announce(announcements)
         self._learn_all([key])
+
+    def _stop_abandoned(self, key: str) -> None:
+        """End a timer that was abandoned, so that the run does not end only after it."""
+        if not self.is_stopped:
+            self._stop_timer(key)
 
     def _wait_for_keys(
         self,
@@ -245,40 +272,57 @@ class Waiting(Journaled):
         if not self._is_carried():
             self._wait_for_keys(keys, first=first, beyond=beyond, shown=shown)
             return
-        self._check_deadline(Awaited(keys, first), replayed=True)
+        wait = Awaited(keys, first)
+        self._check_deadline(wait, replayed=True)
+        await self._abandon_again(wait)
         if not beyond and self._satisfied(keys, first):
             return
         missing = self._missing(keys)
         if not missing:
             return
         self.check("wait")
-        self._check_deadline(Awaited(keys, first))
+        self._check_deadline(wait)
         suspended = _Suspended(asyncio.get_running_loop().create_future(), missing, first, shown, _inside())
         self._suspended.append(suspended)
         self._waiters.futures.add(suspended.future)
         try:
             await suspended.future
+        except asyncio.CancelledError:
+            self._abandon(wait)
+            raise
         finally:
             self._waiters.futures.discard(suspended.future)
             self._suspended.remove(suspended)
         self.check("wait")
 
-    async def _await_cancellation(self, *, over_time: bool) -> None:
-        """Wait until the branch is cancelled, as it was at this place before: by a timer of the body's, or a branch.
+    def _abandon(self, wait: Awaited) -> None:
+        """Keep that the branch was cancelled in this wait: so it is in a replay, be the steps done by then or not."""
+        if self.is_stopped:
+            return
+        step = self._plain(self._line().ask(f"abandoned-{wait.digest}"), Kind.OBSERVATION)
+        step.ending = abandoned()
+        self._unwritten.append(step)
 
-        Args:
-            over_time: It was by the run's deadline.
-        """
+    async def _abandon_again(self, wait: Awaited) -> None:
+        """Where this wait was abandoned: wait for whoever cancelled it."""
+        name = f"abandoned-{wait.digest}"
+        if self.replay.holds(self._line().peek(name)):
+            record = self._answer(self._line().ask(name), None)
+            assert record is not None
+            await self._be_cancelled_again(record)
+
+    async def _be_cancelled_again(self, record: StepRecord) -> None:
+        """Where the branch was cancelled at this step: wait until a timer of the body's, or a branch, does so again."""
+        # A state of that name that a task gives has a result: its exception.
+        empty = record.result is None and not record.large
+        if not empty or (record.state_type, record.state_name) != (StateType.CANCELLED, ABANDONED):
+            return
         loop = asyncio.get_running_loop()
-        if over_time and isinstance(loop, BranchLoop):
+        if record.state_message == _OVER_TIME and isinstance(loop, BranchLoop):
             # Later, so that branches which began at the same time get as far as this one.
             loop.call_soon(loop.time_out)
         # Not one that `waiters` knows: the timer would not be waited for.
         await loop.create_future()
-
-    def _loop_is_over_time(self) -> bool:
-        loop = asyncio.get_running_loop()
-        return isinstance(loop, BranchLoop) and loop.expired
 
     def _is_carried(self) -> bool:
         """Whether the running loop asks this segment when nothing is ready."""
@@ -392,6 +436,13 @@ class Waiting(Journaled):
         if not isinstance(future, JournalFuture) or future.waiter is not self:
             raise DefinitionError(f"{future!r} belongs to another run; hand on its result instead")
         return future.key
+
+
+def abandoned() -> Ending:
+    """How a step ended in which the branch that runs was just cancelled."""
+    loop = asyncio.get_running_loop()
+    over_time = isinstance(loop, BranchLoop) and loop.expired
+    return Ending(StateType.CANCELLED, ABANDONED, _OVER_TIME if over_time else _CANCELLED)
 
 
 def _refuse() -> None:

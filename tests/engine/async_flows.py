@@ -165,3 +165,29 @@ async def over_time():
             await remote.submit(1)
         except RunTimeout:
             effects.append(await remote.submit(2))
+
+
+@flow
+async def timeout_around_a_step(how):
+    """The wait is abandoned while another branch keeps the run from parking; its step is done when it is replayed."""
+    late = asyncio.Event()
+
+    async def impatient():
+        future = remote.submit(1)
+        waits = {
+            "await": lambda: future,
+            "wait": lambda: future.waiter.wait_async([future], 3600),
+            "sleep": lambda: sleep(3600),
+            "short sleep": lambda: sleep(0.9),
+            "pass on": lambda: aadd(future),
+        }
+        try:
+            async with asyncio.timeout(0.05):
+                return await waits[how]()
+        except TimeoutError:
+            return await aadd(5)
+        finally:
+            late.set()
+
+    values = await asyncio.gather(impatient(), opens(late))
+    return [*values, await remote.submit(2)]

@@ -77,3 +77,10 @@ def test_a_call_that_the_deadline_ends_is_ended_again(driver: Driver, effects: l
     state = driver.run(flows.over_time, messages=1000)
     assert state.name == "TimedOut"
     assert effects == ["endless", "stopped", "remote 2", 2]
+
+
+@pytest.mark.parametrize("how", ["await", "wait", "sleep", "short sleep", "pass on"])
+def test_a_replay_abandons_the_same_wait(driver: Driver, effects: list[str], how: str) -> None:
+    """Though what it waited for is there by then; and nothing that was abandoned holds up the end."""
+    assert driver.run(flows.timeout_around_a_step, how=how, messages=1000).result() == [6, "done", 2]
+    assert sorted(effects) == ["aadd 5 1", "opens", "remote 1", "remote 2"]
