@@ -6,7 +6,7 @@ code asks for the same steps, so that what was journaled can be handed back. Whe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -68,6 +68,8 @@ class Branch:
     counts: dict[str, int] = field(default_factory=dict)
     #: Calls so far that are not journaled, by name.
     uncounted: dict[str, int] = field(default_factory=dict)
+    #: The branches of the body that were cancelled.
+    cancelled: set[str] = field(default_factory=set)
 
     def ask(self, name: str) -> Asked:
         """The next step of this name."""
@@ -88,7 +90,7 @@ class Branch:
 
     def child(self) -> Branch:
         """A branch that begins here; numbered by its parent, in the order of creation."""
-        made = Branch(f"{self.id}.{self.children}")
+        made = Branch(f"{self.id}.{self.children}", cancelled=self.cancelled)
         self.children += 1
         return made
 
@@ -173,13 +175,25 @@ class Replay(Generic[R]):
             return moved
         return None
 
-    def check_ended(self) -> None:
+    def check_ended(self, cancelled: Collection[str] = ()) -> None:
         """Check that a body which has ended asked for every step of its journal.
+
+        Args:
+            cancelled: Branches that need not have: where the journal answers at once, their cancellation comes early.
 
         Raises:
             NonDeterministic: Names the first that it did not ask for.
         """
-        left = [record for record in self._own.values() if record.key not in self._asked]
+        left = [
+            record
+            for record in self._own.values()
+            if record.key not in self._asked and not _is_of(record.branch, cancelled)
+        ]
         if left:
             first = min(left, key=lambda record: (record.branch, record.position))
             raise NonDeterministic(first.branch, first.position, first.key, None)
+
+
+def _is_of(branch: str, ancestors: Collection[str]) -> bool:
+    """Whether a branch is one of these, or began in one."""
+    return any(branch == each or branch.startswith(each + ".") for each in ancestors)

@@ -164,8 +164,11 @@ def _branch_task(
     if line is None or task_run_context.get() is not None:
         return asyncio.Task(coro, loop=loop, context=context, **options)
     inside = context or contextvars.copy_context()
-    inside.run(current_line.set, Line(line.branch.child(), line.thread))
-    return asyncio.Task(coro, loop=loop, context=inside, **options)
+    branch = line.branch.child()
+    inside.run(current_line.set, Line(branch, line.thread))
+    made = asyncio.Task(coro, loop=loop, context=inside, **options)
+    made.add_done_callback(lambda task: branch.cancelled.add(branch.id) if task.cancelled() else None)
+    return made
 
 
 def run(

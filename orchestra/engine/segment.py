@@ -240,7 +240,8 @@ class Segment:
             value = states.from_body(error)
         self._check_stopped(None)
         if not isinstance(value, State) or value.is_completed():
-            self.runner.replay.check_ended()
+            line = current_line.get()
+            self.runner.replay.check_ended(line.branch.cancelled if line is not None else ())
         return value
 
     def _check_stopped(self, error: BaseException | None) -> None:

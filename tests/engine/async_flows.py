@@ -8,7 +8,7 @@ import threading
 
 from orchestra import flow, sleep, task
 from orchestra.errors import RunTimeout
-from tests.engine.flows import aadd, effects
+from tests.engine.flows import aadd, effects, fail
 
 
 @task(queue="elsewhere")
@@ -191,3 +191,50 @@ async def timeout_around_a_step(how):
 
     values = await asyncio.gather(impatient(), opens(late))
     return [*values, await remote.submit(2)]
+
+
+@flow(retries=1)
+async def retried_after_a_timeout():
+    """Its second attempt is not told to abandon what the first did."""
+    gate = asyncio.Event()
+
+    async def impatient():
+        try:
+            async with asyncio.timeout(0.05):
+                await remote.submit(1)
+        except TimeoutError:
+            return "late"
+        finally:
+            gate.set()
+        return "in time"
+
+    values = await asyncio.gather(impatient(), opens(gate))
+    if await remote.submit(2) and effects.count("remote 2") == 1 and "failed" not in effects:
+        effects.append("failed")
+        raise ValueError("try again")
+    return values
+
+
+@flow
+async def fails_beside_a_wait():
+    """One branch fails while another waits; main cancels a third by hand."""
+
+    async def waits(x):
+        await remote.submit(x)
+        return await remote.submit(x + 1)
+
+    third = asyncio.create_task(waits(10))
+    await remote.submit(0)
+    third.cancel()
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(waits(20))
+            group.create_task(fails_later())
+    except* ValueError:
+        pass
+    return await remote.submit(2)
+
+
+async def fails_later():
+    await remote.submit(30)
+    await fail.submit("no")

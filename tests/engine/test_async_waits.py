@@ -84,3 +84,16 @@ def test_a_replay_abandons_the_same_wait(driver: Driver, effects: list[str], how
     """Though what it waited for is there by then; and nothing that was abandoned holds up the end."""
     assert driver.run(flows.timeout_around_a_step, how=how, messages=1000).result() == [6, "done", 2]
     assert sorted(effects) == ["aadd 5 1", "opens", "remote 1", "remote 2"]
+
+
+@pytest.mark.parametrize("order", [0, -1, 1])
+def test_a_cancelled_branch_need_not_get_as_far_again(driver: Driver, effects: list[str], order: int) -> None:
+    """Where the journal answers at once, it is cancelled before it begins; whatever ended first."""
+    driver.pick = lambda count: order
+    assert driver.run(flows.fails_beside_a_wait, messages=1000).result() == 2
+    assert len(effects) == len(set(effects))
+
+
+def test_a_retry_does_not_abandon_what_was_abandoned_before(driver: Driver, effects: list[str]) -> None:
+    """What was cancelled is history then, as what failed."""
+    assert driver.run(flows.retried_after_a_timeout, messages=1000).result() == ["in time", "done"]
