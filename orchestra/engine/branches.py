@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 #: First and longest pause between two looks into the journal while something else still runs, in seconds.
 POLL = (0.002, 0.1)
+#: What the timers call of asyncio.timeout, of asyncio.wait and (in Python 3.11) wait_for, and of anyio's scopes.
+_LIMITS = frozenset({"_on_timeout", "_release_waiter", "_timeout"})
 
 
 @dataclass(slots=True)
@@ -83,6 +85,12 @@ class BranchLoop(asyncio.SelectorEventLoop):
     def all_wait(self) -> bool:
         """Whether every Task waits, by way of other Tasks or `gather`, for steps: then timers and sockets are idle."""
         return all(self._waits(getattr(task, "_fut_waiter", None)) for task in asyncio.all_tasks(self))
+
+    def next_timer(self) -> float | None:
+        """Seconds until the next time limit of the body's, such as of `asyncio.timeout`; None: it has none."""
+        timers: list[asyncio.TimerHandle] = getattr(self, "_scheduled", [])
+        due = [timer.when() for timer in timers if not timer.cancelled() and _is_limit(timer)]
+        return max(min(due) - self.time(), 0.0) if due else None
 
     def _waits(self, awaited: Any) -> bool:
         if awaited is None or awaited.done():
@@ -151,6 +159,11 @@ class _Selector(selectors.DefaultSelector):
             if events or (end is not None and clock.monotonic() >= end):
                 return events
             pause = min(pause * 1.5, POLL[1])
+
+
+def _is_limit(timer: asyncio.TimerHandle) -> bool:
+    """Whether a timer ends a wait, rather than that a library tidies up by it."""
+    return getattr(getattr(timer, "_callback", None), "__name__", "") in _LIMITS
 
 
 def _branch_task(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from orchestra.store.journal import Ending, NewStep, StepRecord
 from orchestra.store.tables import Kind
 from orchestra.store.waits import Park
 
+logger = logging.getLogger("orchestra.engine")
+
 #: The state of a step in which its branch was cancelled, and the two reasons.
 ABANDONED = "Abandoned"
 _CANCELLED = "the branch of the flow that waited here was cancelled"
@@ -39,6 +42,8 @@ _OVER_TIME = "its flow was over its time"
 _LINGER_POLL = 0.001
 #: For how long steps announced just now may wait for another slot before this one is freed, in seconds.
 OFFER = 0.008
+#: For how long a slot is held that nothing else wants, so that a timer of the body's can end a wait, in seconds.
+TIMER = 5.0
 _NONE = serializers.encode(None)
 _WAITING, _PAUSED = (StateType.RUNNING, "Waiting"), (StateType.PAUSED, "Paused")
 
@@ -72,6 +77,7 @@ class Waiting(Journaled):
         super().__init__(database, claimed, flow, carrier, records)
         self._suspended: list[_Suspended] = []
         self._waiters = waiters
+        self._warned_of_timers = False
         waiters.looks.append(self.look)
 
     def sleep(self, seconds: float) -> None:
@@ -354,7 +360,7 @@ class Waiting(Journaled):
             return True
         if self._is_in_flight({each.inside for each in open_}) or not (stuck or self.carrier.stopping()):
             return False
-        if stuck and self._may_linger(keys):
+        if stuck and (self._may_linger(keys) or self._may_await_timer()):
             return False
         paused = all(each.shown == _PAUSED for each in open_)
         self._park(keys, 1, _PAUSED if paused else _WAITING)
@@ -394,6 +400,31 @@ class Waiting(Journaled):
             return False
         queues, offered = sorted(self.carrier.queues), now < self._offered_until
         return not self._read(lambda: waits.slot_is_wanted(self.database, self.claim, keys, queues, offered=offered))
+
+    def _may_await_timer(self) -> bool:
+        """Whether to stay in this slot for a timer of the body's that is due soon: after a park it would begin anew.
+
+        Not where the slot is wanted, or the worker stops: then the timer waits for longer.
+        """
+        loop = asyncio.get_running_loop()
+        left = loop.next_timer() if isinstance(loop, BranchLoop) else None
+        if left is None or self.carrier.stopping():
+            return False
+        queues = sorted(self.carrier.queues)
+        if left <= TIMER and not self._read(lambda: waits.slot_is_wanted(self.database, self.claim, (), queues)):
+            return True
+        self._warn_of_timers()
+        return False
+
+    def _warn_of_timers(self) -> None:
+        if self._warned_of_timers or self.row["streak_parks"]:
+            return
+        self._warned_of_timers = True
+        logger.warning(
+            "flow run %s parks while a timer of its body runs (asyncio.timeout, asyncio.wait_for…), which begins anew "
+            "when the run goes on; bound work by timeout_seconds, and a wait by wait([future], timeout=…)",
+            self.claim.run_id,
+        )
 
     def _offer(self, keys: Sequence[str]) -> None:
         """Announce new steps before parking, where other slots are there for all of them.

@@ -8,7 +8,7 @@ import threading
 
 from orchestra import flow, sleep, task
 from orchestra.errors import RunTimeout
-from tests.engine.flows import aadd, effects, fail
+from tests.engine.flows import aadd, add, effects, fail
 
 
 @task(queue="elsewhere")
@@ -238,3 +238,20 @@ async def fails_beside_a_wait():
 async def fails_later():
     await remote.submit(30)
     await fail.submit("no")
+
+
+@flow
+async def timeout_around_remote(seconds):
+    """Nothing else runs."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await remote.submit(1)
+    except TimeoutError:
+        return await remote.submit(2)
+
+
+@flow
+async def timeout_around_own():
+    """The step needs the slot that waits for it."""
+    async with asyncio.timeout(5):
+        return await add.submit(1)

@@ -97,3 +97,21 @@ def test_a_cancelled_branch_need_not_get_as_far_again(driver: Driver, effects: l
 def test_a_retry_does_not_abandon_what_was_abandoned_before(driver: Driver, effects: list[str]) -> None:
     """What was cancelled is history then, as what failed."""
     assert driver.run(flows.retried_after_a_timeout, messages=1000).result() == ["in time", "done"]
+
+
+def test_a_short_timeout_around_a_step_holds(driver: Driver, effects: list[str]) -> None:
+    """The run stays for it in a slot that nothing else wants; a replay takes the same path."""
+    assert driver.run(flows.timeout_around_remote, seconds=0.1, messages=1000).result() == 2
+    assert effects == ["remote 1", "remote 2"]
+
+
+def test_a_long_timeout_around_a_step_begins_anew(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
+    """The run parks, and says so."""
+    assert driver.run(flows.timeout_around_remote, seconds=3600, messages=1000).result() == 1
+    assert "begins anew" in caplog.text
+
+
+def test_a_timeout_does_not_keep_a_step_from_the_only_slot(driver: Driver) -> None:
+    """The run parks for it."""
+    assert driver.run(flows.timeout_around_own, messages=1000).result() == 2
+    assert driver.segments == 2
