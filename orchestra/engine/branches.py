@@ -48,11 +48,19 @@ class Waiters:
         self.looks: list[Callable[[bool], bool]] = []
         #: What branches that wait for steps await.
         self.futures: set[asyncio.Future[None]] = set()
+        #: What branches await that were cancelled there before; with the error for those that nobody cancels again.
+        self.abandoned: dict[asyncio.Future[None], Exception] = {}
 
     @property
     def waiting(self) -> bool:
         """Whether any branch waits for steps."""
         return bool(self.futures)
+
+    def give_up(self) -> None:
+        """Fail the branches that should have been cancelled by now."""
+        for future, error in self.abandoned.items():
+            if not future.done():
+                future.set_exception(error)
 
     def look(self, stuck: bool) -> bool:
         """Ask the innermost run first: its parent can only go on after it."""
@@ -95,7 +103,10 @@ class BranchLoop(asyncio.SelectorEventLoop):
     def _waits(self, awaited: Any) -> bool:
         if awaited is None or awaited.done():
             return False
-        if isinstance(awaited, asyncio.Task) or awaited in self.waiters.futures:
+        waiters = self.waiters
+        if isinstance(awaited, asyncio.Task) or awaited in waiters.futures:
+            return True
+        if awaited in waiters.abandoned and not waiters.waiting:
             return True
         members: list[asyncio.Future[Any]] = getattr(awaited, "_children", [])  # of asyncio.gather
         return bool(members) and all(member.done() or self._waits(member) for member in members)
@@ -142,6 +153,9 @@ class _Selector(selectors.DefaultSelector):
         """As in selectors; but where somebody waits for steps, look for those between short sleeps."""
         waiters, longest = self.loop.waiters, self.loop.bounded(timeout)
         if self.loop.expire():
+            return super().select(0)
+        if timeout is None and waiters.abandoned and not waiters.waiting and self.loop.all_wait():
+            waiters.give_up()
             return super().select(0)
         if not waiters.waiting or (longest is not None and longest <= 0):
             return super().select(longest)

@@ -19,6 +19,7 @@ from orchestra.errors import (
     Cancelled,
     DefinitionError,
     Fenced,
+    NonDeterministic,
     Parked,
     Signal,
 )
@@ -327,8 +328,16 @@ class Waiting(Journaled):
         if record.state_message == _OVER_TIME and isinstance(loop, BranchLoop):
             # Later, so that branches which began at the same time get as far as this one.
             loop.call_soon(loop.time_out)
-        # Not one that `waiters` knows: the timer would not be waited for.
-        await loop.create_future()
+        # Not among those that wait for steps: the timer would not be waited for.
+        future = loop.create_future()
+        self._waiters.abandoned[future] = NonDeterministic(record.branch, record.position, record.key, None)
+        try:
+            await future
+        except NonDeterministic as error:
+            self.mismatch = error
+            raise
+        finally:
+            del self._waiters.abandoned[future]
 
     def _is_carried(self) -> bool:
         """Whether the running loop asks this segment when nothing is ready."""

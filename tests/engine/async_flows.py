@@ -255,3 +255,13 @@ async def timeout_around_own():
     """The step needs the slot that waits for it."""
     async with asyncio.timeout(5):
         return await add.submit(1)
+
+
+@flow
+async def timeout_that_changes():
+    """In a replay its time limit is gone."""
+    try:
+        async with asyncio.timeout(None if effects else 0.05):
+            await endless()
+    except TimeoutError:
+        return await remote.submit(1)

@@ -115,3 +115,10 @@ def test_a_timeout_does_not_keep_a_step_from_the_only_slot(driver: Driver) -> No
     """The run parks for it."""
     assert driver.run(flows.timeout_around_own, messages=1000).result() == 2
     assert driver.segments == 2
+
+
+def test_a_run_is_held_where_nobody_cancels_again(driver: Driver, effects: list[str]) -> None:
+    """Its code is not what it was; it does not wait in its slot for ever."""
+    run_id = driver.submit(flows.timeout_that_changes)
+    driver.settle()
+    assert driver.row(run_id)["state_name"] == "NonDeterministic"
