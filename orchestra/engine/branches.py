@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from orchestra import clock
 from orchestra.context import task_run_context
+from orchestra.errors import NonDeterministic, Signal
 from orchestra.journal import Branch
 
 T = TypeVar("T")
@@ -194,8 +195,16 @@ def _branch_task(
     branch = line.branch.child()
     inside.run(current_line.set, Line(branch, line.thread))
     made = asyncio.Task(coro, loop=loop, context=inside, **options)
-    made.add_done_callback(lambda task: branch.cancelled.add(branch.id) if task.cancelled() else None)
+    made.add_done_callback(lambda task: _branch_ended(branch, task))
     return made
+
+
+def _branch_ended(branch: Branch, task: asyncio.Task[Any]) -> None:
+    if task.cancelled():
+        branch.cancelled.add(branch.id)
+    elif isinstance(getattr(task, "_exception", None), (Signal, NonDeterministic)):
+        # Taken note of: asyncio need not report what ends the segment, where the body does not await this branch.
+        task.exception()
 
 
 def run(
