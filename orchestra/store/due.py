@@ -37,14 +37,17 @@ __all__ = ["Announcement", "complete_due", "expire_local", "keep_watch", "next_d
 #: Steps that a message starts; the others end by themselves when they are due.
 _CARRIED = (Kind.TASK.value,)
 _TIMERS = (Kind.SLEEP.value, Kind.PAUSE.value)
+#: The longest time from one message of a row to the next, in seconds, before jitter, where the lease is no longer.
+LONGEST_AHEAD = 600.0
 
 
 def take_due(database: Database, *, limit: int = 500, lapsed: bool = True) -> list[Announcement]:
-    """Take up to `limit` owed messages, longest owed first, and set their next time a lease ahead.
+    """Take up to `limit` owed messages, longest owed first, and set their next time a lease ahead or more.
 
     Owed are READY rows that are due and whose `announce_at` has come, and claimed rows whose lease has lapsed. A row
     that was announced before is taken only if its message seems lost: one announced later on its queue was claimed, or
-    nothing was claimed there for a lease.
+    nothing was claimed there for a lease. The time from one repetition to the next grows to `LONGEST_AHEAD`: where
+    nobody consumes a queue, its messages do not pile up.
 
     A crash before the messages are sent costs a lease: then they are owed again.
 
@@ -168,10 +171,21 @@ def _seems_lost(row: Any, mark: Any, moment: float) -> bool:
 
 def _set_ahead(connection: Connection, table: sa.Table, row: Any, moment: float, *, announced: bool) -> None:
     # Jitter: rows that were announced together are not all announced again together.
-    ahead = moment + settings.current().lease_seconds * random.uniform(1.0, 1.25)
+    seconds = _seconds_ahead(row, moment) if announced else settings.current().lease_seconds
+    ahead = moment + seconds * random.uniform(1.0, 1.25)
     values = {"announce_at": ahead, "announced_at": moment} if announced else {"announce_at": ahead}
     same = [flow_runs.c.id == row.id] if table is flow_runs else _this_step(row)
     connection.execute(sa.update(table).where(*same, phase_is_not(table, Phase.DONE)).values(**values))
+
+
+def _seconds_ahead(row: Any, moment: float) -> float:
+    """After how long a message that is sent now may be repeated: a lease, or as long as its row has waited so far."""
+    waited = 0.0
+    if row.phase == Phase.CLAIMED:
+        waited = moment - row.lease_until
+    elif row.announced_at is not None:
+        waited = moment - row.due_at
+    return max(settings.current().lease_seconds, min(waited, LONGEST_AHEAD))
 
 
 def _this_step(row: Any) -> list[sa.ColumnElement[bool]]:
@@ -179,7 +193,7 @@ def _this_step(row: Any) -> list[sa.ColumnElement[bool]]:
 
 
 _OWED_RUNS = (
-    sa.select(*RUN_COLUMNS, flow_runs.c.phase, flow_runs.c.announced_at)
+    sa.select(*RUN_COLUMNS, flow_runs.c.phase, flow_runs.c.announced_at, flow_runs.c.lease_until)
     .where(
         phase_is(flow_runs, Phase.READY),
         flow_runs.c.announce_at <= now(),
@@ -190,7 +204,7 @@ _OWED_RUNS = (
     .order_by(flow_runs.c.announce_at)
 )
 _OWED_STEPS = (
-    sa.select(*STEP_COLUMNS, steps.c.phase, steps.c.announced_at)
+    sa.select(*STEP_COLUMNS, steps.c.phase, steps.c.announced_at, steps.c.lease_until)
     .where(
         phase_is(steps, Phase.READY),
         steps.c.announce_at <= now(),
@@ -201,7 +215,7 @@ _OWED_STEPS = (
     .order_by(steps.c.announce_at)
 )
 _LAPSED_RUNS = (
-    sa.select(*RUN_COLUMNS, flow_runs.c.phase, flow_runs.c.announced_at)
+    sa.select(*RUN_COLUMNS, flow_runs.c.phase, flow_runs.c.announced_at, flow_runs.c.lease_until)
     .where(
         phase_is(flow_runs, Phase.CLAIMED),
         flow_runs.c.lease_until < now(),
@@ -212,7 +226,7 @@ _LAPSED_RUNS = (
     .order_by(flow_runs.c.lease_until)
 )
 _LAPSED_STEPS = (
-    sa.select(*STEP_COLUMNS, steps.c.phase, steps.c.announced_at)
+    sa.select(*STEP_COLUMNS, steps.c.phase, steps.c.announced_at, steps.c.lease_until)
     .where(phase_is(steps, Phase.CLAIMED), steps.c.lease_until < now(), steps.c.announce_at <= now(), RUN_IS_FREE)
     .order_by(steps.c.lease_until)
 )

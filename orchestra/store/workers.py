@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,10 @@ from sqlalchemy.engine import Connection
 
 from orchestra import settings
 from orchestra.store.database import Database, insert, now
-from orchestra.store.tables import queue_marks, workers
+from orchestra.store.tables import Phase, flow_runs, phase_is, queue_marks, steps, workers
+
+#: How many flow runs, and how many steps, are announced soon when a worker comes.
+_HASTENED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,10 @@ class LiveWorker(WorkerRow):
 
 
 def register(database: Database, worker: WorkerRow) -> None:
-    """Write a worker down, in place of an earlier one of its name."""
+    """Write a worker down, in place of an earlier one of its name; what waited long on its queues is announced soon.
+
+    A crash between the two leaves the waiting rows to be announced when they would have been.
+    """
     values: dict[str, Any] = {
         "host": worker.host,
         "pid": worker.pid,
@@ -56,6 +63,29 @@ def register(database: Database, worker: WorkerRow) -> None:
         connection.execute(statement.on_conflict_do_update(index_elements=[workers.c.name], set_=values))
 
     database.write(work)
+    database.write(lambda connection: _hasten(connection, worker.queues))
+
+
+def _hasten(connection: Connection, queues: Sequence[str]) -> None:
+    """Let rows that waited for somebody to consume these queues be repeated a lease after their last message.
+
+    Not all of a long queue: once some are claimed, the rest are known to be waiting behind them, or to be lost.
+    """
+    lease = settings.current().lease_seconds
+    for table in (flow_runs, steps):
+        column = table.c
+        # Past the jitter of a first repetition.
+        grown = column.announce_at > column.announced_at + 1.3 * lease
+        query = (
+            sa.select(column.id)
+            .where(phase_is(table, Phase.READY), column.announce_at > now(), column.queue.in_(queues), grown)
+            .order_by(column.announce_at)
+            .limit(_HASTENED)
+            # What somebody is writing is not waited for: it goes on as it is.
+            .with_for_update(skip_locked=True)
+        )
+        ids = list(connection.scalars(query))
+        connection.execute(sa.update(table).where(column.id.in_(ids)).values(announce_at=column.announced_at + lease))
 
 
 def beat(database: Database, name: str, *, stopping: bool = False) -> bool:
