@@ -388,7 +388,7 @@ def _recount_join(connection: Connection, join: Any) -> list[Announcement]:
         steps.c.join_id == join.join_id,
         phase_is(steps, Phase.WAITING),
     )
-    keys = list(connection.scalars(waiting))
+    keys = list(connection.scalars(waiting.order_by(steps.c.sequence)))
     if not verdict:
         return make_ready(connection, join.run_id, join.run_attempt, keys)
     ending = upstream_failed(verdict)

@@ -1,4 +1,4 @@
-"""What a person does to a run from outside: cancel, retry, pause, resume, delete. Each is one transaction.
+"""What a person does to a run from outside: cancel, retry, pause, resume, delete. All but cancel are one transaction.
 
 One whose COMMIT was not answered is tried again as a whole, and finds its own work done: by what its first try saw, it
 tells that from a run that was never in the right state.
@@ -21,12 +21,16 @@ from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
 from orchestra.store.journal import Ending
 from orchestra.store.runs import next_attempt
-from orchestra.store.settle import cancelled, complete_open
+from orchestra.store.settle import cancelled, complete_open, ending_values
 from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
 
 #: Values of `flow_runs.held`: no claim is made while one stands.
 PAUSED = "paused"
 NONDETERMINISTIC = "nondeterministic"
+#: How many steps of a cancelled run end in one transaction.
+_PAGE = 1000
+#: What nobody works on; the step of a child run ends with its child.
+_ENDED_BY_CANCEL = (Kind.TASK.value, Kind.SLEEP.value, Kind.PAUSE.value)
 
 
 def cancel(database: Database, run_id: str) -> list[Announcement]:
@@ -35,7 +39,7 @@ def cancel(database: Database, run_id: str) -> list[Announcement]:
     Steps that nobody works on are CANCELLED at once; running bodies learn it by their heartbeat; each run gets a last
     segment that ends it. A run that never started is CANCELLED at once. Repeating it changes nothing.
 
-    First all runs are marked, then their steps ended, each in a transaction of its own: a step that ends meanwhile
+    First all runs are marked, then their steps ended, in transactions of their own: a step that ends meanwhile
     finds no wait to count down, so that neither waits for the other's row. A crash between leaves the rest to the
     runs' last segments.
 
@@ -56,27 +60,38 @@ def cancel(database: Database, run_id: str) -> list[Announcement]:
 
 
 def end_steps(database: Database, run_id: str) -> None:
-    """End the idle steps of a run that is being cancelled, and tell the running ones. Repeating it changes nothing."""
+    """End the idle steps of a run that is being cancelled, and tell the running ones. Repeating it changes nothing.
 
-    def work(connection: Connection) -> None:
-        query = sa.select(flow_runs.c.run_attempt, flow_runs.c.state_type).where(flow_runs.c.id == run_id)
-        row = connection.execute(query).one()
-        if row.state_type not in (StateType.CANCELLING, StateType.CANCELLED):
-            return
-        # All of them, in the order of asking: as ends and parks take them, so that none waits in a circle.
-        open_ = (steps.c.run_id == run_id, steps.c.run_attempt == row.run_attempt, phase_is_not(steps, Phase.DONE))
-        connection.execute(sa.select(steps.c.step_key).where(*open_).order_by(steps.c.sequence).with_for_update()).all()
-        idle = _open_steps(connection, run_id, row.run_attempt, Kind.TASK, Kind.SLEEP, Kind.PAUSE)
-        unclaimed = phase_is(steps, Phase.READY, Phase.WAITING)
-        # Dependents that these endings would make READY are in the same list; nothing is announced.
-        complete_open(connection, run_id, row.run_attempt, idle, cancelled(), unclaimed)
-        connection.execute(
-            sa.update(steps)
-            .where(steps.c.run_id == run_id, steps.c.run_attempt == row.run_attempt, phase_is(steps, Phase.CLAIMED))
-            .values(state_type=StateType.CANCELLING.value, state_name="Cancelling")
-        )
+    Page by page, each in a transaction of its own, from the last asked to the first: dependents before what they wait
+    for, so that none is let go by an end of these. A crash between leaves the rest to the run's last segment.
+    """
+    while database.write(lambda connection: _end_page(connection, run_id)):
+        pass
 
-    database.write(work)
+
+def _end_page(connection: Connection, run_id: str) -> bool:
+    """End a page of idle steps, or the rest and tell the running ones; returns whether there is more.
+
+    What these endings would let go on ends here as well, and the run waits for nothing: nothing is counted down.
+    """
+    query = sa.select(flow_runs.c.run_attempt, flow_runs.c.state_type).where(flow_runs.c.id == run_id)
+    row = connection.execute(query).one()
+    if row.state_type not in (StateType.CANCELLING, StateType.CANCELLED):
+        return False
+    ours = [steps.c.run_id == run_id, steps.c.run_attempt == row.run_attempt]
+    idle = [steps.c.kind.in_(_ENDED_BY_CANCEL), phase_is(steps, Phase.READY, Phase.WAITING)]
+    page = sa.select(steps.c.sequence).where(*ours, *idle).order_by(steps.c.sequence.desc()).offset(_PAGE).limit(1)
+    rest = connection.scalar(page)
+    if rest is not None:
+        ours.append(steps.c.sequence > rest)
+    # All of them, in the order of asking: as ends and parks take them, so that none waits in a circle.
+    locked = sa.select(steps.c.step_key).where(*ours, phase_is_not(steps, Phase.DONE)).order_by(steps.c.sequence)
+    connection.execute(locked.with_for_update()).all()
+    connection.execute(sa.update(steps).where(*ours, *idle).values(**ending_values(connection, cancelled())))
+    if rest is None:
+        told = {"state_type": StateType.CANCELLING.value, "state_name": "Cancelling"}
+        connection.execute(sa.update(steps).where(*ours, phase_is(steps, Phase.CLAIMED)).values(**told))
+    return rest is not None
 
 
 def retry(database: Database, run_id: str) -> list[Announcement]:

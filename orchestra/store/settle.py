@@ -6,7 +6,9 @@ happens in the transaction that writes the ending. Rows are locked in the order 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +40,8 @@ WAIT_COLUMNS = (
 #: Shortest and longest grace for unfinished companions, in seconds.
 GRACE = (0.1, 5.0)
 _CHUNK = 1000
+#: Up to so many joins are counted down one by one, by a prepared statement.
+_FEW = 4
 
 _ENDED_COLUMNS = (
     steps.c.step_key,
@@ -155,7 +159,7 @@ def complete_open(
                 phase_is_not(steps, Phase.DONE),
                 *conditions,
             )
-            .values(**_ending_values(connection, ending))
+            .values(**ending_values(connection, ending))
             .returning(*_ENDED_COLUMNS)
         )
         ended.extend(_ended(connection.execute(statement)))
@@ -239,19 +243,31 @@ def _number(rows: Sequence[Any]) -> list[tuple[Any, str | None, int | None, int 
 
 def _advance_waves(connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended]) -> list[Announcement]:
     """Announce the row that comes one window after each ended one."""
-    found: list[Announcement] = []
+    following: dict[str, list[int]] = {}
     for step in ended:
-        if step.wave is None or step.wave_index is None or step.wave_window is None:
-            continue
-        names = {
-            "b_run": run_id,
-            "b_attempt": run_attempt,
-            "b_wave": step.wave,
-            "b_index": step.wave_index + step.wave_window,
-            "b_lease": settings.current().lease_seconds,
-        }
-        found += of_steps(_ADVANCE.all(connection, names))
+        if step.wave is not None and step.wave_index is not None and step.wave_window is not None:
+            following.setdefault(step.wave, []).append(step.wave_index + step.wave_window)
+    names: dict[str, Any] = {"b_run": run_id, "b_attempt": run_attempt, "b_lease": settings.current().lease_seconds}
+    if len(following) == 1:
+        ((wave, indexes),) = following.items()
+        if len(indexes) == 1:
+            return of_steps(_ADVANCE.all(connection, names | {"b_wave": wave, "b_index": indexes[0]}))
+    rows = [
+        row
+        for wave, indexes in following.items()
+        for part in chunks(indexes, _CHUNK)
+        for row in connection.execute(_FOLLOWING, names | {"b_wave": wave, "b_indexes": part})
+    ]
+    found: list[Announcement] = []
+    for part in chunks(_in_order(rows), _CHUNK):
+        connection.execute(_LOCK, names | {"b_keys": part}).all()
+        found += of_steps(connection.execute(_ADVANCE_MANY, names | {"b_keys": part}))
     return found
+
+
+def _in_order(rows: Iterable[Any]) -> list[str]:
+    """The keys of steps, in the order of asking, in which their rows are locked."""
+    return [row.step_key for row in sorted(rows, key=lambda row: row.sequence)]
 
 
 def _let_go(
@@ -284,45 +300,72 @@ def _members(connection: Connection, run_id: str, run_attempt: int, keys: Sequen
 
 def _fail_dependents(connection: Connection, run_id: str, run_attempt: int, culprits: dict[str, str]) -> list[Ended]:
     """End the steps that wait for joins with a failed member: they are not run."""
-    failed: list[Ended] = []
-    for join_id, culprit in sorted(culprits.items()):
-        statement = (
-            sa.update(steps)
-            .where(
-                steps.c.run_id == run_id,
-                steps.c.run_attempt == run_attempt,
-                steps.c.join_id == join_id,
-                phase_is(steps, Phase.WAITING),
-            )
-            .values(**_ending_values(connection, upstream_failed(culprit)))
-            .returning(*_ENDED_COLUMNS)
-        )
-        failed += _ended(connection.execute(statement))
-    return failed
+    names = {"b_run": run_id, "b_attempt": run_attempt}
+    found: list[Any] = []
+    for part in chunks(sorted(culprits), _CHUNK):
+        found.extend(connection.execute(_WAITING_FOR, names | {"b_joins": part}))
+    failed: list[Any] = []
+    for part in chunks(_in_order(found), _CHUNK):
+        # Those that still wait, now that they are locked.
+        failed.extend(connection.execute(_LOCK_WAITING, names | {"b_keys": part}))
+    endings = {culprit: upstream_failed(culprit) for culprit in {culprits[row.join_id] for row in failed}}
+    rows = [names | _failing_names(row.step_key, endings[culprits[row.join_id]]) for row in failed]
+    if rows:
+        _FAIL.many(connection, rows)
+    return [Ended(r.step_key, False, r.wave, r.wave_index, r.wave_window, r.awaited_by) for r in failed]
+
+
+def _failing_names(key: str, ending: Ending) -> dict[str, Any]:
+    return {
+        "b_key": key,
+        "b_type": str(ending.state_type),
+        "b_name": ending.state_name,
+        "b_message": ending.message,
+        "b_result": ending.result,
+        "b_blob": None,
+    }
 
 
 def _count_down(connection: Connection, run_id: str, run_attempt: int, join_ids: Sequence[str]) -> list[str]:
     """Count joins down by how often each is named; returns those at zero, stripes replaced by their parents."""
-    counts: dict[str, int] = {}
-    for join_id in join_ids:
-        counts[join_id] = counts.get(join_id, 0) + 1
     out: list[str] = []
-    # By name: two transactions that count down the same joins take them in the same order.
-    for join_id in sorted(counts):
-        names = {"b_run": run_id, "b_attempt": run_attempt, "b_join": join_id, "b_ended": counts[join_id]}
-        row = _COUNT_DOWN.first(connection, names)
-        if row is None or row.remaining > 0:
+    parents: list[str] = []
+    for row in _counted(connection, run_id, run_attempt, Counter(join_ids)):
+        if row.remaining > 0:
             continue
         if row.parent_id is None:
-            out.append(join_id)
+            out.append(row.join_id)
         else:
-            out += _count_down(connection, run_id, run_attempt, [row.parent_id])
-    return out
+            parents.append(row.parent_id)
+    # After all stripes: everybody takes them in this order.
+    return out + _count_down(connection, run_id, run_attempt, parents) if parents else out
+
+
+def _counted(connection: Connection, run_id: str, run_attempt: int, counts: dict[str, int]) -> list[Any]:
+    """Count joins down; returns what remains of each that is there."""
+    names: dict[str, Any] = {"b_run": run_id, "b_attempt": run_attempt}
+    # By name: two transactions that count down the same joins take them in the same order.
+    ordered = sorted(counts)
+    if len(ordered) <= _FEW:
+        each = ({"b_join": join_id, "b_ended": counts[join_id]} for join_id in ordered)
+        return [row for one in each for row in _COUNT_DOWN.all(connection, names | one)]
+    found: list[Any] = []
+    for part in chunks(ordered, _CHUNK):
+        connection.execute(_lock_joins(connection.dialect.name), names | {"b_joins": part}).all()
+        for ended in sorted({counts[join_id] for join_id in part}):
+            same = [join_id for join_id in part if counts[join_id] == ended]
+            found.extend(connection.execute(_COUNT_DOWN_MANY, names | {"b_joins": same, "b_ended": ended}))
+    return found
 
 
 def _dependents(connection: Connection, run_id: str, run_attempt: int, join_ids: Sequence[str]) -> list[str]:
     names = {"b_run": run_id, "b_attempt": run_attempt}
-    return [row.step_key for join_id in join_ids for row in _DEPENDENTS.all(connection, names | {"b_join": join_id})]
+    if len(join_ids) == 1:
+        return _in_order(_DEPENDENTS.all(connection, names | {"b_join": join_ids[0]}))
+    found: list[Any] = []
+    for part in chunks(join_ids, _CHUNK):
+        found.extend(connection.execute(_DEPENDENTS_OF, names | {"b_joins": part}))
+    return _in_order(found)
 
 
 # -- the parked run ----------------------------------------------------------------------------------------------
@@ -389,7 +432,7 @@ def _ended(rows: Any) -> list[Ended]:
     ]
 
 
-def _ending_values(connection: Connection, ending: Ending) -> dict[str, Any]:
+def ending_values(connection: Connection, ending: Ending) -> dict[str, Any]:
     """The columns of a step that has ended."""
     data, blob = blobs.place(connection, ending.result, ending.blob)
     return {
@@ -437,6 +480,7 @@ _COMPLETE = prepare(
     .values(**ENDING, attempt=sa.case((steps.c.attempt < _tries, _tries), else_=steps.c.attempt))
     .returning(*(column for column in _ENDED_COLUMNS if column is not steps.c.state_type))
 )
+_ANNOUNCED = {"announce_at": now() + sa.bindparam("b_lease", type_=sa.Double), "announced_at": now()}
 #: The row one window further in a wave is announced.
 _ADVANCE = prepare(
     sa.update(steps)
@@ -447,8 +491,21 @@ _ADVANCE = prepare(
         phase_is(steps, Phase.READY),
         steps.c.announce_at.is_(None),
     )
-    .values(announce_at=now() + sa.bindparam("b_lease", type_=sa.Double), announced_at=now())
+    .values(**_ANNOUNCED)
     .returning(*STEP_COLUMNS)
+)
+_unannounced = (phase_is(steps, Phase.READY), steps.c.announce_at.is_(None))
+#: Likewise for many, which are found, locked in the order of asking, and then announced.
+_FOLLOWING = sa.select(steps.c.step_key, steps.c.sequence).where(
+    *_in_attempt,
+    steps.c.wave == sa.bindparam("b_wave"),
+    steps.c.wave_index.in_(sa.bindparam("b_indexes", expanding=True)),
+    *_unannounced,
+)
+_among = steps.c.step_key.in_(sa.bindparam("b_keys", expanding=True))
+_LOCK = sa.select(steps.c.step_key).where(*_in_attempt, _among).order_by(steps.c.sequence).with_for_update()
+_ADVANCE_MANY = (
+    sa.update(steps).where(*_in_attempt, _among, *_unannounced).values(**_ANNOUNCED).returning(*STEP_COLUMNS)
 )
 _member_rows = sa.select(edges.c.upstream, edges.c.join_id, edges.c.target_id, edges.c.strict).where(
     edges.c.run_id == sa.bindparam("b_run"), edges.c.run_attempt == sa.bindparam("b_attempt")
@@ -471,41 +528,64 @@ _WAKE = prepare(
     )
     .returning(*WAIT_COLUMNS)
 )
-_COUNT_DOWN = prepare(
+_these_joins = (joins.c.run_id == sa.bindparam("b_run"), joins.c.run_attempt == sa.bindparam("b_attempt"))
+_count_down_where = (
     sa.update(joins)
-    .where(
-        joins.c.run_id == sa.bindparam("b_run"),
-        joins.c.run_attempt == sa.bindparam("b_attempt"),
-        joins.c.join_id == sa.bindparam("b_join"),
-    )
+    .where(*_these_joins)
     .values(remaining=joins.c.remaining - sa.bindparam("b_ended", type_=sa.Integer))
-    .returning(joins.c.remaining, joins.c.parent_id)
+    .returning(joins.c.join_id, joins.c.remaining, joins.c.parent_id)
 )
+_COUNT_DOWN = prepare(_count_down_where.where(joins.c.join_id == sa.bindparam("b_join")))
+_among_joins = joins.c.join_id.in_(sa.bindparam("b_joins", expanding=True))
+_COUNT_DOWN_MANY = _count_down_where.where(_among_joins)
+
+
+@functools.cache
+def _lock_joins(dialect: str) -> Any:
+    """Locks joins in the order in which Python sorts their names, whatever the database's language."""
+    order = sa.collate(joins.c.join_id, "C") if dialect == "postgresql" else joins.c.join_id
+    return sa.select(joins.c.join_id).where(*_these_joins, _among_joins).order_by(order).with_for_update()
+
+
+_for_joins = (steps.c.join_id.in_(sa.bindparam("b_joins", expanding=True)), phase_is(steps, Phase.WAITING))
+_WAITING_FOR = sa.select(steps.c.step_key, steps.c.sequence).where(*_in_attempt, *_for_joins)
+_LOCK_WAITING = (
+    sa.select(*_ENDED_COLUMNS, steps.c.join_id)
+    .where(*_in_attempt, _among, phase_is(steps, Phase.WAITING))
+    .order_by(steps.c.sequence)
+    .with_for_update()
+)
+_FAIL = prepare(sa.update(steps).where(*_in_attempt, steps.c.step_key == sa.bindparam("b_key")).values(**ENDING))
 _upstream = steps.alias()
-#: Whether an upstream of a waiting step has not ended, by the rows: a join that counted wrong starts nothing early.
+_upstream_phase = (
+    sa.select(_upstream.c.phase)
+    .where(
+        _upstream.c.run_id == edges.c.run_id,
+        _upstream.c.run_attempt == edges.c.run_attempt,
+        _upstream.c.step_key == edges.c.upstream,
+    )
+    .correlate(edges)
+    .scalar_subquery()
+)
+#: An upstream of a waiting step that has not ended, by the rows: a join that counted wrong starts nothing early.
+#: As values, not joins: always looked up by key, never planned as a walk over all the steps of a run.
 _upstream_open = (
     sa.select(edges.c.upstream)
-    .join(
-        _upstream,
-        sa.and_(
-            _upstream.c.run_id == edges.c.run_id,
-            _upstream.c.run_attempt == edges.c.run_attempt,
-            _upstream.c.step_key == edges.c.upstream,
-        ),
-    )
     .where(
         edges.c.run_id == steps.c.run_id,
         edges.c.run_attempt == steps.c.run_attempt,
         edges.c.target_id == steps.c.join_id,
-        _upstream.c.phase != sa.literal_column(f"'{Phase.DONE}'"),
+        _upstream_phase != sa.literal_column(f"'{Phase.DONE}'"),
     )
-    .exists()
+    .limit(1)
+    .correlate(steps)
+    .scalar_subquery()
 )
-_DEPENDENTS = prepare(
-    sa.select(steps.c.step_key).where(
-        *_in_attempt, steps.c.join_id == sa.bindparam("b_join"), phase_is(steps, Phase.WAITING), ~_upstream_open
-    )
+_let_go_of = sa.select(steps.c.step_key, steps.c.sequence).where(
+    *_in_attempt, phase_is(steps, Phase.WAITING), _upstream_open.is_(None)
 )
+_DEPENDENTS = prepare(_let_go_of.where(steps.c.join_id == sa.bindparam("b_join")))
+_DEPENDENTS_OF = _let_go_of.where(steps.c.join_id.in_(sa.bindparam("b_joins", expanding=True)))
 _MAKE_READY = prepare(
     sa.update(flow_runs)
     .where(flow_runs.c.id == sa.bindparam("b_run"))

@@ -219,7 +219,7 @@ steps = Table(
     _partial("ix_steps_open", "run_id", "run_attempt", where="phase <> 'DONE'"),
     _partial("ix_steps_announce", "announce_at", where="phase = 'READY'"),
     _partial("ix_steps_lease", "lease_until", where="phase = 'CLAIMED'"),
-    _partial("ix_steps_join", "run_id", "join_id", where="phase = 'WAITING'"),
+    _partial("ix_steps_join", "run_id", "run_attempt", "join_id", where="phase = 'WAITING'"),
     _partial("ix_steps_blob", "result_blob", where="result_blob IS NOT NULL"),
     _partial("ix_steps_wave", "run_id", "wave", "wave_index", where="wave IS NOT NULL"),
 )
