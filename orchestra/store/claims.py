@@ -97,13 +97,13 @@ def claim_step(
 
 
 def renew(database: Database, claims: Sequence[Claim]) -> None:
-    """Renew claims in one transaction, and note on each whether it was lost or its run is being cancelled."""
-    asked_at = clock.monotonic()
+    """Renew claims, and note on each whether it was lost or its run is being cancelled.
 
-    def work(connection: Connection) -> list[str | None]:
-        return [_renew_one(connection, claim) for claim in claims]
-
-    for claim, state in zip(claims, database.write(work, relaxed=True), strict=True):
+    Each in a transaction of its own: one that held several rows would wait in a circle with parks and cancels.
+    """
+    for claim in claims:
+        asked_at = clock.monotonic()
+        state = database.write(lambda connection, claim=claim: _renew_one(connection, claim), relaxed=True)  # type: ignore[misc]
         if state is None:
             claim.lost = True
             continue

@@ -181,6 +181,33 @@ def test_a_renewal_tells_who_lost(database: Database) -> None:
     assert (lost.lost, kept.lost) == (True, False)
 
 
+def test_a_renewal_waits_for_one_row_and_holds_no_other(database: Database) -> None:
+    """In whatever order it takes claims, it is never in a circle with a park that locks the same rows."""
+    if database.dialect != "postgresql":
+        pytest.skip("SQLite has one writer")
+    run = new_run(database)
+    dispatch(database, run, task(0), task(1))
+    first, second = claimed(database, run, 0, 1)
+    renewing = threading.Thread(target=lambda: claims.renew(database, [second, first]))
+
+    def lock(connection: Any, number: int) -> Any:
+        query = sa.select(steps.c.step_key).where(steps.c.run_id == run.run_id, steps.c.step_key == key(number))
+        return connection.execute(query.with_for_update(nowait=True)).scalar()
+
+    def work(connection: Any) -> Any:
+        lock(connection, 0)
+        renewing.start()
+        # Until the renewal waits for this transaction's row, or (as it should not) holds the other one for it.
+        waits_ = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while not connection.scalar(waits_):
+            pass
+        return lock(connection, 1)
+
+    assert database.write(work) == key(1)
+    renewing.join()
+    assert (first.lost, second.lost) == (False, False)
+
+
 # -- completion and park ------------------------------------------------------------------------------------------
 
 
