@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchestra import identifiers, serializers, states
+from orchestra import graph, identifiers, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
 from orchestra.engine import definitions, history, interrupts, unknown
 from orchestra.engine.arguments import find_refs, replace_refs
@@ -171,10 +171,15 @@ class _Step:
     def _end(self, state: State[Any], attempt: int = 1) -> None:
         failpoint("after_body")
         ending, _ = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
-        announcements = settle.complete(self.database, self.claim, ending)
+        # Counted here at the latest: within the transaction it is only looked up.
+        self._window(self.row["queue"] or "")
+        announcements = settle.complete(self.database, self.claim, ending, window=self._window)
         failpoint("before_announce")
         self.carrier.announce(announcements)
         failpoint("after_announce")
+
+    def _window(self, queue: str) -> int:
+        return graph.window(self.carrier.slots(queue))
 
     def _retry_later(self, outcome: RetryLater) -> None:
         message = outcome.state.message

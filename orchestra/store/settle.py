@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,11 +65,21 @@ class Ended:
     awaited_by: int | None
 
 
-def complete(database: Database, claim: Claim, ending: Ending) -> list[Announcement]:
+def _least_window(queue: str) -> int:
+    """The window where the live slots are not known."""
+    return window_of(0)
+
+
+def complete(
+    database: Database, claim: Claim, ending: Ending, *, window: Callable[[str], int] = _least_window
+) -> list[Announcement]:
     """Write the ending of a claimed step, and what follows from it, in one transaction.
 
     A lost answer is recognised: repeating it changes nothing. A crash just after it leaves READY rows that the sweeper
     announces.
+
+    Args:
+        window: Of a queue, how many rows of a wave are announced ahead; asked within the transaction, so it must know.
 
     Returns:
         What to announce.
@@ -85,7 +95,7 @@ def complete(database: Database, claim: Claim, ending: Ending) -> list[Announcem
             if is_released(connection, claim, Phase.DONE):
                 return []
             raise ClaimLost(f"the claim on step {claim.step_key!r} of flow run {claim.run_id} was taken over")
-        return settle(connection, claim.run_id, claim.run_attempt, _ended([row]))
+        return settle(connection, claim.run_id, claim.run_attempt, _ended([row]), window=window)
 
     keep_large(database, [ending])
     failpoint("before_complete")
@@ -166,7 +176,14 @@ def complete_open(
     return settle(connection, run_id, run_attempt, ended)
 
 
-def settle(connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended]) -> list[Announcement]:
+def settle(
+    connection: Connection,
+    run_id: str,
+    run_attempt: int,
+    ended: Sequence[Ended],
+    *,
+    window: Callable[[str], int] = _least_window,
+) -> list[Announcement]:
     """Let go on what these endings let go on, and what follows from that; returns what to announce."""
     announcements: list[Announcement] = []
     everything: list[Ended] = []
@@ -174,14 +191,21 @@ def settle(connection: Connection, run_id: str, run_attempt: int, ended: Sequenc
     while frontier:
         everything += frontier
         announcements += _advance_waves(connection, run_id, run_attempt, frontier)
-        failed, ready = _let_go(connection, run_id, run_attempt, frontier)
+        failed, ready = _let_go(connection, run_id, run_attempt, frontier, window)
         announcements += ready
         frontier = failed
     announcements += _wake(connection, run_id, run_attempt, everything)
     return announcements
 
 
-def make_ready(connection: Connection, run_id: str, run_attempt: int, keys: Sequence[str]) -> list[Announcement]:
+def make_ready(
+    connection: Connection,
+    run_id: str,
+    run_attempt: int,
+    keys: Sequence[str],
+    *,
+    window: Callable[[str], int] = _least_window,
+) -> list[Announcement]:
     """Make waiting steps READY, as one wave a queue; returns the part of it that is announced now."""
     waiting = sa.and_(steps.c.run_id == run_id, steps.c.run_attempt == run_attempt, phase_is(steps, Phase.WAITING))
     moment = instant(connection)
@@ -192,7 +216,7 @@ def make_ready(connection: Connection, run_id: str, run_attempt: int, keys: Sequ
     if not found:
         return []
     found.sort(key=lambda row: row.sequence)
-    numbered = _number(found)
+    numbered = _number(found, window)
     announce_at = moment + settings.current().lease_seconds
     statement = (
         sa.update(steps)
@@ -224,15 +248,16 @@ def make_ready(connection: Connection, run_id: str, run_attempt: int, keys: Sequ
     return [of_step(row) for row, _, _, _, now_too in numbered if now_too]
 
 
-def _number(rows: Sequence[Any]) -> list[tuple[Any, str | None, int | None, int | None, bool]]:
+def _number(
+    rows: Sequence[Any], window: Callable[[str], int]
+) -> list[tuple[Any, str | None, int | None, int | None, bool]]:
     """Each row with its wave, index and window (None where all are announced), and whether it is announced now."""
     by_queue: dict[str | None, list[Any]] = {}
     for row in rows:
         by_queue.setdefault(row.queue, []).append(row)
-    # The transaction that ends a step does not know the live slots; the least window is kept to.
-    ahead = window_of(0)
     numbered: list[tuple[Any, str | None, int | None, int | None, bool]] = []
-    for wave in by_queue.values():
+    for queue, wave in by_queue.items():
+        ahead = window(queue or "")
         if len(wave) <= ahead:
             numbered.extend((row, None, None, None, True) for row in wave)
         else:
@@ -271,7 +296,7 @@ def _in_order(rows: Iterable[Any]) -> list[str]:
 
 
 def _let_go(
-    connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended]
+    connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended], window: Callable[[str], int]
 ) -> tuple[list[Ended], list[Announcement]]:
     """Count joins down; end the dependents of failed steps, make those of counted-out joins READY."""
     touched = _members(connection, run_id, run_attempt, [step.key for step in ended])
@@ -285,7 +310,7 @@ def _let_go(
     failed = _fail_dependents(connection, run_id, run_attempt, culprits)
     out = _count_down(connection, run_id, run_attempt, [member.join_id for member in touched])
     keys = _dependents(connection, run_id, run_attempt, out)
-    return failed, make_ready(connection, run_id, run_attempt, keys)
+    return failed, make_ready(connection, run_id, run_attempt, keys, window=window)
 
 
 def _members(connection: Connection, run_id: str, run_attempt: int, keys: Sequence[str]) -> list[Any]:

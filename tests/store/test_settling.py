@@ -51,3 +51,12 @@ def test_a_cancelled_run_of_many_steps_ends_them_all(database: Database) -> None
     found = phases(database, run)
     assert [found.pop(key(n)) for n in (3, 2_000)] == [(Phase.CLAIMED, "Cancelling")] * 2
     assert set(found.values()) == {(Phase.DONE, "Cancelled")}
+
+
+def test_what_a_join_lets_go_is_announced_by_its_queues_window(database: Database) -> None:
+    """As what is dispatched: a large queue is not held to the least window."""
+    run = new_run(database)
+    dispatch(database, run, task(0), *[task(n, key(0)) for n in range(1, 41)])
+    (claim,) = claimed(database, run, 0)
+    let_go = settle.complete(database, claim, DONE, window=lambda queue: {"q": 30}[queue])
+    assert announced([let_go]) == [key(n) for n in range(1, 31)]
