@@ -216,6 +216,7 @@ steps = Table(
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_steps_created", "created_at", "id"),
     Index("ix_steps_run", "run_id", "run_attempt", "sequence"),
+    _partial("ix_steps_ended", "run_id", "run_attempt", "end_time", where="phase = 'DONE'"),
     _partial("ix_steps_open", "run_id", "run_attempt", where="phase <> 'DONE'"),
     _partial("ix_steps_announce", "announce_at", where="phase = 'READY'"),
     _partial("ix_steps_lease", "lease_until", where="phase = 'CLAIMED'"),

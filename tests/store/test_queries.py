@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from orchestra import serializers
 from orchestra.errors import FlowRunNotFound, TaskRunNotFound
-from orchestra.store import queries
+from orchestra.store import journal, queries
 from orchestra.store.database import Database
 from orchestra.store.tables import edges, flow_runs, flows, logs, states, steps
 
@@ -135,6 +135,24 @@ def test_a_page_of_runs_is_read_in_the_order_of_an_index(database: Database, giv
         sa.event.remove(sa.engine.Engine, "before_cursor_execute", explain)
     assert seen
     assert not [line for line in seen if "TEMP B-TREE" in line or line.startswith("SCAN flow_runs USING TABLE")]
+
+
+def test_the_steps_that_ended_lately_are_found_by_an_index(database: Database) -> None:
+    """A poll does not walk over the whole run attempt."""
+    if database.dialect != "sqlite":
+        pytest.skip("PostgreSQL scans a table this small")
+    seen: list[str] = []
+
+    def explain(conn: Any, cursor: Any, statement: str, arguments: Any, context: Any, many: bool) -> None:
+        if "end_time >=" in statement:
+            seen.extend(row[-1] for row in cursor.connection.execute("EXPLAIN QUERY PLAN " + statement, arguments))
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", explain)
+    try:
+        journal.load_done(database, add_run(database), 1, 1_000.0)
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", explain)
+    assert [line for line in seen if "ix_steps_ended (run_id=? AND run_attempt=? AND end_time>?)" in line]
 
 
 def test_a_run_is_read_with_prefects_field_names_and_its_values_as_previews(database: Database) -> None:
