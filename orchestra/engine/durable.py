@@ -448,17 +448,18 @@ def _checked(inputs: bytes, task: TaskSpec) -> bytes:
 
 
 def _copied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments as a worker elsewhere would get them; what cannot be encoded stays as it is.
+    """Arguments that are plain data, as a worker elsewhere would get them; those with other objects stay as they are.
 
     A body that changes them in place must not change what the flow's body sees: a replay, which does not run it, would
-    show that unchanged.
+    show that unchanged. An object that is more than its data, an `asyncio.Event` say, is meant to be shared.
     """
     if all(type(value) in _UNCHANGING for value in (*args, *kwargs.values())):
         return args, kwargs
     try:
-        return decode_inputs(encode_inputs(args, kwargs))
+        data = encode_inputs(args, kwargs)
     except OrchestraError:
         return args, kwargs
+    return (args, kwargs) if serializers.is_pickle(data) else decode_inputs(data)
 
 
 def _settled(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:

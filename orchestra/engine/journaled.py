@@ -36,6 +36,7 @@ from orchestra.failpoints import failpoint
 from orchestra.journal import Asked, Branch, Replay
 from orchestra.logging import engine_logger
 from orchestra.runners.carrier import Carrier
+from orchestra.serializers import is_pickle
 from orchestra.specs import FlowSpec
 from orchestra.states import State, StateDetails, StateType
 from orchestra.store import claims, journal, waits
@@ -504,7 +505,7 @@ def _deadline(row: Mapping[str, Any]) -> float | None:
 
 def fingerprint_of(inputs: bytes | None) -> str | None:
     """A digest of encoded inputs; None for pickles, whose bytes differ between processes for equal values."""
-    if inputs is None or inputs[:1] not in (b"j", b"t"):
+    if inputs is None or is_pickle(inputs):
         return None
     return identifiers.fingerprint(inputs)
 

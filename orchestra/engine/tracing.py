@@ -524,6 +524,6 @@ def _fingerprint(inputs: bytes, values: Sequence[Traced]) -> str | None:
     """
     if any(value.may_fail for value in values):
         return "planned"
-    if values or inputs[:1] not in (b"j", b"t"):
+    if values or serializers.is_pickle(inputs):
         return None
     return identifiers.fingerprint(inputs)
