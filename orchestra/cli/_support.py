@@ -99,6 +99,9 @@ class Group(click.RichGroup):
             # Not a ClickException: rich-click would wrap the sentence into a box, at 80 columns also in a file.
             say(visible(f"Error: {told.message}"))
             ctx.exit(int(told.code))
+        except KeyboardInterrupt:
+            # As a shell says it of a command that Ctrl-C ended.
+            ctx.exit(130)
 
 
 # -- options -----------------------------------------------------------------------------------------------------

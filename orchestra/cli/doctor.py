@@ -151,9 +151,14 @@ def _workers(database: Database, broker: Check) -> Check:
         status = FAILED if broker.status == OK else NOTE
         return Check("workers", status, "no live worker", _start("default"))
     others = sorted({worker.version for worker in live} - {versions()["celery-orchestra"]})
-    told = f"; some run version {', '.join(others)}" if others else ""
     slots = sum(worker.slots for worker in live)
-    return Check("workers", OK, f"{len(live)} live with {slots} slots on queues {', '.join(_consumed(live))}{told}")
+    told = f"{len(live)} live with {slots} slots on queues {', '.join(_consumed(live))}"
+    if not others:
+        return Check("workers", OK, told)
+    again = _start(",".join(_consumed(live)))
+    return Check(
+        "workers", NOTE, f"{told}; some run version {', '.join(others)}: stop those and start them anew", again
+    )
 
 
 def _queues(database: Database) -> Check:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+
 import rich_click as click
 
 from orchestra.cli import _support
@@ -52,8 +55,15 @@ def ls(
     if output == "json":
         _support.emit_json(page.items)
     else:
-        rows = [(t.id, t.name, t.flow_run_id, t.state_name, t.run_count, t.total_run_time) for t in page.items]
-        _support.emit_table(("ID", "NAME", "FLOW RUN ID", "STATE", "ATTEMPT", "SECONDS"), rows)
+        # Two ids leave a terminal of usual width no room for anything else.
+        roomy = not sys.stdout.isatty() or shutil.get_terminal_size().columns >= 120
+        runs = [(t.flow_run_id,) if roomy else () for t in page.items]
+        rows = [
+            (t.id, t.name, *run, t.state_name, t.run_count, round(t.total_run_time, 3))
+            for t, run in zip(page.items, runs, strict=True)
+        ]
+        flow_run = ("FLOW RUN ID",) if roomy else ()
+        _support.emit_table(("ID", "NAME", *flow_run, "STATE", "ATTEMPT", "SECONDS"), rows)
     _support.say_more(page.next)
 
 
