@@ -172,6 +172,7 @@ def _next(
     """What follows an attempt: the end, a later retry, or a delay to sleep through here."""
     delay = _retry_delay(task, context, state)
     if delay is None:
+        _say_failure(context, state)
         return Ended(state, context.attempt)
     tries = context.attempt + 1, task.retries + 1
     engine_logger(context).warning("%s; try %d of %d in %.3g s", state.message, *tries, delay)
@@ -179,6 +180,12 @@ def _next(
         return RetryLater(delay, context.attempt, state)
     on_retry(state, delay)
     return delay
+
+
+def _say_failure(context: TaskRunContext, state: State[Any]) -> None:
+    if not state.is_completed():
+        error = state.data if isinstance(state.data, BaseException) else None
+        engine_logger(context).error("ended %s: %s", state.name, state.message, exc_info=error)
 
 
 def _retry_delay(task: TaskSpec, context: TaskRunContext, state: State[Any]) -> float | None:

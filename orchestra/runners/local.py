@@ -21,7 +21,6 @@ from orchestra.engine.run_names import task_run_name
 from orchestra.engine.task_run import EVERYTHING, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.errors import Cancelled, UpstreamFailed
 from orchestra.futures import Future
-from orchestra.logging import engine_logger
 from orchestra.runners.local_future import LocalFuture, help_with, in_pool_thread, mark_pool_thread, shadow
 from orchestra.runners.steps import Finished, Step, StepBook
 from orchestra.specs import Call, FlowSpec, TaskSpec
@@ -185,9 +184,6 @@ class LocalRunner:
 
     def _ended(self, context: TaskRunContext, step: Step, inputs: Any, ended: Ended | RetryLater) -> State[Any]:
         state = replace(ended.state, state_details=_details(step))
-        if not state.is_completed():
-            error = state.data if isinstance(state.data, BaseException) else None
-            engine_logger(context).error("ended %s: %s", state.name, state.message, exc_info=error)
         self.book.close(step, state, attempt=ended.attempt, task=context.task)
         if self.finished is not None and context.task.persist_result is not False:
             self.finished.keep(step, inputs, state)

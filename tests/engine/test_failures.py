@@ -162,3 +162,13 @@ def test_parameters_that_do_not_fit_are_not_tried_again(driver: Driver, effects:
 def test_a_delay_that_cannot_be_made_leaves_the_flow_its_own_error(driver: Driver, here: bool) -> None:
     """It is not tried again."""
     assert run(driver, here, flows.has_a_broken_delay).message == "ValueError: its own"
+
+
+@pytest.mark.parametrize("how", ["direct", "submitted"])
+def test_a_failed_task_says_so_in_the_log(driver: Driver, caplog: pytest.LogCaptureFixture, how: str) -> None:
+    """With its traceback, though its flow catches it."""
+    driver.run(flows.beyond, what="a signal of a library", how=how)
+
+    (line,) = [line for line in caplog.records if "ended Failed" in line.message]
+    assert line.name == "orchestra.task_runs"
+    assert line.exc_info is not None
