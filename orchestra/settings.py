@@ -56,9 +56,18 @@ class Settings:
 
     @property
     def home_path(self) -> Path:
-        """`home` with `~` expanded; created on first use, readable by its owner only."""
+        """`home` with `~` expanded; created on first use, readable by its owner only.
+
+        Raises:
+            ConfigurationError: It is no folder, or cannot be created.
+        """
         path = self.home.expanduser()
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"ORCHESTRA_HOME={str(path)!r} cannot be used ({error}): name a folder that this user may write to"
+            ) from error
         return path
 
     @property
@@ -87,7 +96,12 @@ def _read(name: str, text: str, default: Any) -> Any:
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
         if isinstance(default, tuple):
             return tuple(part.strip() for part in text.split(",") if part.strip())
-        return type(default)(text)
+        value = type(default)(text)
+        if isinstance(value, int | float) and not 0 < value < float("inf"):
+            raise ConfigurationError(f"{name}={text!r} is no number above 0; mend or unset it")
+        return value
+    except ConfigurationError:
+        raise
     except (ValueError, KeyError) as error:
         kind = type(default).__name__
         raise ConfigurationError(f"{name}={text!r} cannot be read as {kind}; mend or unset it") from error

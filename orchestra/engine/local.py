@@ -150,8 +150,14 @@ class LocalFlowRun:
             Cancelled: The run was cancelled.
         """
         self._invalid = self._validate()
-        with interrupts.shielded():
-            self._begin()
+        self._prepare()
+        try:
+            with interrupts.shielded():
+                self._begin()
+        except KeyboardInterrupt as error:
+            # The row may be there already, and would be shown as running until its lease lapses.
+            self._end(states.Crashed(states.describe(error)))
+            raise
         flow_token, task_token = flow_run_context.set(self.context), task_run_context.set(None)
         try:
             with leases.hold(self.owner, lambda: self._cancel(interrupt)), self._armed():
@@ -201,8 +207,12 @@ class LocalFlowRun:
             return states.from_exception(error)
         return None
 
-    def _begin(self) -> None:
-        above = flow_run_context.get() if self.parent is None else self.parent.context
+    @property
+    def _above(self) -> FlowRunContext | None:
+        return flow_run_context.get() if self.parent is None else self.parent.context
+
+    def _prepare(self) -> None:
+        above = self._above
         self.context = FlowRunContext(
             flow=self.flow,
             run_id=self.run_id,
@@ -215,7 +225,9 @@ class LocalFlowRun:
             log_prints=_first(self.flow.log_prints, above.log_prints if above else None),
             depth=above.depth + 1 if above else 0,
         )
-        local_runs.start_run(database(), self._row(above), states.Running())
+
+    def _begin(self) -> None:
+        local_runs.start_run(database(), self._row(self._above), states.Running())
         engine_logger(self.context).info("started flow %r", self.flow.name)
 
     def _row(self, above: FlowRunContext | None) -> local_runs.NewLocalRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -375,3 +376,31 @@ def test_a_tree_of_submitted_tasks_respects_every_edge(database: Database) -> No
 
     assert work() == 10
     assert len(queries.step_counts(database, rows(database, tables.flow_runs)[0].id)) == 1
+
+
+class Interrupting(logging.Handler):
+    """Stands for a person who presses Ctrl-C at the first line that a run shows."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Press it, once."""
+        if "started" in record.getMessage():
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_is_interrupted_as_it_begins_is_crashed(database: Database) -> None:
+    """At once: it is not shown as running until its lease lapses."""
+
+    @flow
+    def work() -> None:
+        """Is not run."""
+
+    shown, pressing = logging.getLogger("orchestra.flow_runs"), Interrupting()
+    shown.addHandler(pressing)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        shown.removeHandler(pressing)
+
+    (run,) = rows(database, tables.flow_runs)
+    assert (run.state_name, run.phase) == ("Crashed", "DONE")

@@ -93,3 +93,19 @@ def test_without_a_database_url_there_is_sqlite_at_home(home: Path) -> None:
 def test_there_are_fewer_than_thirty_settings() -> None:
     """One table in the docs holds them all."""
     assert len(fields(Settings)) < 30
+
+
+@pytest.mark.parametrize("text", ["-3", "0", "nan", "inf"])
+def test_a_number_that_makes_no_sense_is_refused(text: str) -> None:
+    """And the error names the setting."""
+    with pytest.raises(ConfigurationError, match="ORCHESTRA_LEASE_SECONDS"):
+        from_env({"ORCHESTRA_LEASE_SECONDS": text})
+
+
+def test_a_home_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    """With a sentence that says what to do."""
+    file = tmp_path / "file"
+    file.touch()
+
+    with pytest.raises(ConfigurationError, match="name a folder"):
+        _ = Settings(home=file).home_path
