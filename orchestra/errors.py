@@ -67,7 +67,7 @@ class StaticFlowError(DefinitionError):
         at = f"at {self.where} " if self.where else ""
         return (
             f"flow {self.flow!r} cannot be drawn as one canvas: {at}it {self.what}, and a canvas is drawn before "
-            "anything runs. The flow still runs step by step: leave out static=True and start it with .delay()"
+            "anything runs. The flow still runs step by step, without static=True: start it with .delay()"
         )
 
 
