@@ -75,7 +75,8 @@ class LocalRunner:
         self._max_workers = max_workers or MOST_THREADS
         self._pool: pools.ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
-        self._submitted: set[LocalFuture] = set()
+        #: In the order of submission: upstreams before what depends on them.
+        self._submitted: dict[LocalFuture, None] = {}
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class LocalRunner:
         run = partial(self._run_step, task, call, step, EVERYTHING)
         future.prepare(partial(contextvars.copy_context().run, run))
         with self._lock:
-            self._submitted.add(future)
+            self._submitted[future] = None
         future.add_done_callback(self._forget)
         self._start_after(future, [upstream for upstream in upstreams if not upstream.box.done()])
         return future
@@ -116,7 +117,7 @@ class LocalRunner:
     def _forget(self, future: Future[Any]) -> None:
         # So that a run with many tasks does not hold all their results to its end.
         with self._lock:
-            self._submitted.discard(cast("LocalFuture", future))
+            self._submitted.pop(cast("LocalFuture", future), None)
 
     def _start_after(self, future: LocalFuture, upstreams: Sequence[LocalFuture]) -> None:
         if not upstreams:
@@ -136,6 +137,9 @@ class LocalRunner:
             upstream.add_done_callback(ended)
 
     def _start(self, future: LocalFuture) -> None:
+        if self._stopped:
+            future.drop()
+            return
         with self._lock:
             if self._pool is None:
                 self._pool = pools.ThreadPoolExecutor(self._max_workers, "orchestra-task", mark_pool_thread)
@@ -298,7 +302,8 @@ class LocalRunner:
     def abandon(self) -> None:
         """Cancel what has not begun; what runs cannot be stopped and goes on in its thread."""
         self.stop()
-        for future in self._pending():
+        # The last first: what is dropped starts, or drops, nothing that depends on it.
+        for future in reversed(self._pending()):
             future.drop()
         self._shut()
 

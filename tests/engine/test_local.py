@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from orchestra import flow, get_run_logger, settings, task
+from orchestra import allow_failure, flow, get_run_logger, settings, task
 from orchestra.engine import operations
 from orchestra.errors import Cancelled, CancelledRun
 from orchestra.runtime import flow_run
@@ -347,7 +347,8 @@ def test_a_flow_over_its_time_leaves_nothing_behind(database: Database) -> None:
     @flow(timeout_seconds=0.1)
     def work() -> None:
         first = block.submit()
-        note.submit(1, wait_for=[first])
+        waiting = note.submit(1, wait_for=[first])
+        note.submit(2, wait=allow_failure(waiting))
         time.sleep(60)
 
     with pytest.raises(TimeoutError):
