@@ -65,13 +65,15 @@ def process_of(owner: str) -> tuple[str, int, str]:
     return host, int(pid), start
 
 
-def is_alive(owner: str) -> bool:
-    """Whether the process in an owner's name runs; only this host's processes can be told.
+def is_dead_here(owner: str) -> bool:
+    """Whether the process in an owner's name was one of this host's, and is dead; false where that cannot be told.
 
     A pid that was given to another process since counts as dead.
     """
-    _, pid, start = process_of(owner)
-    return _process_start(pid) == start
+    host, pid, start = process_of(owner)
+    if host != socket.gethostname() or _process_start(os.getpid()) is None:
+        return False
+    return _process_start(pid) != start
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ import rich_click as click
 
 from orchestra import clock, lazy
 from orchestra.cli import _drawing, _support, _watch
-from orchestra.engine import operations
+from orchestra.engine import leases, operations
 from orchestra.engine.parameters import bind_named
 from orchestra.store import logs as log_lines
 from orchestra.store import queries
@@ -21,6 +21,13 @@ from orchestra.store.database import Database, database
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 #: Lines read at once.
 _PAGE = 1000
+
+
+def _runs() -> Database:
+    """The database, in which local runs of dead processes now show as Crashed."""
+    db = database()
+    leases.mark_dead(db)
+    return db
 
 
 @click.group(cls=_support.Group)
@@ -89,7 +96,7 @@ def ls(
       orchestra flow-run ls --limit 200 -o json
     """
     page = queries.list_flow_runs(
-        database(),
+        _runs(),
         limit=limit,
         after=after,
         flow_name=flow_name,
@@ -110,7 +117,7 @@ def ls(
 @_support.output_option
 def inspect(flow_run_id: str, output: str) -> None:
     """Show one flow run: state, parameters, result or error, times, state history."""
-    record = _support.flat(queries.read_flow_run(database(), flow_run_id))
+    record = _support.flat(queries.read_flow_run(_runs(), flow_run_id))
     if output == "json":
         _support.emit_json(record)
     else:
@@ -143,7 +150,7 @@ def logs(
     """
     if head and (tail or follow):
         raise click.UsageError("--head goes with neither --tail nor --follow")
-    db = database()
+    db = _runs()
     queries.flow_run_state(db, flow_run_id)
     shown = _Lines(db, flow_run_id, task_run_id, logging.getLevelName(level) if level else None)
     lines = shown.follow(tail) if follow else shown.last(tail) if tail else shown.first(head)
@@ -237,7 +244,7 @@ def _log(line: log_lines.LogLine) -> dict[str, Any]:
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up watching after that long.")
 def watch(flow_run_id: str, timeout: float | None) -> None:
     """Show a run's progress live until it ends; exit code 6 if it does not complete."""
-    _watch.watch(database(), flow_run_id, timeout=timeout)
+    _watch.watch(_runs(), flow_run_id, timeout=timeout)
 
 
 @flow_run.command()
@@ -246,7 +253,7 @@ def watch(flow_run_id: str, timeout: float | None) -> None:
 @_support.output_option
 def canvas(flow_run_id: str, mermaid: bool, output: str) -> None:
     """Show the canvases that a run was made of, step by step."""
-    nodes = queries.run_graph(database(), flow_run_id)
+    nodes = queries.run_graph(_runs(), flow_run_id)
     if output == "json":
         _support.emit_json(nodes)
         return
@@ -272,7 +279,7 @@ _ids = click.argument("flow_run_ids", metavar="ID...", nargs=-1, required=True)
 @_support.app_option
 def cancel(flow_run_ids: tuple[str, ...]) -> None:
     """Cancel flow runs with all that they started; running bodies are interrupted."""
-    db = database()
+    db = _runs()
     _each(flow_run_ids, lambda run_id: operations.cancel(db, run_id), "is being cancelled")
 
 
@@ -280,7 +287,7 @@ def cancel(flow_run_ids: tuple[str, ...]) -> None:
 @_ids
 def pause(flow_run_ids: tuple[str, ...]) -> None:
     """Hold flow runs: running steps end, and nothing new of them is started until `resume`."""
-    db = database()
+    db = _runs()
     _each(flow_run_ids, lambda run_id: operations.pause(db, run_id), "is paused")
 
 
@@ -289,7 +296,7 @@ def pause(flow_run_ids: tuple[str, ...]) -> None:
 @_support.app_option
 def resume(flow_run_ids: tuple[str, ...]) -> None:
     """Let paused flow runs go on."""
-    db = database()
+    db = _runs()
     _each(flow_run_ids, lambda run_id: operations.resume(db, run_id), "goes on")
 
 
@@ -301,7 +308,7 @@ def retry(flow_run_ids: tuple[str, ...], watched: bool) -> None:
     """Run ended flow runs again in place: what completed is kept, what did not is run again."""
     if watched and len(flow_run_ids) > 1:
         raise click.UsageError("--watch takes one run")
-    db = database()
+    db = _runs()
     _each(flow_run_ids, lambda run_id: operations.retry(db, run_id), "runs again")
     if watched:
         _watch.watch(db, flow_run_ids[0])
@@ -311,5 +318,5 @@ def retry(flow_run_ids: tuple[str, ...], watched: bool) -> None:
 @_ids
 def delete(flow_run_ids: tuple[str, ...]) -> None:
     """Delete flow runs that have ended, with their child runs, steps, results and logs."""
-    db = database()
+    db = _runs()
     _each(flow_run_ids, lambda run_id: operations.delete(db, run_id), "is deleted")

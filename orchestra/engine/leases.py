@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from orchestra import settings
+from orchestra import identifiers, settings
 from orchestra.engine import interrupts
 from orchestra.store import local_runs
-from orchestra.store.database import database
+from orchestra.store.database import Database, database
 
 _logger = logging.getLogger("orchestra.engine")
 
@@ -24,6 +24,7 @@ class _Leases:
         self._held: dict[str, Callable[[], object]] = {}
         self._runs = False
         self._waits = 0.0
+        self._has_looked = False
 
     @contextmanager
     def hold(self, owner: str, on_cancel: Callable[[], object]) -> Iterator[None]:
@@ -41,6 +42,12 @@ class _Leases:
             # An interruption must not leave the claim here; it is raised when that is done.
             with interrupts.shielded(), self._changed:
                 self._held.pop(owner, None)
+
+    def look_once(self, db: Database) -> None:
+        """Mark runs of dead processes, unless this process has done so."""
+        if not self._has_looked:
+            self._has_looked = True
+            mark_dead(db)
 
     def _renew(self) -> None:
         while held := self._next(_beat()):
@@ -80,6 +87,16 @@ def hold(owner: str, on_cancel: Callable[[], object]) -> AbstractContextManager[
         on_cancel: Called by another thread, again and again, once the run is being cancelled.
     """
     return _leases.hold(owner, on_cancel)
+
+
+def mark_dead(db: Database) -> None:
+    """Mark local runs whose processes died, their leases having lapsed, as Crashed; on other hosts a lease later."""
+    local_runs.mark_dead(db, identifiers.is_dead_here)
+
+
+def mark_dead_once(db: Database) -> None:
+    """As `mark_dead`, once in a process: it is no work of every run."""
+    _leases.look_once(db)
 
 
 def _after_fork() -> None:

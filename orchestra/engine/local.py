@@ -227,6 +227,7 @@ class LocalFlowRun:
         )
 
     def _begin(self) -> None:
+        leases.mark_dead_once(database())
         local_runs.start_run(database(), self._row(self._above), states.Running())
         engine_logger(self.context).info("started flow %r", self.flow.name)
 

@@ -6,7 +6,7 @@ Their claim is made with the row and renewed while the body runs; another orches
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from orchestra import clock, identifiers
 from orchestra.serializers import clean_text
 from orchestra.states import State, StateType
 from orchestra.store.database import Database, insert, now
-from orchestra.store.tables import Phase, flow_runs, flows, states, steps
+from orchestra.store.tables import Phase, flow_runs, flows, phase_is, states, steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,38 @@ def renew_leases(db: Database, owners: Sequence[str], lease_seconds: float) -> l
         return list(connection.scalars(sa.select(flow_runs.c.owner).where(cancelling)))
 
     return db.write(write)
+
+
+def mark_dead(db: Database, is_dead: Callable[[str], bool]) -> int:
+    """Mark local runs whose processes are dead as Crashed; returns how many. Safe to repeat.
+
+    Of those whose lease has lapsed these are: `is_dead` says so of the owner's name, or it lapsed a whole lease ago;
+    a machine that slept gives its processes that long.
+    """
+    lapsed = flow_runs.c.lease_until < now()
+    held = (flow_runs.c.runner == "local") & phase_is(flow_runs, Phase.CLAIMED) & lapsed
+    long_over = flow_runs.c.lease_until < now() - flow_runs.c.lease_seconds
+    query = sa.select(flow_runs.c.id, flow_runs.c.owner, long_over.label("long_over")).where(held)
+    found = db.read(lambda connection: connection.execute(query).all())
+    dead = [row for row in found if row.long_over or is_dead(row.owner)]
+
+    def write(connection: Connection) -> int:
+        return sum(
+            connection.execute(
+                _of_run(row.id).where(held, flow_runs.c.owner == row.owner).values(**_DEAD, end_time=now())
+            ).rowcount
+            for row in dead
+        )
+
+    return db.write(write) if dead else 0
+
+
+_DEAD: dict[str, Any] = {
+    "phase": Phase.DONE,
+    "state_type": StateType.CRASHED.value,
+    "state_name": "Crashed",
+    "state_message": "its process died",
+}
 
 
 def open_pause(db: Database, row: dict[str, Any]) -> None:

@@ -204,6 +204,24 @@ def test_a_run_whose_process_was_killed_is_marked_crashed(database: Database) ->
     assert [row.state_name for row in rows(database, tables.flow_runs)] == ["Crashed"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["-c", "from orchestra import flow\n@flow\ndef next_one(): ...\nnext_one()"], id="run"),
+        pytest.param(["-m", "orchestra", "flow-run", "ls"], id="command"),
+    ],
+)
+def test_the_next_process_marks_the_run_of_a_killed_one(database: Database, command: list[str]) -> None:
+    """A script that runs a flow, or a command that shows runs: no worker is needed for it."""
+    subprocess.run([sys.executable, "-c", SCRIPT], env=os.environ | {"ORCHESTRA_LEASE_SECONDS": "0.5"}, check=False)
+    (killed,) = rows(database, tables.flow_runs)
+    wait_until(lambda: killed.lease_until < database.now(), "the lease of the killed run to lapse")
+
+    subprocess.run([sys.executable, *command], check=True)
+
+    assert rows(database, tables.flow_runs)[0].state_name == "Crashed"
+
+
 def test_a_long_run_renews_its_lease(database: Database) -> None:
     """It is not taken for dead while its process lives."""
     settings.override(lease_seconds=0.6)
