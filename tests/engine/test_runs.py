@@ -103,7 +103,8 @@ def test_lost_messages_are_announced_again(sqlite_database: Database) -> None:
             if self.lost % 2:
                 super().deliver(message)
             else:
-                self.elapse(40)
+                # Longer than the longest pause between two messages for the same row.
+                self.elapse(800)
 
     assert Lossy(sqlite_database).run(flows.fan_out, n=6).result() == 21
 
