@@ -409,6 +409,8 @@ class Segment:
 
     def _finish_cancelled(self) -> State[Any] | None:
         """End a cancelled run, once its running steps have ended. This is where hooks and rollbacks are due first."""
+        # The signal may have been meant for a run around this one, whose cancel is this one's, too.
+        self.claim.cancelled = True
         self.runner.take_unwritten()
         # Whoever cancelled it may have died before it had ended the steps.
         interventions.end_steps(self.database, self.claim.run_id)
