@@ -173,7 +173,8 @@ class DurableRunner(Waiting):
             self._open.add(asked.key)
             return None
         self.dispatch()
-        args, kwargs = _copied(args, kwargs)
+        known = inputs if args is call.args and kwargs is call.kwargs else None
+        args, kwargs = _copied(args, kwargs, known)
         return args, kwargs, self._task_context(asked, task, args, kwargs)
 
     def _journal_inline(
@@ -447,16 +448,21 @@ def _checked(inputs: bytes, task: TaskSpec) -> bytes:
     return results.check_parameters(inputs, what=f"the set of arguments of task {task.name!r}")
 
 
-def _copied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _copied(
+    args: tuple[Any, ...], kwargs: dict[str, Any], known: bytes | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments that are plain data, as a worker elsewhere would get them; those with other objects stay as they are.
 
     A body that changes them in place must not change what the flow's body sees: a replay, which does not run it, would
     show that unchanged. An object that is more than its data, an `asyncio.Event` say, is meant to be shared.
+
+    Args:
+        known: The arguments' encoding, where it was made already.
     """
     if all(type(value) in _UNCHANGING for value in (*args, *kwargs.values())):
         return args, kwargs
     try:
-        data = encode_inputs(args, kwargs)
+        data = known or encode_inputs(args, kwargs)
     except OrchestraError:
         return args, kwargs
     return (args, kwargs) if serializers.is_pickle(data) else decode_inputs(data)

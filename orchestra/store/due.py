@@ -29,6 +29,7 @@ from orchestra.store.announcements import (
 )
 from orchestra.store.database import Database, instant, now
 from orchestra.store.journal import Ending, upstream_failed
+from orchestra.store.local_runs import DEAD
 from orchestra.store.settle import WAIT_COLUMNS, complete_open, make_ready, wake_if_over
 from orchestra.store.tables import Kind, Phase, edges, flow_runs, phase_is, phase_is_not, queue_marks, steps
 
@@ -123,14 +124,7 @@ def expire_local(database: Database) -> int:
     found = sa.select(flow_runs.c.id).where(lapsed).limit(1)
     if database.read(lambda connection: connection.execute(found).first()) is None:
         return 0
-    values = {
-        "phase": Phase.DONE,
-        "state_type": StateType.CRASHED.value,
-        "state_name": "Crashed",
-        "state_message": "its process died",
-        "end_time": now(),
-    }
-    statement = sa.update(flow_runs).where(lapsed).values(**values)
+    statement = sa.update(flow_runs).where(lapsed).values(**DEAD)
 
     def work(connection: Connection) -> int:
         if not leaders.may_expire(connection, settings.current().lease_seconds):

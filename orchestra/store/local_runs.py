@@ -114,20 +114,20 @@ def mark_dead(db: Database, is_dead: Callable[[str], bool]) -> int:
 
     def write(connection: Connection) -> int:
         return sum(
-            connection.execute(
-                _of_run(row.id).where(held, flow_runs.c.owner == row.owner).values(**_DEAD, end_time=now())
-            ).rowcount
+            connection.execute(_of_run(row.id).where(held, flow_runs.c.owner == row.owner).values(**DEAD)).rowcount
             for row in dead
         )
 
     return db.write(write) if dead else 0
 
 
-_DEAD: dict[str, Any] = {
+#: The columns of a run whose process died.
+DEAD: dict[str, Any] = {
     "phase": Phase.DONE,
     "state_type": StateType.CRASHED.value,
     "state_name": "Crashed",
     "state_message": "its process died",
+    "end_time": now(),
 }
 
 
