@@ -409,11 +409,11 @@ class Segment:
 
     def _finish_cancelled(self) -> State[Any] | None:
         """End a cancelled run, once its running steps have ended. This is where hooks and rollbacks are due first."""
-        # The signal may have been meant for a run around this one, whose cancel is this one's, too.
+        # The signal may have been meant for a run around this one: whoever cancels it is still to reach this one's row.
         self.claim.cancelled = True
         self.runner.take_unwritten()
-        # Whoever cancelled it may have died before it had ended the steps.
-        interventions.end_steps(self.database, self.claim.run_id)
+        # Whoever cancelled it may have died, or be at it, before it had cancelled the children and ended the steps.
+        self.carrier.announce(interventions.cancel_below(self.database, self.claim.run_id))
         if runs.unfinished(self.database, self.claim.run_id, self.claim.run_attempt):
             parking = waits.park(self.database, self.claim, Park(None, ending=True), window=self.runner.window)
             if parking.parked:
@@ -447,6 +447,7 @@ class Segment:
         """Run a child run inside this segment, under its own claim."""
         # A signal for a claim around the child's is kept back where the child's body does not run: it must not be
         # raised in the midst of what the child writes.
+        claimed.claim.around = self.claim
         with interrupts.shielded():
             return Segment(self.database, flow, claimed, self.carrier, self.heart).run()
 

@@ -24,7 +24,7 @@ from orchestra.store.tables import Phase, flow_runs, phase_is, steps
 
 @dataclass(slots=True)
 class Claim:
-    """One claim, as its process holds it. The heartbeat changes the last three fields."""
+    """One claim, as its process holds it. The heartbeat changes `renewed_at`, `lost` and `cancelled`."""
 
     kind: Literal["flow", "step"]
     run_id: str
@@ -37,8 +37,18 @@ class Claim:
     renewed_at: float
     #: Another process has claimed the row.
     lost: bool = False
-    #: The run is being cancelled.
-    cancelled: bool = False
+    #: The claim of the run inside whose body this run is carried, in the same process.
+    around: Claim | None = None
+    _cancelled: bool = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run is being cancelled; a cancel of a run around it is its own, too."""
+        return self._cancelled or (self.around is not None and self.around.cancelled)
+
+    @cancelled.setter
+    def cancelled(self, value: bool) -> None:
+        self._cancelled = value
 
     @property
     def fresh(self) -> bool:
@@ -108,7 +118,7 @@ def renew(database: Database, claims: Sequence[Claim]) -> None:
             claim.lost = True
             continue
         claim.renewed_at = asked_at
-        claim.cancelled = claim.cancelled or state == StateType.CANCELLING
+        claim.cancelled |= state == StateType.CANCELLING
 
 
 def ensure(database: Database, claim: Claim) -> None:

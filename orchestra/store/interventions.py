@@ -39,27 +39,37 @@ def cancel(database: Database, run_id: str) -> list[Announcement]:
     Steps that nobody works on are CANCELLED at once; running bodies learn it by their heartbeat; each run gets a last
     segment that ends it. A run that never started is CANCELLED at once. Repeating it changes nothing.
 
-    First all runs are marked, then their steps ended, in transactions of their own: a step that ends meanwhile
-    finds no wait to count down, so that neither waits for the other's row. A crash between leaves the rest to the
-    runs' last segments.
+    First all runs are marked, parents before children: a parent whose child ends Cancelled must know that it is
+    cancelled itself. Then their steps are ended, in transactions of their own: a step that ends meanwhile finds no wait
+    to count down, so that neither waits for the other's row. A crash between leaves the rest to the run's last segment.
 
     Raises:
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended already.
     """
     failpoint("before_cancel")
-    marked: dict[str, list[Announcement]] = {}
-    while new := [each for each in _tree(database, run_id) if each not in marked]:
-        # Children first, as a child's end locks its own row before its parent's.
-        for each in reversed(new):
-            marked[each] = database.write(lambda connection, each=each: _mark(connection, each, each == run_id))  # type: ignore[misc]
+    announcements = database.write(lambda connection: _mark(connection, run_id, True))
     failpoint("in_cancel")
+    return announcements + cancel_below(database, run_id)
+
+
+def cancel_below(database: Database, run_id: str) -> list[Announcement]:
+    """Cancel the child runs of a run that is being cancelled, and the idle steps of all. Repeating it changes nothing.
+
+    A crash between leaves the rest to the last segments of those that are marked; each does this for its own.
+    """
+    announcements: list[Announcement] = []
+    marked = [run_id]
+    for parent in marked:
+        for child in database.read(lambda connection, parent=parent: _children(connection, parent)):  # type: ignore[misc]
+            announcements += database.write(lambda connection, child=child: _mark(connection, child, False))  # type: ignore[misc]
+            marked.append(child)
     for each in marked:
-        end_steps(database, each)
-    return [announcement for announcements in marked.values() for announcement in announcements]
+        _end_steps(database, each)
+    return announcements
 
 
-def end_steps(database: Database, run_id: str) -> None:
+def _end_steps(database: Database, run_id: str) -> None:
     """End the idle steps of a run that is being cancelled, and tell the running ones. Repeating it changes nothing.
 
     Page by page, each in a transaction of its own, from the last asked to the first: dependents before what they wait
@@ -297,17 +307,10 @@ def _open_steps(connection: Connection, run_id: str, run_attempt: int, *kinds: K
     return list(connection.scalars(query.order_by(steps.c.sequence)))
 
 
-def _tree(database: Database, run_id: str) -> list[str]:
-    """The run and all its descendants that have not ended, parents first."""
-
-    def work(connection: Connection) -> list[str]:
-        tree = [run_id]
-        for parent in tree:
-            going_on = sa.and_(flow_runs.c.parent_run_id == parent, phase_is_not(flow_runs, Phase.DONE))
-            tree += connection.scalars(sa.select(flow_runs.c.id).where(going_on))
-        return tree
-
-    return database.read(work)
+def _children(connection: Connection, run_id: str) -> list[str]:
+    """The child runs that go on and are not being cancelled yet."""
+    going_on = sa.and_(phase_is_not(flow_runs, Phase.DONE), flow_runs.c.state_type != StateType.CANCELLING.value)
+    return list(connection.scalars(sa.select(flow_runs.c.id).where(flow_runs.c.parent_run_id == run_id, going_on)))
 
 
 def _mark(connection: Connection, run_id: str, asked_for: bool) -> list[Announcement]:

@@ -162,6 +162,12 @@ def holding_submitted(seconds: float) -> int:
 
 
 @flow
+def holding_below(seconds: float) -> int:
+    """A long task, submitted by a child run."""
+    return holding_submitted(seconds)
+
+
+@flow
 def clinging(seconds: float) -> int:
     """A long task that cannot be interrupted, called directly."""
     return cling(seconds)

@@ -14,7 +14,7 @@ from orchestra.handles import FlowRunHandle
 from orchestra.store.tables import flow_runs
 from tests.crash import flows
 from tests.crash.conftest import IN_FLIGHT, RECOVERY, Arena
-from tests.helpers import ROOT
+from tests.helpers import ROOT, wait_until
 
 pytestmark = pytest.mark.services
 
@@ -89,9 +89,10 @@ CANCEL = "from orchestra.handles import FlowRunHandle; FlowRunHandle({run!r}).ca
 
 @pytest.mark.parametrize("point", ON_CANCEL)
 def test_a_run_is_cancelled_though_who_cancels_it_is_killed(arena: Arena, point: str) -> None:
-    """By itself, once it is marked; else when it is cancelled again."""
-    handle = flows.holding_submitted.delay(600.0)
-    arena.wait_for_start(handle.id)
+    """By itself, with its child run, once it is marked; else when it is cancelled again."""
+    handle = flows.holding_below.delay(600.0)
+    (child,) = wait_until(lambda: arena.rows(flow_runs, flow_runs.c.parent_run_id == handle.id), "the child run")
+    arena.wait_for_start(child.id)
 
     env = {**os.environ, "ORCHESTRA_FAILPOINTS": f"{point}=kill"}
     killed = subprocess.run([sys.executable, "-c", CANCEL.format(run=handle.id)], cwd=ROOT, env=env, check=False)
@@ -100,6 +101,7 @@ def test_a_run_is_cancelled_though_who_cancels_it_is_killed(arena: Arena, point:
 
     assert killed.returncode == -9
     assert handle.wait(RECOVERY).name == "Cancelled"
+    assert FlowRunHandle(child.id).wait(RECOVERY).name == "Cancelled"
 
 
 SUBMIT = "from tests.crash import flows; print(flows.linear.apply_async(idempotency_key={key!r}).id)"
