@@ -69,6 +69,10 @@ class Sweeper:
             self._lead_at = float("-inf")
             return LONGEST_WAIT
 
+    def hasten(self) -> None:
+        """Look for lapsed leases at the next tick; those of dead processes do not wait for the period to be over."""
+        self._sweep_at = float("-inf")
+
     def step_down(self) -> None:
         """Let another lead at once."""
         if self._is_leader:
@@ -183,6 +187,8 @@ class Attendant:
             freed = claims.expire_dead(self._database, self._worker.host, self._may_live, orderly=self.stopping)
             if freed:
                 logger.warning("freed %d claims of processes that died", freed)
+                self._sweeper.hasten()
+                self._sweep_at = float("-inf")
 
     def _may_live(self, owner: str) -> bool:
         return not self._watch.has_died(_process(owner))
