@@ -180,18 +180,23 @@ class Attendant:
         while died and self._watch.any_alive and clock.monotonic() < end:
             select.select([], [], [], 0.05)
             self._guard(self._look_after_dead)
+        if died:
+            # Those that it forked just before, and that we never saw, end as well.
+            select.select([], [], [], _WATCH_EVERY)
+            self._guard(lambda: self._free(lambda owner: not self._watch.may_have_died(_process(owner))))
         self._guard(lambda: workers.leave(self._database, self._worker.name))
 
     def _look_after_dead(self) -> None:
         if self._watch.look():
-            freed = claims.expire_dead(self._database, self._worker.host, self._may_live, orderly=self.stopping)
-            if freed:
-                logger.warning("freed %d claims of processes that died", freed)
-                self._sweeper.hasten()
-                self._sweep_at = float("-inf")
+            self._free(lambda owner: not self._watch.has_died(_process(owner)))
 
-    def _may_live(self, owner: str) -> bool:
-        return not self._watch.has_died(_process(owner))
+    def _free(self, may_live: Callable[[str], bool]) -> None:
+        """Let go what dead processes held, and have it announced at once."""
+        freed = claims.expire_dead(self._database, self._worker.host, may_live, orderly=self.stopping)
+        if freed:
+            logger.warning("freed %d claims of processes that died", freed)
+            self._sweeper.hasten()
+            self._sweep_at = float("-inf")
 
     def _beat(self) -> None:
         if not workers.beat(self._database, self._worker.name, stopping=self.stopping):
