@@ -91,9 +91,10 @@ class Database:
         return self._repeat(lambda: self._transaction(work, durable, relaxed))
 
     def write_alone(self, work: Callable[[Connection], T]) -> T:
-        """Run `work`, whose only write is one `unwaited` statement, as a transaction of its own and relaxed.
+        """Run `work`, whose only write is one statement, which is a transaction of its own.
 
-        On PostgreSQL that is one round trip in the place of three. As for the rest, see `write`.
+        On PostgreSQL that is one round trip in the place of three; it is durable unless the statement is `unwaited`.
+        As for the rest, see `write`.
         """
         return self.write(work) if self.dialect == "sqlite" else self.read(work)
 
