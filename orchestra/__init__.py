@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestra.annotations import allow_failure, quote, unmapped
+    from orchestra.context import tags
     from orchestra.flow_runs import pause_flow_run, resume_flow_run
     from orchestra.flows import Flow, flow
     from orchestra.futures import as_completed, wait
@@ -37,6 +38,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Inside a run
     "get_run_logger",
     "disable_run_logger",
+    "tags",
     "pause_flow_run",
     "resume_flow_run",
     "sleep",
@@ -48,6 +50,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
 
 _HOMES = {
     "annotations": ("allow_failure", "quote", "unmapped"),
+    "context": ("tags",),
     "flow_runs": ("pause_flow_run", "resume_flow_run"),
     "flows": ("Flow", "flow"),
     "futures": ("as_completed", "wait"),

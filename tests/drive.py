@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from orchestra import clock, serializers
+from orchestra.context import tags_context
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.segment import run_segment
 from orchestra.engine.step import run_step
@@ -157,6 +158,7 @@ class Driver:
             parameters=serializers.encode(parameters),
             queue=spec.queue or "default",
             timeout_seconds=spec.timeout_seconds,
+            tags=sorted(tags_context.get()),
             **({"id": run_id} if run_id else {}),
         )
         created = runs.create(self.database, new)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
 import sqlalchemy as sa
 
 from orchestra import graph, identifiers, serializers, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context
 from orchestra.engine import definitions, history, interrupts, unknown
 from orchestra.engine.arguments import find_refs, replace_refs
 from orchestra.engine.heartbeat import Heart
@@ -97,12 +98,14 @@ class _Step:
             return Ended(states.from_exception(error), self.row["attempt"])
         context = self._context(task, args, kwargs)
         token = flow_run_context.set(context.flow_run)
+        tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
             with interrupts.armed():
                 return run_attempts(
                     task, args, kwargs, context, longest_sleep=IN_PLACE, before_attempt=self._before_body
                 )
         finally:
+            tags_context.reset(tags_token)
             flow_run_context.reset(token)
 
     def _before_body(self) -> None:
@@ -147,6 +150,7 @@ class _Step:
             idempotency_key=identifiers.idempotency_key(self.claim.run_id, self.row["step_key"]),
             parameters=parameters,
             log_prints=log_prints,
+            tags=tuple(json.loads(self.row["tags"] or "[]")),
         )
 
     def _flow_run(self) -> FlowRunContext:
@@ -160,6 +164,7 @@ class _Step:
             run_name=row.name,
             parameters=serializers.decode(row.parameters) if row.parameters else {},
             runner=None,  # type: ignore[arg-type]  # a task's calls run plainly, in its process
+            tags=tuple(json.loads(row.tags)),
             run_attempt=self.claim.run_attempt,
             parent_run_id=row.parent_run_id,
             root_run_id=row.root_run_id,
@@ -206,6 +211,7 @@ _FLOW_RUN = prepare(
         flow_runs.c.start_time,
         flow_runs.c.depth,
         flow_runs.c.parameters,
+        flow_runs.c.tags,
     ).where(flow_runs.c.id == sa.bindparam("b_run"))
 )
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import graph, identifiers, serializers, settings
-from orchestra.errors import UpstreamFailed
+from orchestra.errors import TaskRunNotFound, UpstreamFailed
 from orchestra.failpoints import failpoint
 from orchestra.graph import Edge, Node, Outcome
 from orchestra.states import StateType
@@ -24,7 +24,7 @@ from orchestra.store.announcements import Announcement, of_steps, step_is
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, insert, insert_for
 from orchestra.store.prepared import Prepared, prepare
-from orchestra.store.tables import Kind, Phase, edges, joins, phase_is, steps
+from orchestra.store.tables import Kind, Phase, edges, encode_tags, joins, phase_is, steps
 
 T = TypeVar("T")
 
@@ -74,6 +74,7 @@ class NewStep:
     #: Seconds until it is due: a sleep, a pause's timeout, a retry.
     delay: float = 0.0
     child_run_id: str | None = None
+    tags: tuple[str, ...] = ()
     #: None: still to be done.
     ending: Ending | None = None
 
@@ -140,6 +141,20 @@ def load_steps(database: Database, run_id: str, run_attempt: int, keys: Sequence
         return found
 
     return database.read(work)
+
+
+def step_row(database: Database, step_id: str) -> Mapping[str, Any]:
+    """Key and state of a step, by its id.
+
+    Raises:
+        TaskRunNotFound: There is none with this id.
+    """
+    names = ("run_id", "run_attempt", "step_key", "state_type", "state_name", "state_message")
+    query = sa.select(*(steps.c[name] for name in names)).where(steps.c.id == step_id)
+    row = database.read(lambda connection: connection.execute(query).mappings().one_or_none())
+    if row is None:
+        raise TaskRunNotFound(step_id)
+    return dict(row)
 
 
 def result_of(database: Database, run_id: str, run_attempt: int, step_key: str) -> bytes | None:
@@ -295,6 +310,7 @@ def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan) -> dict[s
         "priority": step.priority,
         "lease_seconds": step.lease_seconds,
         "child_run_id": step.child_run_id,
+        "tags": encode_tags(step.tags) if step.tags else None,
         "claim_number": claim.number if step.ending is not None else 0,
         "created_at": moment,
         "join_id": None,
@@ -452,7 +468,7 @@ def _insert_of(dialect: str) -> Any:
 _WRITTEN = frozenset({
     "run_id", "run_attempt", "step_key", "id", "branch", "position", "sequence", "kind", "name", "path", "options",
     "recorded_attempt", "attempt", "inline", "inputs", "inputs_fingerprint", "queue", "priority", "lease_seconds",
-    "child_run_id", "claim_number", "created_at", "join_id", "wave", "wave_index", "wave_window", "due_at",
+    "child_run_id", "tags", "claim_number", "created_at", "join_id", "wave", "wave_index", "wave_window", "due_at",
     "announce_at", "announced_at", "worker", "phase", "state_type", "state_name", "state_message", "result",
     "result_blob", "start_time", "end_time",
 })  # fmt: skip
