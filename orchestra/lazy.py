@@ -13,6 +13,8 @@ from typing import Any
 DOORS = {
     "local_runner": "orchestra.engine.local:runner",
     "validate_parameters": "orchestra.engine.validation:validate",
+    "definitions": "orchestra.engine.definitions",
+    "draw_flow": "orchestra.engine.drawing:show",
     "submit_flow_run": "orchestra.celery.submit:submit_flow_run",
     "database": "orchestra.store.database:database",
     "heart": "orchestra.engine.heartbeat:heart",

@@ -22,9 +22,11 @@ from orchestra.errors import (
 )
 from orchestra.futures import Future, FutureList
 from orchestra.retries import delay_option
+from orchestra.retries import exponential_backoff as exponential_backoff
 from orchestra.runners.base import Runner
 from orchestra.specs import Call, TaskSpec, given_options, overridden, path_of
 from orchestra.states import State
+from orchestra.unbuilt import absent
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -301,3 +303,6 @@ def _elements(value: Any) -> Sequence[Any]:
         if not hasattr(value, "__iter__"):
             raise MappingMissingIterable(f"a future given to .map() has the value {value!r}, which is not iterable")
     return value if isinstance(value, (list, tuple)) else list(value)
+
+
+__getattr__ = absent(__name__, "caching", "task_input_hash")
