@@ -151,7 +151,7 @@ class _Step:
             idempotency_key=identifiers.idempotency_key(self.claim.run_id, self.row["step_key"]),
             parameters=parameters,
             log_prints=log_prints,
-            tags=tuple(json.loads(self.row["tags"] or "[]")),
+            tags=_tags(task, self.row["tags"]),
         )
 
     def _flow_run(self) -> FlowRunContext:
@@ -231,6 +231,12 @@ def _run_row(database: Database, run_id: str) -> Any:
         while len(_known_runs) > _KNOWN:
             _known_runs.popitem(last=False)
     return row
+
+
+def _tags(task: TaskSpec, kept: str | None) -> tuple[str, ...]:
+    """A task run's tags: the task's own as they are declared, and the others as the row has them."""
+    others = set(json.loads(kept or "[]")) - {serializers.clean_text(tag) for tag in task.tags}
+    return tuple(sorted({*task.tags, *others}))
 
 
 def _flow_of(row: Any) -> FlowSpec:

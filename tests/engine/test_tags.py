@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestra import tags
+from orchestra import settings, tags
 from orchestra.store import queries
 from orchestra.store.behind import behind
 from orchestra.store.database import Database
@@ -67,6 +67,16 @@ def test_tags_with_any_character_are_found_again(run: Callable[[Any], Any], sqli
         (found,) = queries.list_flow_runs(sqlite_database, tags=[tag]).items
         assert found.tags == tuple(sorted(odd))
     assert queries.list_flow_runs(sqlite_database, tags=["100"]).items == ()
+
+
+def test_a_run_that_is_sent_to_workers_has_them_too(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that stand around `.delay()`."""
+    monkeypatch.setenv("ORCHESTRA_BROKER_URL", "redis://127.0.0.1:1/0")
+    settings.reset()
+    with tags("sent"):
+        run = tag_flows.child.delay()
+
+    assert queries.read_flow_run(sqlite_database, run.id).run.tags == ("sent",)
 
 
 def test_a_tag_is_a_text() -> None:
