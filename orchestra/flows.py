@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
@@ -13,6 +14,7 @@ from orchestra import clock, lazy, names
 from orchestra.context import current_runner
 from orchestra.engine.parameters import bind, bind_named, signature
 from orchestra.errors import DefinitionError, ReservedArgumentError
+from orchestra.hooks import FlowHooks, HookOption, hook_options
 from orchestra.retries import delay_option
 from orchestra.runners.base import Runner
 from orchestra.specs import FlowSpec, given_options, overridden, path_of, require_importable
@@ -54,9 +56,16 @@ class FlowOptions(TypedDict, total=False):
     priority: int | None
     #: Send the whole flow as one Celery canvas.
     static: bool
+    #: Hooks, called with `(flow, flow_run, state)` when a run has come into such a state: one, or several.
+    on_completion: HookOption
+    on_failure: HookOption
+    on_cancellation: HookOption
+    on_crashed: HookOption
+    #: Called each time the function is started: at first, and for each retry.
+    on_running: HookOption
 
 
-class Flow(Generic[P, R]):
+class Flow(FlowHooks, Generic[P, R]):
     """A function whose calls are runs: recorded, retried, and on Celery carried on by any worker."""
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:
@@ -163,8 +172,14 @@ class Flow(Generic[P, R]):
 
     def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R]:
         """A copy of this flow with other options; those not named stay."""
+        made = self.having(overridden(self.spec, _fields(options)))
+        made._is_copy = True
+        return made
+
+    def having(self, spec: FlowSpec) -> Flow[P, R]:
+        """A copy of this flow with another spec; for orchestra itself."""
         made = copy.copy(self)
-        made._adopt(overridden(self.spec, _fields(options)))
+        made._adopt(spec)
         return made
 
     @overload
@@ -182,8 +197,13 @@ class Flow(Generic[P, R]):
         return f"<flow {self.spec.name!r} at {self.spec.path}>"
 
     def _adopt(self, spec: FlowSpec) -> None:
+        if spec.static and spec.on_running:
+            raise DefinitionError(
+                f"flow {spec.name!r} is static, so no process starts its function on a worker, and it cannot have "
+                "on_running= hooks; put what they do into a first task"
+            )
         functools.update_wrapper(self, spec.fn, updated=())
-        self.spec = spec
+        self.spec: FlowSpec = replace(spec, decorated=self)
         self._is_async = spec.is_async
         self._bound: tuple[Any, ...] = getattr(self, "_bound", ())
 
@@ -243,4 +263,5 @@ def _fields(options: FlowOptions) -> dict[str, Any]:
     if "task_runner" in fields:
         runner = fields.pop("task_runner")
         fields["max_workers"] = None if runner is None else runner.max_workers
+    hook_options(fields, "flow")
     return fields

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
@@ -21,6 +22,7 @@ from orchestra.errors import (
     ReservedArgumentError,
 )
 from orchestra.futures import Future, FutureList
+from orchestra.hooks import HookOption, TaskHooks, hook_options
 from orchestra.retries import delay_option
 from orchestra.runners.base import Runner
 from orchestra.specs import Call, TaskSpec, given_options, overridden, path_of
@@ -62,9 +64,14 @@ class TaskOptions(TypedDict, total=False):
     priority: int | None
     #: How long a worker's claim on it holds unless renewed.
     lease_seconds: float | timedelta | None
+    #: Hooks, called with `(task, task_run, state)` when it has ended so, no retry being left: one, or several.
+    on_completion: HookOption
+    on_failure: HookOption
+    #: Called at the start of each try.
+    on_running: HookOption
 
 
-class Task(Generic[P, R]):
+class Task(TaskHooks, Generic[P, R]):
     """A function that orchestra runs, tries again, and keeps the history of."""
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:
@@ -156,8 +163,14 @@ class Task(Generic[P, R]):
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """A copy of this task with other options; those not named stay."""
+        made = self.having(overridden(self.spec, _fields(options)))
+        made._is_copy = True
+        return made
+
+    def having(self, spec: TaskSpec) -> Task[P, R]:
+        """A copy of this task with another spec; for orchestra itself."""
         made = copy.copy(self)
-        made._adopt(overridden(self.spec, _fields(options)))
+        made._adopt(spec)
         return made
 
     @overload
@@ -176,7 +189,7 @@ class Task(Generic[P, R]):
 
     def _adopt(self, spec: TaskSpec) -> None:
         functools.update_wrapper(self, spec.fn, updated=())
-        self.spec = spec
+        self.spec: TaskSpec = replace(spec, decorated=self)
         self._is_async = spec.is_async
         self._bound: tuple[Any, ...] = getattr(self, "_bound", ())
 
@@ -258,6 +271,7 @@ def _fields(options: TaskOptions) -> dict[str, Any]:
         fields["tags"] = frozenset(fields["tags"] or ())
     if "retry_delay_seconds" in fields:
         fields["retry_delay_seconds"] = delay_option(fields["retry_delay_seconds"])
+    hook_options(fields, "task")
     return fields
 
 

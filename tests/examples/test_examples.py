@@ -60,6 +60,15 @@ def test_a_flow_of_an_existing_celery_project_runs_without_celery(home: Path) ->
     assert "{'north': 500, 'south': 500, 'west': 400}" in printed
 
 
+def test_the_hooks_example_pages_once(home: Path) -> None:
+    """Of three runs two fail, and one of these has no pager."""
+    printed = run("state_hooks", "shop.py", home=home)
+
+    assert "12 orders on monday" in printed
+    assert len(re.findall("PAGER: orders run .+ is Failed: ValueError: the shop is closed on sunday", printed)) == 1
+    assert printed.count("orders of sunday are free again") == 2
+
+
 def test_the_canvas_example_prints_a_native_canvas(home: Path) -> None:
     """The drawn flow is a Celery signature that names its nodes."""
     printed = run("canvas", "draw.py", home=home)

@@ -17,7 +17,7 @@ from tests.helpers import ROOT
 FLOORS = [
     "errors exceptions clock settings identifiers lazy failpoints",
     "states journal graph decomposition specs retries serializers typed_values pickles signing previews annotations "
-    "names",
+    "names hooks",
     "store",
     "context runtime logging results futures awaitables handles engine runners task_runners",
     "flows tasks observations flow_runs decorated",
