@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar
 
 from orchestra import clock
@@ -43,10 +44,16 @@ class Decorated(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<{self.kind} {self.spec.name!r} at {self.spec.path}>"
 
+    def having(self, spec: Any) -> Self:
+        """A copy of it with another spec; for orchestra itself."""
+        made = copy.copy(self)
+        made._adopt(spec)
+        return made
+
     def _adopt(self, spec: FlowSpec | TaskSpec) -> None:
         wrapper: Any = self
         functools.update_wrapper(wrapper, spec.fn, updated=())
-        self.spec = spec
+        self.spec = replace(spec, decorated=self)
         self._is_async = spec.is_async
         self._bound: tuple[Any, ...] = getattr(self, "_bound", ())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -12,8 +11,10 @@ from orchestra import lazy, names
 from orchestra.context import current_runner
 from orchestra.decorated import Decorated, require_function, spec_fields
 from orchestra.engine.parameters import bind, bind_named
+from orchestra.errors import DefinitionError
+from orchestra.hooks import FlowHooks, HookOption, hook_options
 from orchestra.runners.base import Runner
-from orchestra.specs import FlowSpec, overridden, path_of, require_importable
+from orchestra.specs import FlowSpec, TaskSpec, overridden, path_of, require_importable
 from orchestra.states import State
 from orchestra.task_runners import ThreadPoolTaskRunner
 from orchestra.unbuilt import absent
@@ -53,9 +54,16 @@ class FlowOptions(TypedDict, total=False):
     priority: int | None
     #: Send the whole flow as one Celery canvas.
     static: bool
+    #: Hooks, called with `(flow, flow_run, state)` when a run has come into such a state: one, or several.
+    on_completion: HookOption
+    on_failure: HookOption
+    on_cancellation: HookOption
+    on_crashed: HookOption
+    #: Called each time the function is started: at first, and for each retry.
+    on_running: HookOption
 
 
-class Flow(Decorated[P, R]):
+class Flow(Decorated[P, R], FlowHooks):
     """A function whose calls are runs: recorded, retried, and on Celery carried on by any worker."""
 
     kind = "flow"
@@ -167,8 +175,8 @@ class Flow(Decorated[P, R]):
 
     def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R]:
         """A copy of this flow with other options; those not named stay."""
-        made = copy.copy(self)
-        made._adopt(overridden(self.spec, _fields(options)))
+        made = self.having(overridden(self.spec, _fields(options)))
+        made._is_copy = True
         return made
 
     @overload
@@ -177,6 +185,14 @@ class Flow(Decorated[P, R]):
     def __get__(self: Flow[Concatenate[S, Q], R], instance: S, owner: type) -> Flow[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else self._bind(instance)
+
+    def _adopt(self, spec: FlowSpec | TaskSpec) -> None:
+        if isinstance(spec, FlowSpec) and spec.static and spec.on_running:
+            raise DefinitionError(
+                f"flow {spec.name!r} is static, so no process starts its function on a worker, and it cannot have "
+                "on_running= hooks; put what they do into a first task"
+            )
+        super()._adopt(spec)
 
 
 @overload
@@ -231,6 +247,7 @@ def _fields(options: FlowOptions) -> dict[str, Any]:
     if "task_runner" in fields:
         runner = fields.pop("task_runner")
         fields["max_workers"] = None if runner is None else runner.max_workers
+    hook_options(fields, "flow")
     return fields
 
 

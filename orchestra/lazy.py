@@ -20,6 +20,7 @@ DOORS = {
     "heart": "orchestra.engine.heartbeat:heart",
     "run_segment": "orchestra.engine.segment:run_segment",
     "run_step": "orchestra.engine.step:run_step",
+    "run_hooks": "orchestra.engine.owed:run_hooks",
     "require_installed": "orchestra.celery.apps:require_installed",
     "current_app": "orchestra.celery.apps:current_app",
     "reach_broker": "orchestra.celery.reach:reach",

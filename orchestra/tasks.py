@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -15,6 +14,7 @@ from orchestra.decorated import Decorated, require_function, spec_fields, waited
 from orchestra.engine.parameters import bind
 from orchestra.errors import MappingLengthMismatch, MappingMissingIterable, MissingContextError
 from orchestra.futures import Future, FutureList
+from orchestra.hooks import HookOption, TaskHooks, hook_options
 from orchestra.retries import exponential_backoff as exponential_backoff
 from orchestra.runners.base import Runner
 from orchestra.specs import Call, TaskSpec, overridden, path_of
@@ -57,9 +57,14 @@ class TaskOptions(TypedDict, total=False):
     priority: int | None
     #: How long a worker's claim on it holds unless renewed.
     lease_seconds: float | timedelta | None
+    #: Hooks, called with `(task, task_run, state)` when it has ended so, no retry being left: one, or several.
+    on_completion: HookOption
+    on_failure: HookOption
+    #: Called at the start of each try.
+    on_running: HookOption
 
 
-class Task(Decorated[P, R]):
+class Task(Decorated[P, R], TaskHooks):
     """A function that orchestra runs, tries again, and keeps the history of."""
 
     kind = "task"
@@ -144,8 +149,8 @@ class Task(Decorated[P, R]):
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """A copy of this task with other options; those not named stay."""
-        made = copy.copy(self)
-        made._adopt(overridden(self.spec, _fields(options)))
+        made = self.having(overridden(self.spec, _fields(options)))
+        made._is_copy = True
         return made
 
     @overload
@@ -209,6 +214,7 @@ def _fields(options: TaskOptions) -> dict[str, Any]:
     fields = spec_fields(options, TaskOptions.__annotations__, TaskSpec)
     if "tags" in fields:
         fields["tags"] = frozenset(fields["tags"] or ())
+    hook_options(fields, "task")
     return fields
 
 

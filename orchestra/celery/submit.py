@@ -16,6 +16,7 @@ from orchestra.engine import parameters as binding
 from orchestra.engine.branches import current_line
 from orchestra.errors import MissingContextError, ParameterError
 from orchestra.handles import FlowRunHandle
+from orchestra.hooks import has_final_hooks
 from orchestra.results import check_parameters
 from orchestra.serializers import clean_text, encode
 from orchestra.specs import FlowSpec, require_importable
@@ -108,6 +109,7 @@ def new_run(
         priority=ranked,
         version=spec.version,
         timeout_seconds=spec.timeout_seconds,
+        has_hooks=has_final_hooks(spec),
     )
 
 

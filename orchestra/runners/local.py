@@ -12,15 +12,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
-from orchestra import identifiers, states
+from orchestra import clock, identifiers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of
 from orchestra.engine import bodies
 from orchestra.engine.arguments import find_futures, replace_futures, settled
+from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
 from orchestra.engine.task_run import EVERYTHING, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.errors import Cancelled, UpstreamFailed
 from orchestra.futures import Future
+from orchestra.hooks import hooks_of
 from orchestra.runners.local_future import LocalFuture, help_with, in_pool_thread, mark_pool_thread, shadow
 from orchestra.runners.steps import Finished, Step, StepBook
 from orchestra.specs import Call, FlowSpec, TaskSpec
@@ -99,7 +101,10 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
             ended = await run_attempts_async(task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE)
-        return self._ended(context, step, (args, kwargs), ended)
+        state = self._ended(context, step, (args, kwargs), ended)
+        if hooks_of(task, state.type):
+            await _hooks(context, state, step).run_async()
+        return state
 
     def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
         """Run the task in the pool when its upstreams have ended."""
@@ -156,7 +161,10 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
             ended = run_attempts(task, args, kwargs, context, on_retry=self._on_retry(step), contain=contain)
-        return self._ended(context, step, (args, kwargs), ended)
+        state = self._ended(context, step, (args, kwargs), ended)
+        if hooks_of(task, state.type):
+            _hooks(context, state, step).run()
+        return state
 
     def _context(self, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], step: Step) -> TaskRunContext:
         flow_run = flow_run_context.get()
@@ -342,6 +350,11 @@ class _closing:
         if error is not None:
             state = states.Crashed(states.describe(error))
             self.book.close(self.step, state, attempt=self.context.attempt, task=self.context.task)
+
+
+def _hooks(context: TaskRunContext, state: State[Any], step: Step) -> TaskRunHooks:
+    """The hooks of a task run that has ended; one whose result was taken over from an earlier run attempt has none."""
+    return TaskRunHooks(context, state, start_time=step.start_time, end_time=clock.now())
 
 
 def _upstreams(call: Call) -> list[Future[Any]]:

@@ -23,6 +23,7 @@ from orchestra.store import blobs
 from orchestra.store.announcements import Announcement, of_steps, step_is
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names
 from orchestra.store.database import Database, insert, insert_for
+from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Kind, Phase, edges, encode_tags, joins, phase_is, steps
 
@@ -77,6 +78,8 @@ class NewStep:
     tags: tuple[str, ...] = ()
     #: None: still to be done.
     ending: Ending | None = None
+    #: The hooks that its ending calls for.
+    debt: Debt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,8 @@ def write(
         _set_aside(connection, claim, [step.key for step in new])
     _INSERT.many(connection, rows)
     _insert_joins(connection, run_id, run_attempt, plan)
+    if debts := [step.debt for step in new if step.debt is not None]:
+        owe(connection, debts)
     return of_steps(announced)
 
 

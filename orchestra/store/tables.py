@@ -161,6 +161,10 @@ flow_runs = Table(
     Column("streak_parks", Integer, nullable=False, server_default="0"),
     #: The body has ended so; the run is final when all submitted work is. Encoded like a result.
     Column("outcome", LargeBinary),
+    #: Whether its flow has hooks for an end, as whoever submitted it knew; null: nobody knew.
+    Column("has_hooks", Boolean),
+    #: The run attempt whose on_running hooks have run.
+    Column("hooks_attempt", Integer),
     *_claim_columns(),
     *_state_columns(),
     UniqueConstraint("flow_name", "idempotency_key"),
@@ -262,6 +266,31 @@ edges = Table(
     PrimaryKeyConstraint("run_id", "run_attempt", "upstream", "join_id"),
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_edges_target", "run_id", "run_attempt", "target_id"),
+)
+
+#: State hooks that are owed: written with the end of a run or step that has them, deleted when they have run. Whoever
+#: ended the run holds the first claim.
+owed_hooks = Table(
+    "owed_hooks",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    #: In which the run or step ended; a retry by hand may have opened another one since.
+    Column("run_attempt", Integer, nullable=False),
+    #: The step whose hooks they are; empty: the flow run's own.
+    Column("step_key", String(LONGEST_KEY), nullable=False),
+    #: Of the flow or step.
+    Column("name", String(LONGEST_NAME), nullable=False),
+    #: The state that the hooks are told of.
+    Column("state_type", String(16), nullable=False),
+    Column("state_name", String(64), nullable=False),
+    Column("state_message", Text),
+    #: How many of them have run.
+    Column("position", Integer, nullable=False, server_default="0"),
+    #: Why they wait, for people.
+    Column("waits_for", Text),
+    *_claim_columns(),
+    PrimaryKeyConstraint("run_id", "run_attempt", "step_key"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
 )
 
 #: State history of flow runs (and of steps, where they had more than one state).

@@ -47,6 +47,8 @@ ON_A_WORKER = {
     "before_timer": (1, 0),
     "after_timer": (1, 0),
 }
+#: Those that a worker passes which runs state hooks: tests/crash/test_hooks.py kills it at them.
+IN_HOOKS = ("before_hooks_ran", "before_hook", "after_hook", "after_hooks", "after_claim_hooks")
 #: Those that a process passes which cancels a run.
 ON_CANCEL = ("before_cancel", "in_cancel")
 #: Those that a process passes which submits a run.
@@ -70,7 +72,12 @@ def test_every_point_is_killed_at() -> None:
     """None in the code is forgotten here."""
     code = "".join(file.read_text() for file in (ROOT / "orchestra").rglob("*.py"))
 
-    assert set(re.findall(r'\bfailpoint\(.*?"([a-z_]+)"', code)) <= {*ON_A_WORKER, *ON_SUBMIT, *ON_CANCEL}
+    assert set(re.findall(r'\bfailpoint\(.*?"([a-z_]+)"', code)) <= {
+        *ON_A_WORKER,
+        *IN_HOOKS,
+        *ON_SUBMIT,
+        *ON_CANCEL,
+    }
 
 
 def test_runs_survive_kills_at_all_points(arena: Arena, every_shape: Any) -> None:

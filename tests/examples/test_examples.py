@@ -76,6 +76,15 @@ def test_the_testing_example_passes_its_own_tests(home: Path) -> None:
     assert "5 passed" in printed
 
 
+def test_the_hooks_example_pages_once(home: Path) -> None:
+    """Of three runs two fail, and one of these has no pager."""
+    printed = run("state_hooks", "shop.py", home=home)
+
+    assert "12 orders on monday" in printed
+    assert len(re.findall("PAGER: orders run .+ is Failed: ValueError: the shop is closed on sunday", printed)) == 1
+    assert printed.count("orders of sunday are free again") == 2
+
+
 def test_the_canvas_example_prints_a_native_canvas(home: Path) -> None:
     """The drawn flow is a Celery signature that names its nodes."""
     printed = run("canvas", "draw.py", home=home)

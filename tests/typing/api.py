@@ -7,6 +7,7 @@ from typing import Any, assert_type
 
 from orchestra import Flow, State, as_completed, flow, get_run_logger, now, once, random, task, unmapped, wait
 from orchestra.futures import Future, FutureList
+from orchestra.states import StateType
 
 
 @task
@@ -68,6 +69,17 @@ assert_type(pipeline("monday"), list[int])
 assert_type(pipeline("monday", return_state=True), State[list[int]])
 options: Flow[[str, int], list[int]] = pipeline.with_options(retries=1)
 double.with_options(retries=0, timeout_seconds=None)
+
+
+@pipeline.on_failure
+def page(flow: Any, flow_run: Any, state: State[Any]) -> None:
+    """A hook stays the function that it was."""
+
+
+page(pipeline, None, State(StateType.FAILED))
+double.on_completion(page)
+pipeline.with_options(on_failure=[page], on_crashed=page)
+task(on_running=[page])(len)
 
 double("text")  # type: ignore[call-overload]  # the argument is checked
 task(retriez=1)  # type: ignore[call-overload]  # so are options

@@ -17,7 +17,7 @@ from tests.helpers import ROOT
 FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
     "states journal graph decomposition specs retries serializers typed_values pickles signing previews annotations "
-    "names schedules cache_policies utilities",
+    "names hooks schedules cache_policies utilities",
     "store",
     "context runtime logging results futures awaitables handles engine runners task_runners transactions artifacts "
     "variables events concurrency locking",
