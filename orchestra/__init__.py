@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestra.annotations import allow_failure, quote, unmapped
-    from orchestra.flow_runs import pause_flow_run, resume_flow_run
+    from orchestra.flow_runs import pause_flow_run, resume_flow_run, suspend_flow_run
     from orchestra.flows import Flow, flow
     from orchestra.futures import as_completed, wait
     from orchestra.logging import disable_run_logger, get_run_logger
@@ -39,6 +39,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "disable_run_logger",
     "pause_flow_run",
     "resume_flow_run",
+    "suspend_flow_run",
     "sleep",
     "now",
     "once",
@@ -48,7 +49,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
 
 _HOMES = {
     "annotations": ("allow_failure", "quote", "unmapped"),
-    "flow_runs": ("pause_flow_run", "resume_flow_run"),
+    "flow_runs": ("pause_flow_run", "resume_flow_run", "suspend_flow_run"),
     "flows": ("Flow", "flow"),
     "futures": ("as_completed", "wait"),
     "logging": ("disable_run_logger", "get_run_logger"),
