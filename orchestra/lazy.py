@@ -26,6 +26,8 @@ DOORS = {
     "reach_broker": "orchestra.celery.reach:reach",
     "carrier": "orchestra.celery.dispatch:carrier",
     "operations": "orchestra.engine.operations",
+    "input": "orchestra.input",
+    "input_schema": "orchestra.engine.input_schema",
     "keep_log_line": "orchestra.store.logs:keep",
     "flow_canvas": "orchestra.celery.canvas:flow_canvas",
     "entered_carrier": "orchestra.celery.canvas:Entered",

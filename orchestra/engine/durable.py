@@ -14,6 +14,7 @@ from orchestra import clock, identifiers, names, results, serializers, states
 from orchestra.context import TaskRunContext, tags_context, tags_of
 from orchestra.engine import definitions, interrupts, owed
 from orchestra.engine.arguments import find_futures, replace_futures, settled
+from orchestra.engine.asking import Asking
 from orchestra.engine.branches import Waiters
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.heartbeat import Heart
@@ -22,7 +23,7 @@ from orchestra.engine.parameters import bind, signature
 from orchestra.engine.run_names import flow_run_name, task_run_name
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.engine.values import decode_inputs, encode_inputs, ending_of
-from orchestra.engine.waiting import Waiting, abandoned
+from orchestra.engine.waiting import abandoned
 from orchestra.errors import (
     OrchestraError,
     SerializationError,
@@ -54,7 +55,7 @@ _UNCHANGING = frozenset({type(None), bool, int, float, complex, str, bytes})
 RunChild = Callable[[FlowSpec, Claimed], "State[Any] | None"]
 
 
-class DurableRunner(Waiting):
+class DurableRunner(Asking):
     """Carries out the calls of one segment of one flow run."""
 
     def __init__(

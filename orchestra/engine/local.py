@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestra import clock, identifiers, retries, settings, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
-from orchestra.engine import bodies, interrupts, leases, terminations
+from orchestra.engine import bodies, interrupts, leases, operations, receiving, terminations
 from orchestra.engine.hooks import FlowRunHooks, running_state
 from orchestra.engine.outcomes import flow_state
 from orchestra.engine.parameters import call_with, validate
@@ -26,10 +26,11 @@ from orchestra.engine.run_names import flow_run_name
 from orchestra.errors import Cancelled, OrchestraError, ParameterError, PauseTimeout, Terminated
 from orchestra.hooks import hooks_of
 from orchestra.logging import engine_logger
+from orchestra.questions import Message, Pause, Receive
 from orchestra.results import check_parameters
 from orchestra.runners.local import LocalRunner
 from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded
-from orchestra.serializers import encode
+from orchestra.serializers import decode, encode
 from orchestra.specs import FlowSpec
 from orchestra.states import State, StateType
 from orchestra.store import local_runs
@@ -61,14 +62,26 @@ class ChildFlows:
         """Run `flow`, whose function is a coroutine function, in the running loop."""
         return await LocalFlowRun(flow, parameters, step, self.parent).run_async()
 
-    async def pause(self, step: Step, timeout: float) -> None:
-        """Wait until the parent run is resumed.
+    async def pause(self, step: Step, pause: Pause) -> Any:
+        """Wait until the parent run is resumed; gives the answer.
 
         Raises:
-            PauseTimeout: Nobody resumed it within `timeout` seconds.
+            PauseTimeout: Nobody resumed it in time.
         """
-        if self.parent is not None:
-            await self.parent.pause(step, timeout)
+        return None if self.parent is None else await self.parent.pause(step, pause)
+
+    async def receive(self, step: Step, wanted: Receive, check: Callable[[], None]) -> Any:
+        """The next message to the parent run.
+
+        Raises:
+            InputTimeout: None came in time.
+        """
+        assert self.parent is not None
+        return await receiving.receive(database(), self.parent.run_id, wanted, step.id, check)
+
+    def send(self, message: Message) -> None:
+        """Send a message to a run."""
+        operations.send(database(), message)
 
 
 @dataclass(slots=True)
@@ -138,21 +151,24 @@ class LocalFlowRun:
             return self._cancelled_here()
         return self._end(state)
 
-    async def pause(self, step: Step, timeout: float) -> None:
-        """Show as Paused until `resume_flow_run`."""
+    async def pause(self, step: Step, pause: Pause) -> Any:
+        """Show as Paused until `resume_flow_run`; gives the answer."""
         book = self.runner.book
         assert isinstance(book, Recorded)
-        db, until = database(), clock.now() + timeout
-        local_runs.open_pause(db, book.pause_row(step, until))
-        local_runs.set_state(db, self.run_id, states.Paused(), run_attempt=self.run_attempt)
-        while (ended := local_runs.pause_state(db, step.id)) is None and clock.now() < until:
-            await asyncio.sleep(min(PAUSE_POLL, timeout))
-        if ended == StateType.CANCELLED:
+        db, until = database(), clock.now() + pause.timeout
+        shown = states.Paused(pause.question.refused, name=pause.state_name)
+        local_runs.open_pause(db, book.pause_row(step, until, pause.question), shown)
+        while (ended := local_runs.pause_ending(db, step.id)) is None and clock.now() < until:
+            await asyncio.sleep(min(PAUSE_POLL, pause.timeout))
+        if ended is None and not local_runs.end_pause(db, step.id):
+            # Resumed just now: whoever did so was told that it goes on.
+            ended = local_runs.pause_ending(db, step.id)
+        if ended is not None and ended[0] == StateType.CANCELLED:
             raise Cancelled("the flow run was cancelled while it was paused")
         local_runs.set_state(db, self.run_id, states.Running(), run_attempt=self.run_attempt)
-        if ended != StateType.COMPLETED:
-            local_runs.end_pause(db, step.id)
-            raise PauseTimeout(f"flow run {self.context.run_name!r} was not resumed within {timeout:g} s")
+        if ended is None or ended[0] != StateType.COMPLETED:
+            raise PauseTimeout(f"flow run {self.context.run_name!r} was not resumed within {pause.timeout:g} s")
+        return None if ended[1] is None else decode(ended[1])
 
     # -- the parts of a run --------------------------------------------------------------------------------------
 

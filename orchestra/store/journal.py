@@ -391,7 +391,11 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
         return open_row | {"phase": Phase.WAITING.value, "state_type": "RUNNING", "state_name": "Running"}
     due_at = moment + step.delay
     scheduled = step.delay > 0
-    names = {Kind.SLEEP: ("RUNNING", "Sleeping"), Kind.PAUSE: ("PAUSED", "Paused")}
+    names = {
+        Kind.SLEEP: ("RUNNING", "Sleeping"),
+        Kind.PAUSE: ("PAUSED", "Paused"),
+        Kind.INPUT: ("RUNNING", "Receiving"),
+    }
     retrying = ("SCHEDULED", "AwaitingRetry") if step.attempt > 1 else ("SCHEDULED", "Scheduled")
     state_type, state_name = names.get(step.kind, retrying if scheduled else ("PENDING", "Pending"))
     return open_row | {

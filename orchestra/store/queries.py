@@ -18,6 +18,7 @@ from orchestra import clock, serializers
 from orchestra.errors import FlowRunNotFound, TaskRunNotFound
 from orchestra.states import StateType
 from orchestra.store.database import Database, instant
+from orchestra.store.interventions import OpenPause, read_pauses
 from orchestra.store.tables import (
     Kind,
     Phase,
@@ -117,6 +118,22 @@ class FlowRun:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseRecord:
+    """A pause that a run waits at, and what it asks for."""
+
+    #: By which `resume` may name it.
+    key: str
+    description: str | None
+    #: JSON schema of the input; None: it is only to be resumed.
+    schema: dict[str, Any] | None
+    #: Why the input before was refused.
+    refused: str | None
+    since: datetime | None
+    #: When it is given up.
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class FlowRunDetails:
     """A flow run with what only its own page shows."""
 
@@ -129,6 +146,8 @@ class FlowRunDetails:
     worker: str | None
     lease_until: datetime | None
     lapses: int
+    #: What it waits for people to do.
+    pauses: tuple[PauseRecord, ...]
     states: tuple[StateRecord, ...]
 
 
@@ -260,14 +279,15 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         FlowRunNotFound: There is none with this id.
     """
 
-    def look(conn: Connection) -> tuple[RowMapping, tuple[StateRecord, ...]]:
+    def look(conn: Connection) -> tuple[RowMapping, list[OpenPause], tuple[StateRecord, ...]]:
         query = select_runs(flow_runs.c.result, flow_runs.c.outcome).where(flow_runs.c.id == flow_run_id)
         row = conn.execute(query).mappings().one_or_none()
         if row is None:
             raise FlowRunNotFound(flow_run_id)
-        return row, _history(conn, flow_run_id, None)
+        pauses = [] if row["phase"] == Phase.DONE else read_pauses(conn, flow_run_id, row["run_attempt"])
+        return row, pauses, _history(conn, flow_run_id, None)
 
-    row, history = db.read(look)
+    row, pauses, history = db.read(look)
     return FlowRunDetails(
         run=flow_run_of(row),
         result=_result(row),
@@ -277,8 +297,15 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         worker=row["owner"] if row["phase"] == Phase.CLAIMED else None,
         lease_until=clock.to_datetime(row["lease_until"]) if row["phase"] == Phase.CLAIMED else None,
         lapses=row["lapses"],
+        pauses=tuple(map(_pause, pauses)),
         states=history,
     )
+
+
+def _pause(pause: OpenPause) -> PauseRecord:
+    asked = pause.question
+    since, until = clock.to_datetime(pause.created_at), clock.to_datetime(pause.due_at)
+    return PauseRecord(asked.key or pause.name, asked.description, asked.schema, asked.refused, since, until)
 
 
 def flow_run_state(db: Database, flow_run_id: str) -> StateRecord:

@@ -64,6 +64,8 @@ class Kind(enum.StrEnum):
     SUBFLOW = "subflow"
     SLEEP = "sleep"
     PAUSE = "pause"
+    #: A wait for a message of another run.
+    INPUT = "input"
     #: Something the body saw of the outside: a clock, a state, an order of completion, a timeout.
     OBSERVATION = "observation"
 
@@ -336,6 +338,31 @@ blobs = Table(
     Column("data", LargeBinary, nullable=False),
     Column("created_at", Double, nullable=False),
     PrimaryKeyConstraint("name", "chunk"),
+)
+
+#: Messages to flow runs, in the order of their arrival.
+flow_run_inputs = Table(
+    "flow_run_inputs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    #: The run that is to have it.
+    Column("run_id", String(36), nullable=False),
+    #: By which it is asked for, and its own.
+    Column("key_prefix", String(LONGEST_NAME), nullable=False),
+    Column("key", String(LONGEST_KEY), nullable=False),
+    #: Encoded: `value`, `key` and `sender`.
+    Column("content", LargeBinary, nullable=False),
+    #: Of the step that sent it: a repeated sending changes nothing.
+    Column("token", String(2 * LONGEST_KEY)),
+    #: Who has taken it; null: it waits.
+    Column("taken_by", String(2 * LONGEST_KEY)),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("key"),
+    UniqueConstraint("token"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_flow_run_inputs_run", "run_id", "id"),
+    _partial("ix_flow_run_inputs_waiting", "run_id", "id", where="taken_by IS NULL"),
+    _partial("ix_flow_run_inputs_taken", "taken_by", where="taken_by IS NOT NULL"),
 )
 
 workers = Table(

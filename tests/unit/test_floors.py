@@ -17,10 +17,10 @@ from tests.helpers import ROOT
 FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
     "states journal graph decomposition specs retries serializers typed_values pickles signing previews annotations "
-    "names hooks schedules cache_policies utilities",
+    "names hooks questions schedules cache_policies utilities",
     "store",
     "context runtime logging results futures awaitables handles engine runners task_runners transactions artifacts "
-    "variables events concurrency locking",
+    "variables events concurrency locking input",
     "flows tasks observations flow_runs decorated deployments docker automations blocks",
     "celery",
     "cli client testing server dev __main__",
