@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
-from orchestra import clock, lazy, names
+from orchestra import lazy, names
 from orchestra.context import current_runner
-from orchestra.engine.parameters import bind, bind_named, signature
-from orchestra.errors import DefinitionError, ReservedArgumentError
-from orchestra.retries import delay_option
+from orchestra.decorated import Decorated, require_function, spec_fields
+from orchestra.engine.parameters import bind, bind_named
 from orchestra.runners.base import Runner
-from orchestra.specs import FlowSpec, given_options, overridden, path_of, require_importable
+from orchestra.specs import FlowSpec, overridden, path_of, require_importable
 from orchestra.states import State
 from orchestra.task_runners import ThreadPoolTaskRunner
 from orchestra.unbuilt import absent
@@ -57,8 +55,11 @@ class FlowOptions(TypedDict, total=False):
     static: bool
 
 
-class Flow(Generic[P, R]):
+class Flow(Decorated[P, R]):
     """A function whose calls are runs: recorded, retried, and on Celery carried on by any worker."""
+
+    kind = "flow"
+    spec: FlowSpec
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:
         """Make a flow of `fn`; `FlowOptions` says what can be set.
@@ -68,16 +69,6 @@ class Flow(Generic[P, R]):
             ReservedArgumentError: A parameter of `fn` has a name that a call keeps for itself.
         """
         self._adopt(_spec(fn, options))
-
-    @property
-    def fn(self) -> Callable[P, R]:
-        """The function itself, which runs without orchestra when called."""
-        return functools.partial(self.spec.fn, *self._bound) if self._bound else self.spec.fn
-
-    @property
-    def name(self) -> str:
-        """The flow's name."""
-        return self.spec.name
 
     @overload
     def __call__(
@@ -104,10 +95,10 @@ class Flow(Generic[P, R]):
         return_state, wait_for = kwargs.pop("return_state", False), kwargs.pop("wait_for", None)
         parameters = bind(self.spec.fn, (*self._bound, *args), kwargs)
         runner: Runner = current_runner() or lazy.load("local_runner")()
-        waited_for = () if wait_for is None else tuple(wait_for)
+        upstreams = () if wait_for is None else tuple(wait_for)
         if self._is_async:
-            return _awaited(runner, self.spec, parameters, waited_for, return_state)
-        state = runner.call_flow(self.spec, parameters, waited_for)
+            return _awaited(runner, self.spec, parameters, upstreams, return_state)
+        state = runner.call_flow(self.spec, parameters, upstreams)
         return state if return_state else state.result()
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -185,20 +176,7 @@ class Flow(Generic[P, R]):
     @overload
     def __get__(self: Flow[Concatenate[S, Q], R], instance: S, owner: type) -> Flow[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            return self
-        bound = copy.copy(self)
-        bound._bound = (instance, *self._bound)
-        return bound
-
-    def __repr__(self) -> str:
-        return f"<flow {self.spec.name!r} at {self.spec.path}>"
-
-    def _adopt(self, spec: FlowSpec) -> None:
-        functools.update_wrapper(self, spec.fn, updated=())
-        self.spec = spec
-        self._is_async = spec.is_async
-        self._bound: tuple[Any, ...] = getattr(self, "_bound", ())
+        return self if instance is None else self._bind(instance)
 
 
 @overload
@@ -234,17 +212,7 @@ async def _awaited(
 
 
 def _spec(fn: Callable[..., Any], options: FlowOptions) -> FlowSpec:
-    if isinstance(fn, Flow):
-        raise DefinitionError(f"{fn!r} is a flow already; use .with_options(...) for a copy with other options")
-    if isinstance(fn, (staticmethod, classmethod)):
-        raise DefinitionError("put @staticmethod or @classmethod above @flow, not below it")
-    if not callable(fn):
-        raise DefinitionError(f"@flow takes a function, not {fn!r}; options go by name: @flow(retries=3)")
-    if reserved := {"wait_for", "return_state"} & set(signature(fn).parameters):
-        raise ReservedArgumentError(
-            f"flow function {fn!r} has a parameter named {min(reserved)!r}, which calls of a flow keep for themselves; "
-            "rename it"
-        )
+    require_function(fn, Flow)
     fields = _fields(options)
     fields.setdefault("name", names.flow_name(getattr(fn, "__name__", type(fn).__name__)))
     fields.setdefault("description", inspect.getdoc(fn) or "")
@@ -259,14 +227,7 @@ def _entrypoint(fn: Callable[..., Any], path: str) -> str | None:
 
 def _fields(options: FlowOptions) -> dict[str, Any]:
     """The options as fields of a spec."""
-    if unknown := sorted(set(options) - FlowOptions.__annotations__.keys()):
-        known = ", ".join(sorted(FlowOptions.__annotations__))
-        raise DefinitionError(f"a flow has no option {', '.join(map(repr, unknown))}; it has {known}")
-    fields = given_options(options, FlowSpec, "flow")
-    if fields.get("timeout_seconds") is not None:
-        fields["timeout_seconds"] = clock.seconds(fields["timeout_seconds"])
-    if "retry_delay_seconds" in fields:
-        fields["retry_delay_seconds"] = delay_option(fields["retry_delay_seconds"])
+    fields = spec_fields(options, FlowOptions.__annotations__, FlowSpec)
     if "task_runner" in fields:
         runner = fields.pop("task_runner")
         fields["max_workers"] = None if runner is None else runner.max_workers
