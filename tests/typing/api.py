@@ -5,7 +5,22 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, assert_type
 
-from orchestra import Flow, State, as_completed, flow, get_run_logger, now, once, random, task, unmapped, wait
+from orchestra import (
+    Flow,
+    State,
+    as_completed,
+    flow,
+    get_client,
+    get_run_logger,
+    now,
+    once,
+    random,
+    tags,
+    task,
+    unmapped,
+    wait,
+)
+from orchestra.client.schemas.objects import FlowRun, Log
 from orchestra.futures import Future, FutureList
 from orchestra.states import StateType
 
@@ -62,6 +77,22 @@ async def async_pipeline(day: datetime) -> str:
     assert_type(await spell(1, return_state=True), State[str])
     assert_type(await double.submit(1), int)
     return "done"
+
+
+def ask() -> None:
+    """A client for plain functions."""
+    with get_client(sync_client=True) as client, tags("a", "b") as now_tagged:
+        assert_type(now_tagged, frozenset[str])
+        assert_type(client.read_flow_runs(limit=5), list[FlowRun])
+        assert_type(client.count_flow_runs(), int)
+
+
+async def ask_async() -> None:
+    """A client for coroutines."""
+    async with get_client() as client:
+        assert_type(await client.read_flow_run("an id"), FlowRun)
+        assert_type(await client.read_logs(limit=1), list[Log])
+        await client.read_flow_run()  # type: ignore[call-arg]  # arguments are checked
 
 
 callable_by_name: int = double(number=1)

@@ -61,6 +61,7 @@ NOT_YET = {
     "blocks.core": "Block",
     "blocks.system": "Secret JSON String DateTime",
     "cache_policies": "CachePolicy INPUTS TASK_SOURCE RUN_ID FLOW_PARAMETERS NO_CACHE NONE DEFAULT",
+    "client.schemas.filters": "DeploymentFilter DeploymentFilterId FlowRunFilterDeploymentId WorkPoolFilter",
     "concurrency.asyncio": "concurrency rate_limit",
     "concurrency.sync": "concurrency rate_limit",
     "deployments": "Deployment run_deployment deploy",
