@@ -78,12 +78,19 @@ class Mortal:
 
     def write(self, work: Callable[[Any], T], *, durable: bool = False, relaxed: bool = False) -> T:
         """As `Database.write`, if alive."""
+        return self._write(lambda: self._database.write(work, durable=durable, relaxed=relaxed))
+
+    def write_alone(self, work: Callable[[Any], T]) -> T:
+        """As `Database.write_alone`, if alive."""
+        return self._write(lambda: self._database.write_alone(work))
+
+    def _write(self, write: Callable[[], T]) -> T:
         self._access()
         if self.writes_left is not None:
             self.writes_left -= 1
             if self.dead and not self.after_commit:
                 raise Killed
-        done = self._database.write(work, durable=durable, relaxed=relaxed)
+        done = write()
         if self.dead:
             raise Killed
         return done

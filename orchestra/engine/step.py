@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
@@ -145,8 +146,7 @@ class _Step:
 
     def _flow_run(self) -> FlowRunContext:
         """The run this step belongs to, as its body may ask for it."""
-        names = {"b_run": self.claim.run_id}
-        row = self.database.read(lambda connection: _FLOW_RUN.first(connection, names))
+        row = _run_row(self.database, self.claim.run_id)
         flow = _flow_of(row)
         return FlowRunContext(
             flow=flow,
@@ -215,6 +215,23 @@ _FLOW_RUN = prepare(
         flow_runs.c.parameters,
     ).where(flow_runs.c.id == sa.bindparam("b_run"))
 )
+
+
+#: Rows of runs of which steps ran here last; what is read of them stays as it is once the run has started.
+_known_runs: OrderedDict[str, Any] = OrderedDict()
+#: So many, as each may hold parameters of up to 512 KiB.
+_KNOWN = 32
+
+
+def _run_row(database: Database, run_id: str) -> Any:
+    row = _known_runs.get(run_id)
+    if row is None:
+        row = database.read(lambda connection: _FLOW_RUN.first(connection, {"b_run": run_id}))
+        if row.start_time is not None:
+            _known_runs[run_id] = row
+        while len(_known_runs) > _KNOWN:
+            _known_runs.popitem(last=False)
+    return row
 
 
 def _flow_of(row: Any) -> FlowSpec:

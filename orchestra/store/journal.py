@@ -21,7 +21,7 @@ from orchestra.graph import Edge, Node, Outcome
 from orchestra.states import StateType
 from orchestra.store import blobs
 from orchestra.store.announcements import Announcement, of_steps, step_is
-from orchestra.store.claims import Claim, fence
+from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names
 from orchestra.store.database import Database, insert, insert_for
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
@@ -201,10 +201,42 @@ def record(
 
     keep_large(database, new)
     failpoint("before_dispatch" if dispatched else "before_record")
-    # What was only dispatched is dispatched again by the replay; a result must stay.
-    announcements = database.write(work, relaxed=all(step.ending is None for step in new))
+    if _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
+        announcements = []
+    else:
+        # What was only dispatched is dispatched again by the replay; a result must stay.
+        announcements = database.write(work, relaxed=all(step.ending is None for step in new))
     failpoint("after_dispatch" if dispatched else "after_record")
     return announcements
+
+
+def _is_lone_ending(database: Database, claim: Claim, new: Sequence[NewStep]) -> bool:
+    """Whether this is the result of one inline call in the first attempt of a run on PostgreSQL, as most writes are."""
+    first, *others = new
+    return (
+        database.dialect == "postgresql"
+        and not others
+        and claim.run_attempt == 1
+        and first.ending is not None
+        and first.ending.blob is None
+        and first.debt is None
+    )
+
+
+def _record_alone(database: Database, claim: Claim, step: NewStep) -> bool:
+    """Pass the fence and write an ended step by one statement, which takes one round trip instead of four.
+
+    Returns:
+        False where nothing was written: the fence did not match, or the row is there, as the answer to an earlier try
+        of this was lost. The ordinary way tells these apart.
+    """
+    row = _row(step, claim, 0.0, graph.plan([], {})) | fence_names(claim)
+    row["end_time"] = step.ending.end_time if step.ending is not None else None
+    found = database.write_alone(lambda connection: _RECORD_ALONE.first(connection, row))
+    if found is None:
+        return False
+    claim.cancelled |= found.state_type == StateType.CANCELLING
+    return True
 
 
 def keep_large(database: Database, new: Iterable[NewStep | Ending]) -> None:
@@ -453,6 +485,21 @@ def _insert_of(dialect: str) -> Any:
     return insert_for(dialect, steps).values(values).on_conflict_do_nothing()
 
 
+def _record_alone_of(dialect: str) -> Any:
+    fenced = FENCE_STATEMENTS["flow"].cte("fenced")
+    given: dict[str, Any] = {c.name: sa.bindparam(c.name, type_=c.type) for c in steps.c if c.name in _WRITTEN}
+    given["created_at"] = fenced.c.moment
+    given["end_time"] = sa.func.coalesce(given["end_time"], fenced.c.moment)
+    told = sa.select(fenced.c.state_type).scalar_subquery()
+    values = sa.select(*given.values()).select_from(fenced)
+    return (
+        insert_for(dialect, steps)
+        .from_select(list(given), values)
+        .on_conflict_do_nothing()
+        .returning(told.label("state_type"))
+    )
+
+
 #: What a new row sets; the claim's columns begin as their defaults say.
 _WRITTEN = frozenset({
     "run_id", "run_attempt", "step_key", "id", "branch", "position", "sequence", "kind", "name", "path", "options",
@@ -462,6 +509,7 @@ _WRITTEN = frozenset({
     "result_blob", "start_time", "end_time",
 })  # fmt: skip
 _INSERT = Prepared(_insert_of)
+_RECORD_ALONE = Prepared(_record_alone_of)
 _SIZE = sa.func.length(steps.c.result)
 _LARGE = sa.or_(steps.c.result_blob.is_not(None), sa.func.coalesce(_SIZE, 0) > EAGER_RESULT_BYTES)
 _RECORD_COLUMNS = (
