@@ -234,6 +234,7 @@ def _is_lone_ending(database: Database, claim: Claim, new: Sequence[NewStep]) ->
         and claim.run_attempt == 1
         and first.ending is not None
         and first.ending.blob is None
+        and first.debt is None
     )
 
 
