@@ -13,6 +13,7 @@ from typing import Any
 DOORS = {
     "local_runner": "orchestra.engine.local:runner",
     "validate_parameters": "orchestra.engine.validation:validate",
+    "serialize_parameters": "orchestra.engine.validation:serialize",
     "submit_flow_run": "orchestra.celery.submit:submit_flow_run",
     "database": "orchestra.store.database:database",
     "heart": "orchestra.engine.heartbeat:heart",

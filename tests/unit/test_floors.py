@@ -16,8 +16,8 @@ from tests.helpers import ROOT
 #: The first part of a module's name below `orchestra`, by floor (docs/contributing: a new file is given one here).
 FLOORS = [
     "errors exceptions clock settings identifiers lazy failpoints",
-    "states journal graph decomposition specs retries serializers typed_values pickles signing previews annotations "
-    "names",
+    "callables states journal graph decomposition specs retries serializers typed_values pickles signing previews "
+    "annotations names",
     "store",
     "context runtime logging results futures awaitables handles engine runners task_runners",
     "flows tasks observations flow_runs decorated",
