@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -177,8 +178,8 @@ def require_function(fn: Any, decorated: type[Decorated[..., Any, Any]]) -> None
         raise DefinitionError(f"@{kind} takes a function, not {fn!r}; options go by name: @{kind}(retries=3)")
     if reserved := RESERVED & set(signature(callables.engine_form(fn)).parameters):
         raise ReservedArgumentError(
-            f"{kind} function {fn!r} has a parameter named {min(reserved)!r}, which calls of a {kind} keep for "
-            "themselves; rename it"
+            f"{kind} function {callables.name_of(fn)!r} has a parameter named {min(reserved)!r}, which calls of a "
+            f"{kind} keep for themselves; rename it"
         )
 
 
@@ -197,8 +198,11 @@ def spec_fields(
     """
     kind = "flow" if spec is FlowSpec else "task"
     if unknown := sorted(set(options) - known.keys()):
+        near = [name for each in unknown for name in difflib.get_close_matches(each, known, 1)]
         raise DefinitionError(
-            f"a {kind} has no option {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known))}"
+            f"a {kind} has no option {', '.join(map(repr, unknown))}"
+            + (f" (is {' and '.join(map(repr, near))} meant?)" if near else "")
+            + f"; it has {', '.join(sorted(known))}"
         )
     fields = given_options(_present(options, kind), spec, kind)
     for name in ("timeout_seconds", "lease_seconds"):
@@ -216,7 +220,7 @@ def _present(options: Mapping[str, Any], kind: str) -> dict[str, Any]:
     for name in LATER.keys() & options.keys():
         if options[name]:
             raise DefinitionError(
-                f"{name}={options[name]!r} of a {kind} needs {LATER[name]}, which orchestra does not have yet, so that "
+                f"{name}= of a {kind} needs {LATER[name]}, which orchestra does not have yet, so that "
                 f"it would do nothing: leave {name} out"
             )
     # Values are held by those who ask for them, and by no one else.

@@ -11,7 +11,7 @@ from orchestra import callables, lazy
 from orchestra.annotations import allow_failure, opaque, quote, unmapped
 from orchestra.context import current_runner, flow_run_context, task_run_context
 from orchestra.decorated import Decorated, items_in, items_of, require_function, spec_fields, waited_for
-from orchestra.engine.parameters import bind
+from orchestra.engine.parameters import bind, signature
 from orchestra.errors import MappingLengthMismatch, MappingMissingIterable, MissingContextError
 from orchestra.futures import Future, FutureList
 from orchestra.runners.base import Runner
@@ -215,7 +215,7 @@ class Task(Decorated[P, R, TaskSpec]):
             MissingContextError: Outside of a flow.
         """
         runner, upstreams = self._submitter(), waited_for(wait_for)
-        calls = [self._call(*row, upstreams) for row in _rows(args, kwargs)]
+        calls = [self._call(*row, upstreams) for row in _rows(args, kwargs, self._given_name)]
         futures = FutureList([runner.submit_task(self.spec, call) for call in calls])
         return _final_states(futures) if return_state else futures
 
@@ -236,6 +236,11 @@ class Task(Decorated[P, R, TaskSpec]):
         args = (*self._bound, *args)
         bind(self.spec.fn, args, kwargs)
         return Call(args, kwargs, waited_for(wait_for))
+
+    def _given_name(self, position: int) -> str:
+        """The name of the parameter that gets the argument at this position."""
+        names = list(signature(self._spec.fn).parameters)[len(self._bound) :]
+        return names[position] if position < len(names) else str(position)
 
     def _submitter(self) -> Runner:
         if flow_run_context.get() is None and task_run_context.get() is None:
@@ -300,8 +305,14 @@ def _fields(options: TaskOptions) -> dict[str, Any]:
 # -- mapping -----------------------------------------------------------------------------------------------------
 
 
-def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """The arguments of each call of a map."""
+def _rows(
+    args: tuple[Any, ...], kwargs: dict[str, Any], name_at: Callable[[int], str]
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """The arguments of each call of a map.
+
+    Args:
+        name_at: The name of the parameter at a position, for errors.
+    """
     given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
     columns = {name: _elements(value) for name, value in given.items() if _is_mapped(value)}
     if not columns:
@@ -310,8 +321,9 @@ def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple
         )
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
+        shown = {name_at(name) if isinstance(name, int) else name: length for name, length in lengths.items()}
         raise MappingLengthMismatch(
-            f"the iterables given to .map() have different lengths: {lengths}; wrap what is to go whole in unmapped()"
+            f"the iterables given to .map() have different lengths: {shown}; wrap what is to go whole in unmapped()"
         )
     whole = {name: value.value if isinstance(value, unmapped) else value for name, value in given.items()}
     for index in range(next(iter(lengths.values()))):

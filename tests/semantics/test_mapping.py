@@ -169,7 +169,7 @@ def test_allow_failure_goes_for_each_element(run: Run) -> None:
 @pytest.mark.parametrize(
     ("way", "error", "message"),
     [
-        ("lengths", MappingLengthMismatch, "different lengths"),
+        ("lengths", MappingLengthMismatch, "different lengths: {'left': 2, 'right': 1}"),
         ("nothing", MappingMissingIterable, "give a list"),
         ("text", MappingMissingIterable, "give a list"),
         ("arguments", ParameterBindError, "unexpected keyword argument 'wrong'"),
