@@ -17,6 +17,7 @@ from orchestra.runners.base import Runner
 from orchestra.specs import FlowSpec, overridden, require_importable
 from orchestra.states import State
 from orchestra.task_runners import ThreadPoolTaskRunner
+from orchestra.unbuilt import absent
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -193,6 +194,18 @@ class Flow(Decorated[P, R, FlowSpec]):
         found: dict[str, Any] = lazy.load("serialize_parameters")(parameters)
         return found
 
+    def visualize(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Draw the tasks that a call with these arguments would ask for, and show the picture.
+
+        The body is called with placeholders for results; no task runs. In a notebook the drawing is returned, elsewhere
+        it is written to a PNG file, which is opened. `orchestra flow canvas --mermaid` draws without Graphviz.
+
+        Raises:
+            GraphvizNotFound: The package `graphviz`, or the program `dot`, is not installed.
+            StaticFlowError: The body looks into a result, which is not there before a run.
+        """
+        return lazy.load("draw_flow")(self.spec, bind(self.spec.fn, (*self._bound, *args), dict(kwargs)))
+
     def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R]:
         """A copy of this flow with other options; those not named stay."""
         made = copy.copy(self)
@@ -216,6 +229,20 @@ def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     if fn is None:
         return lambda fn: Flow(fn, **options)
     return Flow(fn, **options)
+
+
+def load_flow_from_entrypoint(entrypoint: str) -> Flow[..., Any]:
+    """The flow at `file.py:flow` or `module:flow`. A file is loaded under its path as its name, once in a process.
+
+    Raises:
+        DefinitionNotFound: It cannot be imported here, or is no flow; says why.
+    """
+    definitions = lazy.load("definitions")
+    definitions.see_working_directory()
+    # `module.flow` as Prefect writes it, too.
+    path = entrypoint if ":" in entrypoint else ":".join(entrypoint.rpartition(".")[::2])
+    found: Flow[..., Any] = definitions.object_at(path, FlowSpec, "flow")
+    return found
 
 
 async def _awaited(
@@ -246,3 +273,6 @@ def _fields(options: FlowOptions) -> dict[str, Any]:
         runner = fields.pop("task_runner")
         fields["max_workers"] = None if runner is None else runner.max_workers
     return fields
+
+
+__getattr__ = absent(__name__, "deployments", "serve aserve deploy adeploy")

@@ -14,6 +14,8 @@ DOORS = {
     "local_runner": "orchestra.engine.local:runner",
     "validate_parameters": "orchestra.engine.validation:validate",
     "serialize_parameters": "orchestra.engine.validation:serialize",
+    "definitions": "orchestra.engine.definitions",
+    "draw_flow": "orchestra.engine.drawing:show",
     "submit_flow_run": "orchestra.celery.submit:submit_flow_run",
     "database": "orchestra.store.database:database",
     "heart": "orchestra.engine.heartbeat:heart",

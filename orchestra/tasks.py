@@ -14,9 +14,11 @@ from orchestra.decorated import Decorated, items_in, items_of, require_function,
 from orchestra.engine.parameters import bind, signature
 from orchestra.errors import MappingLengthMismatch, MappingMissingIterable, MissingContextError
 from orchestra.futures import Future, FutureList
+from orchestra.retries import exponential_backoff as exponential_backoff
 from orchestra.runners.base import Runner
 from orchestra.specs import Call, TaskSpec, overridden
 from orchestra.states import State
+from orchestra.unbuilt import absent
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -349,3 +351,6 @@ def _elements(value: Any) -> Sequence[Any]:
         if not hasattr(value, "__iter__"):
             raise MappingMissingIterable(f"a future given to .map() has the value {value!r}, which is not iterable")
     return value if isinstance(value, (list, tuple)) else list(value)
+
+
+__getattr__ = absent(__name__, "caching", "task_input_hash")

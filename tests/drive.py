@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from orchestra import clock, serializers
+from orchestra.context import tags_context
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.segment import run_segment
 from orchestra.engine.step import run_step
@@ -77,12 +78,19 @@ class Mortal:
 
     def write(self, work: Callable[[Any], T], *, durable: bool = False, relaxed: bool = False) -> T:
         """As `Database.write`, if alive."""
+        return self._write(lambda: self._database.write(work, durable=durable, relaxed=relaxed))
+
+    def write_alone(self, work: Callable[[Any], T]) -> T:
+        """As `Database.write_alone`, if alive."""
+        return self._write(lambda: self._database.write_alone(work))
+
+    def _write(self, write: Callable[[], T]) -> T:
         self._access()
         if self.writes_left is not None:
             self.writes_left -= 1
             if self.dead and not self.after_commit:
                 raise Killed
-        done = self._database.write(work, durable=durable, relaxed=relaxed)
+        done = write()
         if self.dead:
             raise Killed
         return done
@@ -157,6 +165,7 @@ class Driver:
             parameters=serializers.encode(parameters),
             queue=spec.queue or "default",
             timeout_seconds=spec.timeout_seconds,
+            tags=sorted(tags_context.get()),
             **({"id": run_id} if run_id else {}),
         )
         created = runs.create(self.database, new)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestra import clock, identifiers, names, results, serializers, states
-from orchestra.context import TaskRunContext
+from orchestra.context import TaskRunContext, tags_context, tags_of
 from orchestra.engine import definitions
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.branches import Waiters
@@ -323,6 +323,7 @@ class DurableRunner(Waiting):
             queue=queue,
             priority=priority,
             version=flow.version,
+            tags=[clean_text(tag) for tag in sorted(tags_context.get())],
             timeout_seconds=flow.timeout_seconds,
             parent_run_id=self.claim.run_id,
             parent_attempt=self.claim.run_attempt,
@@ -388,6 +389,7 @@ class DurableRunner(Waiting):
             idempotency_key=identifiers.idempotency_key(run_id, asked.key),
             parameters=parameters,
             log_prints=self.context.log_prints if task.log_prints is None else task.log_prints,
+            tags=tags_of(task.tags),
         )
 
     def _new(
@@ -414,6 +416,7 @@ class DurableRunner(Waiting):
             queue=queue,
             priority=priority,
             lease_seconds=task.lease_seconds,
+            tags=tags_of(task.tags),
             ending=ending,
         )
 

@@ -17,7 +17,7 @@ from functools import wraps
 from typing import Any
 
 from orchestra import clock, identifiers, retries, settings, states
-from orchestra.context import FlowRunContext, flow_run_context, task_run_context
+from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
 from orchestra.engine import bodies, interrupts, leases
 from orchestra.engine.outcomes import flow_state
 from orchestra.engine.parameters import call_with, validate
@@ -219,6 +219,7 @@ class LocalFlowRun:
             run_name=flow_run_name(self.flow, self.parameters),
             parameters=self.parameters,
             runner=self._open_attempt(),
+            tags=tuple(sorted(tags_context.get())),
             parent_run_id=above.run_id if above else None,
             root_run_id=(above.root_run_id or above.run_id) if above else self.run_id,
             start_time=clock.now(),
@@ -243,6 +244,7 @@ class LocalFlowRun:
             description=self.flow.description,
             version=self.flow.version,
             parameters=_encoded(self.parameters),
+            tags=self.context.tags,
             parent_run_id=self.context.parent_run_id,
             parent_attempt=above.run_attempt if above else None,
             parent_step_key=self.step.key,

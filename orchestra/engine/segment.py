@@ -6,11 +6,12 @@ Nothing is raised for what a user's code did.
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
 from orchestra import retries, serializers, states
-from orchestra.context import FlowRunContext, flow_run_context, task_run_context
+from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
 from orchestra.engine import bodies, branches, definitions, history, interrupts, tracing, unknown
 from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
@@ -151,6 +152,7 @@ class Segment:
             run_name=self.row["name"],
             parameters={},
             runner=self.runner,
+            tags=tuple(json.loads(self.row["tags"])),
             run_attempt=self.claim.run_attempt,
             parent_run_id=self.row["parent_run_id"],
             root_run_id=self.row["root_run_id"],
@@ -183,6 +185,7 @@ class Segment:
                 lambda task: runner.route(task.queue, task.priority, task.path),
                 run_id=self.claim.run_id,
                 run_name=self.row["name"],
+                tags=self.context.tags,
             )
         except Exception as error:
             return self._finish(states.from_exception(error))
@@ -202,6 +205,7 @@ class Segment:
             flow_run_context.set(self.context),
             task_run_context.set(None),
             current_line.set(Line()),
+            tags_context.set(frozenset(self.context.tags)),
         )
         try:
             state = self._call_body()
@@ -211,6 +215,7 @@ class Segment:
             self._hold(error)
             return None
         finally:
+            tags_context.reset(tokens[3])
             current_line.reset(tokens[2])
             task_run_context.reset(tokens[1])
             flow_run_context.reset(tokens[0])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import OrderedDict
 from typing import Any
 
 import sqlalchemy as sa
 
 from orchestra import graph, identifiers, serializers, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context
 from orchestra.engine import definitions, history, interrupts, unknown
 from orchestra.engine.arguments import find_refs, replace_refs
 from orchestra.engine.heartbeat import Heart
@@ -97,12 +99,14 @@ class _Step:
             return Ended(states.from_exception(error), self.row["attempt"])
         context = self._context(task, args, kwargs)
         token = flow_run_context.set(context.flow_run)
+        tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
             with interrupts.armed():
                 return run_attempts(
                     task, args, kwargs, context, longest_sleep=IN_PLACE, before_attempt=self._before_body
                 )
         finally:
+            tags_context.reset(tags_token)
             flow_run_context.reset(token)
 
     def _before_body(self) -> None:
@@ -147,12 +151,12 @@ class _Step:
             idempotency_key=identifiers.idempotency_key(self.claim.run_id, self.row["step_key"]),
             parameters=parameters,
             log_prints=log_prints,
+            tags=_tags(task, self.row["tags"]),
         )
 
     def _flow_run(self) -> FlowRunContext:
         """The run this step belongs to, as its body may ask for it."""
-        names = {"b_run": self.claim.run_id}
-        row = self.database.read(lambda connection: _FLOW_RUN.first(connection, names))
+        row = _run_row(self.database, self.claim.run_id)
         flow = _flow_of(row)
         return FlowRunContext(
             flow=flow,
@@ -160,6 +164,7 @@ class _Step:
             run_name=row.name,
             parameters=serializers.decode(row.parameters) if row.parameters else {},
             runner=None,  # type: ignore[arg-type]  # a task's calls run plainly, in its process
+            tags=tuple(json.loads(row.tags)),
             run_attempt=self.claim.run_attempt,
             parent_run_id=row.parent_run_id,
             root_run_id=row.root_run_id,
@@ -206,8 +211,32 @@ _FLOW_RUN = prepare(
         flow_runs.c.start_time,
         flow_runs.c.depth,
         flow_runs.c.parameters,
+        flow_runs.c.tags,
     ).where(flow_runs.c.id == sa.bindparam("b_run"))
 )
+
+
+#: Rows of runs of which steps ran here last; what is read of them stays as it is once the run has started.
+_known_runs: OrderedDict[str, Any] = OrderedDict()
+#: So many, as each may hold parameters of up to 512 KiB.
+_KNOWN = 32
+
+
+def _run_row(database: Database, run_id: str) -> Any:
+    row = _known_runs.get(run_id)
+    if row is None:
+        row = database.read(lambda connection: _FLOW_RUN.first(connection, {"b_run": run_id}))
+        if row.start_time is not None:
+            _known_runs[run_id] = row
+        while len(_known_runs) > _KNOWN:
+            _known_runs.popitem(last=False)
+    return row
+
+
+def _tags(task: TaskSpec, kept: str | None) -> tuple[str, ...]:
+    """A task run's tags: the task's own as they are declared, and the others as the row has them."""
+    others = set(json.loads(kept or "[]")) - {serializers.clean_text(tag) for tag in task.tags}
+    return tuple(sorted({*task.tags, *others}))
 
 
 def _flow_of(row: Any) -> FlowSpec:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from orchestra import identifiers, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of
 from orchestra.engine import bodies
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.parameters import bind
@@ -82,13 +82,13 @@ class LocalRunner:
 
     def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
         """The final state of a direct call."""
-        step = self._open(task.name, Kind.TASK, task.path)
+        step = self._open_task(task)
         self.wait(_upstreams(call), None)
         return self._run_step(task, call, step, _HERE)
 
     async def call_task_async(self, task: TaskSpec, call: Call) -> State[Any]:
         """The final state of a direct call to a coroutine function."""
-        step = self._open(task.name, Kind.TASK, task.path)
+        step = self._open_task(task)
         await self.wait_async(_upstreams(call), None)
         try:
             args, kwargs = _inputs(call)
@@ -104,7 +104,7 @@ class LocalRunner:
     def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
         """Run the task in the pool when its upstreams have ended."""
         upstreams = [future for future in _upstreams(call) if isinstance(future, LocalFuture)]
-        step = self._open(task.name, Kind.TASK, task.path)
+        step = self._open_task(task)
         future = LocalFuture(step, self, upstreams)
         run = partial(self._run_step, task, call, step, EVERYTHING)
         future.prepare(partial(contextvars.copy_context().run, run))
@@ -173,6 +173,7 @@ class LocalRunner:
             parameters=parameters,
             log_prints=_prints(task, flow_run),
             runner=self,
+            tags=step.tags,
         )
 
     def _not_run(self, task: TaskSpec, step: Step, error: UpstreamFailed) -> State[Any]:
@@ -199,6 +200,11 @@ class LocalRunner:
         if state is not None:
             self.book.close(step, state)
         return state
+
+    def _open_task(self, task: TaskSpec) -> Step:
+        step = self._open(task.name, Kind.TASK, task.path)
+        step.tags = tags_of(task.tags)
+        return step
 
     def _open(self, name: str, kind: Kind, path: str | None = None) -> Step:
         # The thread of a body whose time is over cannot be stopped; it ends here, at its next call.

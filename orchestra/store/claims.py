@@ -17,7 +17,7 @@ from orchestra import clock, identifiers, settings
 from orchestra.errors import CancelRequested, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store.database import Database, now
+from orchestra.store.database import Database, now, unwaited
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Phase, flow_runs, phase_is, steps
 
@@ -79,7 +79,7 @@ def claim_run(database: Database, run_id: str, *, owner: str | None = None) -> C
     lease = settings.current().lease_seconds
     asked_at = clock.monotonic()
     parameters = {"b_run": run_id, "b_owner": name, "b_lease": lease}
-    row = database.write(lambda connection: _claim(connection, _CLAIM_RUN, _OWN_RUN, parameters), relaxed=True)
+    row = database.write_alone(lambda connection: _claim(connection, _CLAIM_RUN, _OWN_RUN, parameters))
     if row is None:
         return None
     failpoint("after_claim")
@@ -97,7 +97,7 @@ def claim_step(
     lease = settings.current().lease_seconds
     asked_at = clock.monotonic()
     parameters = {"b_run": run_id, "b_attempt": run_attempt, "b_key": step_key, "b_owner": name, "b_lease": lease}
-    row = database.write(lambda connection: _claim(connection, _CLAIM_STEP, _OWN_STEP, parameters), relaxed=True)
+    row = database.write_alone(lambda connection: _claim(connection, _CLAIM_STEP, _OWN_STEP, parameters))
     if row is None:
         return None
     failpoint("after_claim")
@@ -113,12 +113,12 @@ def renew(database: Database, claims: Sequence[Claim]) -> None:
     """
     for claim in claims:
         asked_at = clock.monotonic()
-        state = database.write(lambda connection, claim=claim: _renew_one(connection, claim), relaxed=True)  # type: ignore[misc]
-        if state is None:
+        found = database.write_alone(lambda c, claim=claim: _RENEW[claim.kind].first(c, fence_names(claim)))  # type: ignore[misc]
+        if found is None:
             claim.lost = True
             continue
         claim.renewed_at = asked_at
-        claim.cancelled |= state == StateType.CANCELLING
+        claim.cancelled |= found.state_type == StateType.CANCELLING
 
 
 def ensure(database: Database, claim: Claim) -> None:
@@ -295,12 +295,6 @@ def _claim(connection: Connection, claim: Prepared, own: Any, parameters: dict[s
     return row
 
 
-def _renew_one(connection: Connection, claim: Claim) -> str | None:
-    table = _table(claim)
-    statement = sa.update(table).where(*_held(claim)).values(lease_until=now() + claim.lease_seconds)
-    return connection.execute(statement.returning(table.c.state_type)).scalar()
-
-
 def _table(claim: Claim) -> sa.Table:
     return flow_runs if claim.kind == "flow" else steps
 
@@ -349,7 +343,7 @@ def _claim_values(table: sa.Table) -> dict[str, Any]:
     }
 
 
-_CLAIM_RUN = prepare(
+_CLAIM_RUN = unwaited(
     sa.update(flow_runs)
     .where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_(None), _may_be_claimed(flow_runs))
     .values(
@@ -365,7 +359,7 @@ _CLAIM_RUN = prepare(
 _OWN_RUN = sa.select(flow_runs, now().label("claimed_at")).where(
     flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.owner == sa.bindparam("b_owner")
 )
-_CLAIM_STEP = prepare(
+_CLAIM_STEP = unwaited(
     sa.update(steps)
     .where(
         steps.c.run_id == sa.bindparam("b_run"),
@@ -399,25 +393,29 @@ def fence_names(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _fence_of(table: sa.Table, *row: sa.ColumnElement[bool]) -> sa.Update:
+def _renewal_of(table: sa.Table, *row: sa.ColumnElement[bool]) -> sa.Update:
     ours = (table.c.owner == sa.bindparam("b_owner"), table.c.claim_number == sa.bindparam("b_number"))
     lease = sa.bindparam("b_lease", type_=sa.Double)
     return (
         sa.update(table)
         .where(*row, *ours, phase_is(table, Phase.CLAIMED))
-        .values(lease_until=now() + lease, lapses=0)
-        .returning(table.c.state_type, now().label("moment"))
+        .values(lease_until=now() + lease)
+        .returning(table.c.state_type)
     )
 
 
-#: The fence of each kind of claim, for statements that pass it and write more of the same row.
-FENCE_STATEMENTS: dict[str, sa.Update] = {
-    "flow": _fence_of(flow_runs, flow_runs.c.id == sa.bindparam("b_run")),
-    "step": _fence_of(
+_RENEWALS: dict[str, sa.Update] = {
+    "flow": _renewal_of(flow_runs, flow_runs.c.id == sa.bindparam("b_run")),
+    "step": _renewal_of(
         steps,
         steps.c.run_id == sa.bindparam("b_run"),
         steps.c.run_attempt == sa.bindparam("b_attempt"),
         steps.c.step_key == sa.bindparam("b_key"),
     ),
+}
+_RENEW = {kind: unwaited(statement) for kind, statement in _RENEWALS.items()}
+#: The fence of each kind of claim, for statements that pass it and write more of the same row.
+FENCE_STATEMENTS: dict[str, sa.Update] = {
+    kind: statement.values(lapses=0).returning(now().label("moment")) for kind, statement in _RENEWALS.items()
 }
 _FENCES = {kind: prepare(statement) for kind, statement in FENCE_STATEMENTS.items()}

@@ -7,6 +7,8 @@ and drives claims. Encoded values are the bytes of `orchestra.serializers`.
 from __future__ import annotations
 
 import enum
+import json
+from collections.abc import Iterable
 
 from sqlalchemy import (
     Boolean,
@@ -26,6 +28,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.sql.elements import ColumnElement
+
+from orchestra.previews import clean_text
 
 #: Longest name, queue or version, and longest step or idempotency key, in characters.
 LONGEST_NAME, LONGEST_KEY = 255, 512
@@ -163,6 +167,7 @@ flow_runs = Table(
     Index("ix_flow_runs_created", "created_at", "id"),
     Index("ix_flow_runs_flow", "flow_name", "created_at", "id"),
     Index("ix_flow_runs_state", "state_type", "created_at", "id"),
+    _partial("ix_flow_runs_tagged", "created_at", "id", where="tags <> '[]'"),
     _partial("ix_flow_runs_parent", "parent_run_id", where="parent_run_id IS NOT NULL"),
     _partial("ix_flow_runs_announce", "announce_at", where="phase = 'READY'"),
     _partial("ix_flow_runs_lease", "lease_until", where="phase = 'CLAIMED'"),
@@ -209,6 +214,8 @@ steps = Table(
     Column("awaited_by", Integer),
     Column("child_run_id", String(36)),
     Column("worker", String(LONGEST_NAME)),
+    #: JSON list; null: none.
+    Column("tags", Text),
     *_claim_columns(),
     *_state_columns(),
     PrimaryKeyConstraint("run_id", "run_attempt", "step_key"),
@@ -216,6 +223,7 @@ steps = Table(
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_steps_created", "created_at", "id"),
     Index("ix_steps_run", "run_id", "run_attempt", "sequence"),
+    _partial("ix_steps_tagged", "created_at", "id", where="tags IS NOT NULL"),
     _partial("ix_steps_ended", "run_id", "run_attempt", "end_time", where="phase = 'DONE'"),
     _partial("ix_steps_open", "run_id", "run_attempt", where="phase <> 'DONE'"),
     _partial("ix_steps_announce", "announce_at", where="phase = 'READY'"),
@@ -354,3 +362,20 @@ def phase_is(table: Table, *phases: Phase) -> ColumnElement[bool]:
 def phase_is_not(table: Table, phase: Phase) -> ColumnElement[bool]:
     """The condition that a row is not in this phase, in a literal."""
     return table.c.phase != literal_column(f"'{phase.value}'")
+
+
+def encode_tags(tags: Iterable[str]) -> str | None:
+    """The tags of a step as its column holds them: a JSON list without doubles, sorted; null where there are none."""
+    found = sorted({clean_text(tag) for tag in tags})
+    return json.dumps(found) if found else None
+
+
+def is_tagged(table: Table) -> ColumnElement[bool]:
+    """The condition that a row has tags, in the words of the partial indexes over such rows."""
+    return flow_runs.c.tags != literal_column("'[]'") if table is flow_runs else table.c.tags.is_not(None)
+
+
+def has_tag(table: Table, tag: str) -> ColumnElement[bool]:
+    """The condition that a row has this tag."""
+    quoted = json.dumps(clean_text(tag))
+    return table.c.tags.contains(quoted, autoescape=True)

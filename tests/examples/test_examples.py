@@ -62,6 +62,22 @@ def test_a_flow_of_an_existing_celery_project_runs_without_celery(home: Path) ->
     assert "{'north': 500, 'south': 500, 'west': 400}" in printed
 
 
+def test_the_client_example_reports_what_failed(home: Path) -> None:
+    """It prints what its README shows, and leaves one run."""
+    printed = run("client", "report.py", home=home)
+
+    shown = re.search(r"report.py\n(.*?)```", (EXAMPLES / "client" / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert [line for line in printed.splitlines() if line in shown[1].splitlines()] == shown[1].splitlines()
+
+
+def test_the_testing_example_passes_its_own_tests(home: Path) -> None:
+    """With the plugin as it is installed with orchestra."""
+    printed = run("testing", "-m", "pytest", "-q", "-p", "orchestra.testing.plugin", home=home)
+
+    assert "5 passed" in printed
+
+
 def test_the_canvas_example_prints_a_native_canvas(home: Path) -> None:
     """The drawn flow is a Celery signature that names its nodes."""
     printed = run("canvas", "draw.py", home=home)
