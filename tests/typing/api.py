@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from datetime import datetime, timedelta
 from typing import Any, assert_type
 
-from orchestra import Flow, State, as_completed, flow, get_run_logger, now, once, random, task, unmapped, wait
+from orchestra import (
+    Flow,
+    State,
+    as_completed,
+    flow,
+    get_run_logger,
+    now,
+    once,
+    pause_flow_run,
+    random,
+    resume_flow_run,
+    suspend_flow_run,
+    task,
+    unmapped,
+    wait,
+)
 from orchestra.futures import Future, FutureList
+from orchestra.input import RunInput, receive_input, send_input
 
 
 @task
@@ -19,6 +36,12 @@ def double(number: int) -> int:
 async def spell(number: int, upper: bool = False) -> str:
     """The number as text."""
     return str(number)
+
+
+class Approval(RunInput):
+    """What a person says."""
+
+    approved: bool
 
 
 class Scaler:
@@ -50,6 +73,11 @@ def pipeline(day: str, limit: int = 10) -> list[int]:
     assert_type(done, set[Future[int]])
     for future in as_completed([double.submit(1)]):
         assert_type(future, Future[int])
+    assert_type(pause_flow_run(), Awaitable[None])
+    assert_type(pause_flow_run(wait_for_input=Approval).approved, Any)
+    for approval in Approval.receive(timeout=None):
+        assert_type(approval, Approval)
+    assert_type(Approval.with_initial_data("May it?", approved=True), type[Approval])
     get_run_logger().info("done")
     return [1]
 
@@ -60,6 +88,10 @@ async def async_pipeline(day: datetime) -> str:
     assert_type(await spell(1, upper=True), str)
     assert_type(await spell(1, return_state=True), State[str])
     assert_type(await double.submit(1), int)
+    await suspend_flow_run()
+    await resume_flow_run("id", {"approved": True})
+    async for number in receive_input(int):
+        await send_input(number, "id")
     return "done"
 
 
