@@ -71,6 +71,32 @@ class StaticFlowError(DefinitionError):
         )
 
 
+class GraphvizNotFound(OrchestraError, ImportError):
+    """A flow cannot be drawn here: Graphviz is not installed."""
+
+    def __init__(self, missing: str) -> None:
+        super().__init__(missing)
+        self.missing = missing
+
+    def __str__(self) -> str:
+        return (
+            f"a flow is drawn by Graphviz, and {self.missing} is not installed: `pip install graphviz`, and the "
+            "program by your system's packages (`apt install graphviz`). Without it, "
+            "`orchestra flow canvas MODULE:FLOW --mermaid` prints a graph for Markdown"
+        )
+
+
+class NotThereYet(OrchestraError, ImportError):
+    """A name of Prefect's whose place is decided, and which is not built yet."""
+
+    def __init__(self, module: str, name: str, what: str) -> None:
+        super().__init__(module, name, what)
+        self.module, self.wanted, self.what = module, name, what
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.wanted} is not there yet: {self.what} will have this place in a later version"
+
+
 class ForeignThread(OrchestraError, RuntimeError):
     """Orchestra was called from a thread that a flow body started itself, so its order cannot be journaled."""
 
@@ -279,6 +305,17 @@ class TaskRunNotFound(NotFound):
 
     def __str__(self) -> str:
         return f"there is no task run {self.task_run_id!r}; `orchestra task-run ls` lists the recent ones"
+
+
+class FlowNotFound(NotFound):
+    """There is no flow with this id or name."""
+
+    def __init__(self, flow: str) -> None:
+        super().__init__(flow)
+        self.flow = flow
+
+    def __str__(self) -> str:
+        return f"there is no flow {self.flow!r}; `orchestra flow ls` lists those that ran"
 
 
 class DefinitionNotFound(NotFound):

@@ -196,6 +196,13 @@ def state_options(command: F) -> F:
     return by_name(by_type(command))
 
 
+def tag_option(command: F) -> F:
+    """`--tag` of a list."""
+    return click.option(
+        "-t", "--tag", "tags", multiple=True, help="Only those with this tag; repeatable, all must be."
+    )(command)
+
+
 def _state_names(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """State names as they are written: "failed" reads as "Failed"."""
     return tuple(value[:1].upper() + value[1:] if not value.isupper() else value.capitalize() for value in values)

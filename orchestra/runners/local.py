@@ -12,15 +12,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
-from orchestra import identifiers, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
+from orchestra import clock, identifiers, states
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of
 from orchestra.engine import bodies
 from orchestra.engine.arguments import find_futures, replace_futures, settled
+from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
 from orchestra.engine.task_run import EVERYTHING, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.errors import Cancelled, InputTimeout, InvalidRunInput, UpstreamFailed
 from orchestra.futures import Future
+from orchestra.hooks import hooks_of
 from orchestra.questions import Message, Pause, Receive
 from orchestra.runners.local_future import LocalFuture, help_with, in_pool_thread, mark_pool_thread, shadow
 from orchestra.runners.steps import Finished, Step, StepBook
@@ -93,13 +95,13 @@ class LocalRunner:
 
     def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
         """The final state of a direct call."""
-        step = self._open(task.name, Kind.TASK, task.path)
+        step = self._open_task(task)
         self.wait(_upstreams(call), None)
         return self._run_step(task, call, step, _HERE)
 
     async def call_task_async(self, task: TaskSpec, call: Call) -> State[Any]:
         """The final state of a direct call to a coroutine function."""
-        step = self._open(task.name, Kind.TASK, task.path)
+        step = self._open_task(task)
         await self.wait_async(_upstreams(call), None)
         try:
             args, kwargs = _inputs(call)
@@ -110,12 +112,15 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
             ended = await run_attempts_async(task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE)
-        return self._ended(context, step, (args, kwargs), ended)
+        state = self._ended(context, step, (args, kwargs), ended)
+        if hooks_of(task, state.type):
+            await _hooks(context, state, step).run_async()
+        return state
 
     def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
         """Run the task in the pool when its upstreams have ended."""
         upstreams = [future for future in _upstreams(call) if isinstance(future, LocalFuture)]
-        step = self._open(task.name, Kind.TASK, task.path)
+        step = self._open_task(task)
         future = LocalFuture(step, self, upstreams)
         run = partial(self._run_step, task, call, step, EVERYTHING)
         future.prepare(partial(contextvars.copy_context().run, run))
@@ -167,7 +172,10 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
             ended = run_attempts(task, args, kwargs, context, on_retry=self._on_retry(step), contain=contain)
-        return self._ended(context, step, (args, kwargs), ended)
+        state = self._ended(context, step, (args, kwargs), ended)
+        if hooks_of(task, state.type):
+            _hooks(context, state, step).run()
+        return state
 
     def _context(self, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], step: Step) -> TaskRunContext:
         flow_run = flow_run_context.get()
@@ -184,6 +192,7 @@ class LocalRunner:
             parameters=parameters,
             log_prints=_prints(task, flow_run),
             runner=self,
+            tags=step.tags,
         )
 
     def _not_run(self, task: TaskSpec, step: Step, error: UpstreamFailed) -> State[Any]:
@@ -210,6 +219,11 @@ class LocalRunner:
         if state is not None:
             self.book.close(step, state)
         return state
+
+    def _open_task(self, task: TaskSpec) -> Step:
+        step = self._open(task.name, Kind.TASK, task.path)
+        step.tags = tags_of(task.tags)
+        return step
 
     def _open(self, name: str, kind: Kind, path: str | None = None) -> Step:
         # The thread of a body whose time is over cannot be stopped; it ends here, at its next call.
@@ -392,6 +406,11 @@ class _closing:
         if error is not None:
             state = states.Crashed(states.describe(error))
             self.book.close(self.step, state, attempt=self.context.attempt, task=self.context.task)
+
+
+def _hooks(context: TaskRunContext, state: State[Any], step: Step) -> TaskRunHooks:
+    """The hooks of a task run that has ended; one whose result was taken over from an earlier run attempt has none."""
+    return TaskRunHooks(context, state, start_time=step.start_time, end_time=clock.now())
 
 
 def _upstreams(call: Call) -> list[Future[Any]]:

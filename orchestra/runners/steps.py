@@ -16,7 +16,7 @@ from orchestra.specs import TaskSpec
 from orchestra.states import Paused, State
 from orchestra.store import tables
 from orchestra.store.behind import behind
-from orchestra.store.tables import Kind, Phase
+from orchestra.store.tables import Kind, Phase, encode_tags
 
 _logger = logging.getLogger("orchestra.task_runs")
 
@@ -36,6 +36,7 @@ class Step:
     start_time: float
     path: str | None = None
     child_run_id: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 class StepBook(Protocol):
@@ -126,6 +127,7 @@ class Recorded:
             "attempt": attempt,
             "inline": True,
             "child_run_id": step.child_run_id,
+            "tags": encode_tags(step.tags),
             "phase": Phase.DONE.value,
             "state_type": state.type.value,
             "state_name": clean_text(state.name),

@@ -23,6 +23,7 @@ from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcemen
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
 from orchestra.store.journal import Ending
+from orchestra.store.owed import Debt, owe
 from orchestra.store.runs import next_attempt
 from orchestra.store.settle import cancelled, complete_open, ending_values
 from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
@@ -424,4 +425,22 @@ def _mark_cancelling(connection: Connection, row: Any) -> list[Announcement]:
         values |= {"phase": Phase.READY, "due_at": now(), "announce_at": now() + settings.current().lease_seconds}
     statement = sa.update(flow_runs).where(flow_runs.c.id == row.id).values(**values).returning(*RUN_COLUMNS)
     found = connection.execute(statement).one()
-    return [] if never_started or row.phase == Phase.CLAIMED else [of_run(found)]
+    if never_started:
+        # Nobody has its code here: a worker runs its hooks.
+        return [] if row.has_hooks is False else owe(connection, [_debt(row)])
+    return [] if row.phase == Phase.CLAIMED else [of_run(found)]
+
+
+def _debt(row: Any) -> Debt:
+    """The hooks of a run that is cancelled before it was started."""
+    return Debt(
+        row.id,
+        row.run_attempt,
+        "",
+        row.flow_name,
+        row.queue,
+        row.priority,
+        StateType.CANCELLED.value,
+        "Cancelled",
+        None,
+    )

@@ -61,6 +61,31 @@ def test_a_flow_of_an_existing_celery_project_runs_without_celery(home: Path) ->
     assert "{'north': 500, 'south': 500, 'west': 400}" in printed
 
 
+def test_the_client_example_reports_what_failed(home: Path) -> None:
+    """It prints what its README shows, and leaves one run."""
+    printed = run("client", "report.py", home=home)
+
+    shown = re.search(r"report.py\n(.*?)```", (EXAMPLES / "client" / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert [line for line in printed.splitlines() if line in shown[1].splitlines()] == shown[1].splitlines()
+
+
+def test_the_testing_example_passes_its_own_tests(home: Path) -> None:
+    """With the plugin as it is installed with orchestra."""
+    printed = run("testing", "-m", "pytest", "-q", "-p", "orchestra.testing.plugin", home=home)
+
+    assert "5 passed" in printed
+
+
+def test_the_hooks_example_pages_once(home: Path) -> None:
+    """Of three runs two fail, and one of these has no pager."""
+    printed = run("state_hooks", "shop.py", home=home)
+
+    assert "12 orders on monday" in printed
+    assert len(re.findall("PAGER: orders run .+ is Failed: ValueError: the shop is closed on sunday", printed)) == 1
+    assert printed.count("orders of sunday are free again") == 2
+
+
 def test_the_approval_example_waits_for_a_person_and_goes_on(home: Path) -> None:
     """The command line shows what it waits for, refuses what does not fit, and gives it the rest."""
     environment = {**os.environ, "ORCHESTRA_HOME": str(home), "PYTHONPATH": str(ROOT)}

@@ -6,8 +6,8 @@ from alembic import op
 
 from orchestra.store.tables import flow_run_inputs
 
-revision = "0002_flow_run_inputs"
-down_revision = "0001"
+revision = "0004_flow_run_inputs"
+down_revision = "0003_state_hooks"
 branch_labels = None
 depends_on = None
 
