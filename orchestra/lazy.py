@@ -28,6 +28,8 @@ DOORS = {
     "entered_carrier": "orchestra.celery.canvas:Entered",
     "enter_canvas": "orchestra.celery.nodes:enter",
     "pass_canvas_on": "orchestra.celery.nodes:pass_on",
+    "serve_tasks": "orchestra.task_worker:serve_specs",
+    "submit_task_run": "orchestra.celery.background:submit_task_run",
     "run_of_canvas": "orchestra.celery.nodes:run_of",
     "pickle_dumps": "orchestra.pickles:dumps",
     "pickle_loads": "orchestra.pickles:loads",

@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from orchestra import clock, lazy
@@ -154,6 +154,57 @@ class Task(Generic[P, R]):
         calls = [self._call(*row, waited_for) for row in _rows(args, kwargs)]
         return FutureList([runner.submit_task(self.spec, call) for call in calls])
 
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run the task on a Celery worker, outside of any flow, and give its handle at once.
+
+        Raises:
+            NotImportable: A worker could not import this task.
+            NoBroker: There is nothing to send it through.
+        """
+        return self.apply_async(args, dict(kwargs))
+
+    def apply_async(
+        self,
+        args: Iterable[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        wait_for: Iterable[Any] | None = None,
+        queue: str | None = None,
+        countdown: float | timedelta | None = None,
+        eta: datetime | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """As `delay`, with options. In a flow's body it is a step: a replay starts no second run.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Arguments by name.
+            wait_for: Futures and handles that must have succeeded; they, and futures among the arguments, are waited
+                for here, before the run is made.
+            queue: The Celery queue; None: the decorator's, else as Celery routes the task.
+            countdown: Seconds until it may start.
+            eta: When it may start; a naive time is read as UTC.
+            priority: Of its Celery messages.
+            idempotency_key: The same key gives the same run again, whatever its state.
+
+        Raises:
+            NotImportable: A worker could not import this task.
+            NoBroker: There is nothing to send it through.
+            ParameterBindError: The arguments do not fit the signature.
+            UpstreamFailed: What it was to wait for did not succeed.
+            IdempotencyConflict: The key was used with other arguments.
+        """
+        return lazy.load("submit_task_run")(
+            self.spec,
+            self._call(tuple(args), kwargs or {}, wait_for),
+            queue=queue,
+            countdown=countdown,
+            eta=eta,
+            priority=priority,
+            idempotency_key=idempotency_key,
+        )
+
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """A copy of this task with other options; those not named stay."""
         made = copy.copy(self)
@@ -188,7 +239,8 @@ class Task(Generic[P, R]):
     def _submitter(self) -> Runner:
         if flow_run_context.get() is None and task_run_context.get() is None:
             raise MissingContextError(
-                f"task {self.name!r} can be submitted inside a flow only; call it directly, or put the call into a flow"
+                f"task {self.name!r} can be submitted inside a flow only; call it directly, run it in the background "
+                "by .delay(), or put the call into a flow"
             )
         return _runner()
 

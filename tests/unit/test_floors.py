@@ -20,9 +20,9 @@ FLOORS = [
     "names",
     "store",
     "context runtime logging results futures awaitables handles engine runners task_runners",
-    "flows tasks observations flow_runs decorated",
+    "flows tasks observations flow_runs decorated canvas_members background",
     "celery",
-    "cli dev __main__",
+    "cli dev task_worker __main__",
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 FILES = {
