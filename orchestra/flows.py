@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from orchestra import clock, lazy, names
+from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner
 from orchestra.engine.parameters import bind, bind_named, signature
 from orchestra.errors import DefinitionError, ReservedArgumentError
@@ -56,7 +57,7 @@ class FlowOptions(TypedDict, total=False):
     static: bool
 
 
-class Flow(Generic[P, R]):
+class Flow(CanvasMember, Generic[P, R]):
     """A function whose calls are runs: recorded, retried, and on Celery carried on by any worker."""
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:

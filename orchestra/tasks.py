@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, Typ
 
 from orchestra import clock, lazy
 from orchestra.annotations import allow_failure, quote, unmapped
+from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner, flow_run_context, task_run_context
 from orchestra.engine.parameters import bind, signature
 from orchestra.errors import (
@@ -64,7 +65,7 @@ class TaskOptions(TypedDict, total=False):
     lease_seconds: float | timedelta | None
 
 
-class Task(Generic[P, R]):
+class Task(CanvasMember, Generic[P, R]):
     """A function that orchestra runs, tries again, and keeps the history of."""
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:

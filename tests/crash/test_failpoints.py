@@ -51,6 +51,21 @@ ON_A_WORKER = {
 ON_CANCEL = ("before_cancel", "in_cancel")
 #: Those that a process passes which submits a run.
 ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_publish", "after_publish")
+#: Those on the way of a member of a user's canvas, by the visit at which the worker is killed (`test_doors.py`).
+ON_A_DOOR = (
+    ("before_submit_commit", 1),
+    ("after_submit_commit", 1),
+    ("before_publish", 1),
+    ("after_publish", 1),
+    ("before_finish", 1),
+    ("after_finish", 1),
+    *((point, nth) for point in ("before_publish", "after_publish") for nth in (3, 4, 5)),
+    ("before_begin_pass_on", 1),
+    ("after_begin_pass_on", 1),
+    ("in_pass_on", 1),
+    ("before_end_pass_on", 1),
+    ("after_end_pass_on", 1),
+)
 
 
 @pytest.mark.parametrize("point", ON_A_WORKER)
@@ -70,7 +85,9 @@ def test_every_point_is_killed_at() -> None:
     """None in the code is forgotten here."""
     code = "".join(file.read_text() for file in (ROOT / "orchestra").rglob("*.py"))
 
-    assert set(re.findall(r'\bfailpoint\(.*?"([a-z_]+)"', code)) <= {*ON_A_WORKER, *ON_SUBMIT, *ON_CANCEL}
+    assert set(re.findall(r'\bfailpoint\(.*?"([a-z_]+)"', code)) <= {
+        *ON_A_WORKER, *ON_SUBMIT, *ON_CANCEL, *(point for point, _ in ON_A_DOOR)
+    }  # fmt: skip
 
 
 def test_runs_survive_kills_at_all_points(arena: Arena, every_shape: Any) -> None:
