@@ -7,8 +7,8 @@ from alembic import op
 
 from orchestra.store.tables import pass_ons
 
-revision = "0002_pass_ons"
-down_revision = "0001"
+revision = "0005_pass_ons"
+down_revision = "0004_flow_run_inputs"
 branch_labels = None
 depends_on = None
 
