@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from orchestra import callables, lazy, names
+from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner
 from orchestra.decorated import Decorated, items_in, items_of, require_function, spec_fields, waited_for
 from orchestra.engine.parameters import bind, bind_named, validate
@@ -72,7 +73,7 @@ class FlowOptions(TypedDict, total=False):
     on_running: HookOption
 
 
-class Flow(Decorated[P, R, FlowSpec], FlowHooks):
+class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
     """A function whose calls are runs: recorded, retried, and on Celery carried on by any worker."""
 
     kind = "flow"

@@ -62,6 +62,7 @@ _SENDING = (
     "task_create_missing_queues",
     "task_queue_max_priority",
     "task_send_sent_event",
+    "task_serializer",
 )
 
 

@@ -21,7 +21,7 @@ import rich_click as click
 
 from orchestra import errors, lazy, settings
 from orchestra.engine import definitions
-from orchestra.specs import FlowSpec
+from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import StateType
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -258,6 +258,20 @@ def load_flow(path: str) -> FlowSpec:
         raise click.UsageError(f"{path!r} must read module:flow, as in etl:pipeline")
     import_from_here()
     return definitions.load_flow(path)
+
+
+def load_task(path: str) -> TaskSpec:
+    """The task at "module:name" or "file.py:name".
+
+    Raises:
+        UsageError: The path has not that form.
+        DefinitionNotFound: It cannot be imported, or is no task.
+    """
+    module, _, name = path.rpartition(":")
+    if not module or not name:
+        raise click.UsageError(f"{path!r} must read module:task, as in shop:send_receipt")
+    import_from_here()
+    return definitions.load_task(path)
 
 
 # -- output ------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names
 from orchestra.store.database import Database, insert, insert_for
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
-from orchestra.store.tables import Kind, Phase, edges, encode_tags, joins, phase_is, steps
+from orchestra.store.tables import Kind, Phase, edges, encode_tags, flow_runs, joins, phase_is, steps
 
 T = TypeVar("T")
 
@@ -186,6 +186,14 @@ def inputs_of(database: Database, run_id: str, run_attempt: int, keys: Sequence[
         else:
             found[record.key] = record
     return found
+
+
+def latest(database: Database, run_id: str, step_key: str) -> StepRecord | None:
+    """A step as it stands in its run's present attempt, with its result; None where it is not there (yet)."""
+    attempt = database.read(
+        lambda connection: connection.scalar(sa.select(flow_runs.c.run_attempt).where(flow_runs.c.id == run_id))
+    )
+    return None if attempt is None else inputs_of(database, run_id, attempt, [step_key]).get(step_key)
 
 
 def record(

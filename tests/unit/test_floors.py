@@ -21,9 +21,9 @@ FLOORS = [
     "store",
     "context runtime logging results futures awaitables handles engine runners task_runners transactions artifacts "
     "variables events concurrency locking input",
-    "flows tasks observations flow_runs decorated deployments docker automations blocks",
+    "flows tasks observations flow_runs decorated deployments docker automations blocks canvas_members background",
     "celery",
-    "cli client testing server dev __main__",
+    "cli client testing server dev task_worker __main__",
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 FILES = {
