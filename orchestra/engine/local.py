@@ -155,6 +155,8 @@ class LocalFlowRun:
         """Show as Paused until `resume_flow_run`; gives the answer."""
         book = self.runner.book
         assert isinstance(book, Recorded)
+        if pause.question.refused is not None:
+            engine_logger(self.context).warning("%s; the run waits again", pause.question.refused)
         db, until = database(), clock.now() + pause.timeout
         shown = states.Paused(pause.question.refused, name=pause.state_name)
         local_runs.open_pause(db, book.pause_row(step, until, pause.question), shown)

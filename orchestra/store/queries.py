@@ -18,7 +18,7 @@ from orchestra import clock, serializers
 from orchestra.errors import FlowRunNotFound, TaskRunNotFound
 from orchestra.states import StateType
 from orchestra.store.database import Database, instant
-from orchestra.store.interventions import OpenPause, read_pauses
+from orchestra.store.interventions import OpenPause, labels, read_pauses
 from orchestra.store.tables import (
     Kind,
     Phase,
@@ -315,7 +315,7 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         worker=row["owner"] if row["phase"] == Phase.CLAIMED else None,
         lease_until=clock.to_datetime(row["lease_until"]) if row["phase"] == Phase.CLAIMED else None,
         lapses=row["lapses"],
-        pauses=tuple(map(_pause, pauses)),
+        pauses=tuple(_pause(pause, labels(pauses)[pause.step_key]) for pause in pauses),
         owed_hooks=owed,
         states=history,
     )
@@ -334,10 +334,10 @@ def _owed_hooks(conn: Connection, flow_run_id: str) -> tuple[OwedHooksRecord, ..
     )
 
 
-def _pause(pause: OpenPause) -> PauseRecord:
+def _pause(pause: OpenPause, label: str) -> PauseRecord:
     asked = pause.question
     since, until = clock.to_datetime(pause.created_at), clock.to_datetime(pause.due_at)
-    return PauseRecord(asked.key or pause.name, asked.description, asked.schema, asked.refused, since, until)
+    return PauseRecord(label, asked.description, asked.schema, asked.refused, since, until)
 
 
 def flow_run_state(db: Database, flow_run_id: str) -> StateRecord:
