@@ -237,8 +237,9 @@ class SyncOrchestraClient:
     def set_flow_run_state(self, flow_run_id: Id, state: State[Any], force: bool = False) -> OrchestrationResult:
         """Bring a run into a state, by the verb that does so.
 
-        Cancelling or Cancelled cancels it, Paused pauses it (named Suspended: suspends it); Scheduled retries one that has ended; Scheduled or
-        Running resumes one that is paused. No other state can be set: how a run ends is written by who carries it out.
+        Cancelling or Cancelled cancels it; Paused pauses it, or suspends it where it is named Suspended; Scheduled
+        retries one that has ended; Scheduled or Running resumes one that is paused. No other state can be set: how a
+        run ends is written by who carries it out.
 
         Args:
             force: Must be false: a state is never written over the run's own.
