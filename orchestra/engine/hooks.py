@@ -13,13 +13,14 @@ from datetime import datetime
 from typing import Any
 
 from orchestra import clock, lazy, states
+from orchestra.callables import is_async
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, task_run_context
 from orchestra.engine import bodies
 from orchestra.engine.branches import current_line
 from orchestra.errors import Signal
 from orchestra.hooks import hooks_of
 from orchestra.logging import engine_logger
-from orchestra.specs import FlowSpec, Hooks, TaskSpec, is_async
+from orchestra.specs import FlowSpec, Hooks, TaskSpec
 from orchestra.states import State
 
 #: What a hook may raise without more than a line in the log: on a worker anything, as a body may. Locally Ctrl-C ends
