@@ -469,7 +469,7 @@ class SyncOrchestraClient:
         if runner is None:
             return ending(database(), run_id)
         return State(
-            StateType.COMPLETED, data=runner.observe("client-result", lambda: ending(database(), run_id).result())
+            StateType.COMPLETED, data=runner.observe("client-result", lambda: ending(database(), run_id).outcome())
         )
 
 
@@ -490,8 +490,7 @@ def _task_run_ending(db: Database, run_id: str) -> State[Any]:
 def _ending(row: Mapping[str, Any], data: bytes | None, what: str) -> State[Any]:
     if data is None and row["state_type"] == StateType.COMPLETED:
         raise MissingResult(
-            f"the result of {what} was not kept: in one process only tasks with persist_result=True keep theirs, on "
-            "workers all do"
+            f"the result of {what} was not kept: in one process it is with persist_result=True only, on workers always"
         )
     return state_of(row["state_type"], row["state_name"], row["state_message"], data)
 

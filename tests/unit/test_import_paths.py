@@ -43,13 +43,14 @@ THERE = {
     "runtime": "flow_run task_run deployment",
     "schedules": "Schedule Cron Interval RRule",
     "states": """
-        State StateType Scheduled Pending Running Completed Failed Crashed Cancelling Cancelled Paused
+        State StateType Scheduled Pending Running Completed Failed Crashed Cancelling Cancelled Paused Suspended Late
+        AwaitingRetry AwaitingConcurrencySlot Retrying
         get_state_exception raise_state_exception is_state
     """,
     "task_runners": "ThreadPoolTaskRunner",
     "tasks": "Task task exponential_backoff",
     "testing.utilities": "orchestra_test_harness prefect_test_harness",
-    "utilities.annotations": "allow_failure quote unmapped",
+    "utilities.annotations": "allow_failure quote unmapped opaque freeze",
 }
 
 #: Names whose place is decided, and which a later version will have there.
