@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from datetime import datetime, timedelta
 from typing import Any, assert_type
 
@@ -17,8 +17,11 @@ from orchestra import (
     get_run_logger,
     now,
     once,
+    pause_flow_run,
     quote,
     random,
+    resume_flow_run,
+    suspend_flow_run,
     tags,
     task,
     unmapped,
@@ -26,6 +29,7 @@ from orchestra import (
 )
 from orchestra.client.schemas.objects import FlowRun, Log
 from orchestra.futures import Future, FutureList
+from orchestra.input import RunInput, receive_input, send_input
 from orchestra.states import Completed, Failed, StateType
 
 
@@ -51,6 +55,12 @@ def count(n: int) -> Generator[int, None, None]:
 async def acount(n: int) -> AsyncGenerator[int, None]:
     """An async generator."""
     yield n
+
+
+class Approval(RunInput):
+    """What a person says."""
+
+    approved: bool
 
 
 class Scaler:
@@ -122,6 +132,11 @@ def pipeline(day: str, limit: int = 10) -> list[int]:
     assert_type(done, set[Future[int]])
     for future in as_completed([double.submit(1)]):
         assert_type(future, Future[int])
+    assert_type(pause_flow_run(), Awaitable[None])
+    assert_type(pause_flow_run(wait_for_input=Approval).approved, Any)
+    for approval in Approval.receive(timeout=None):
+        assert_type(approval, Approval)
+    assert_type(Approval.with_initial_data("May it?", approved=True), type[Approval])
     get_run_logger().info("done")
     return [1]
 
@@ -143,6 +158,10 @@ async def async_pipeline(day: datetime) -> str:
     async for page in apages(2):
         assert_type(page, str)
     assert_type(await acount(2, return_state=True), State[list[int]])
+    await suspend_flow_run()
+    await resume_flow_run("id", {"approved": True})
+    async for number in receive_input(int):
+        await send_input(number, "id")
     return "done"
 
 
