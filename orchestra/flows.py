@@ -17,7 +17,7 @@ from orchestra.retries import delay_option
 from orchestra.runners.base import Runner
 from orchestra.specs import FlowSpec, given_options, overridden, path_of, require_importable
 from orchestra.states import State
-from orchestra.task_runners import ThreadPoolTaskRunner
+from orchestra.task_runners import TaskRunner, task_runner_option
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -46,8 +46,8 @@ class FlowOptions(TypedDict, total=False):
     validate_parameters: bool
     #: Prints become log lines, in the flow and its tasks.
     log_prints: bool | None
-    #: Who runs submitted tasks in this process.
-    task_runner: ThreadPoolTaskRunner | None
+    #: Who runs submitted tasks: one of `orchestra.task_runners`; None: threads here, Celery on a worker.
+    task_runner: TaskRunner | type[TaskRunner] | None
     #: The Celery queue its runs go to; None: as Celery routes them.
     queue: str | None
     #: The priority of its Celery messages.
@@ -241,6 +241,5 @@ def _fields(options: FlowOptions) -> dict[str, Any]:
     if "retry_delay_seconds" in fields:
         fields["retry_delay_seconds"] = delay_option(fields["retry_delay_seconds"])
     if "task_runner" in fields:
-        runner = fields.pop("task_runner")
-        fields["max_workers"] = None if runner is None else runner.max_workers
+        fields["task_runner"] = task_runner_option(fields["task_runner"])
     return fields

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from orchestra.errors import DefinitionError, NotImportable
+from orchestra.task_runners import TaskRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ class FlowSpec:
     timeout_seconds: float | None = None
     validate_parameters: bool = True
     log_prints: bool | None = None
-    #: Threads of the pool that `.submit()` uses here; None: as many as asked for at once.
-    max_workers: int | None = None
+    #: Who runs submitted tasks; None: threads of the process here, Celery on a worker.
+    task_runner: TaskRunner | None = None
     queue: str | None = None
     priority: int | None = None
     static: bool = False
@@ -72,6 +73,11 @@ class FlowSpec:
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
         return is_async(self.fn)
+
+    @property
+    def most_in_flight(self) -> int | None:
+        """How many submitted tasks of a run may be in flight at once; None: no limit."""
+        return self.task_runner.most_in_flight if self.task_runner is not None else None
 
 
 _Spec = TypeVar("_Spec", TaskSpec, FlowSpec)

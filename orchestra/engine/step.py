@@ -30,7 +30,7 @@ from orchestra.runners.carrier import Carrier
 from orchestra.serializers import StepRef, clean_text
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import State
-from orchestra.store import claims, journal, settle
+from orchestra.store import claims, in_flight, journal, settle
 from orchestra.store.claims import Claimed
 from orchestra.store.database import Database
 from orchestra.store.prepared import prepare
@@ -173,7 +173,8 @@ class _Step:
         ending, _ = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
         # Counted here at the latest: within the transaction it is only looked up.
         self._window(self.row["queue"] or "")
-        announcements = settle.complete(self.database, self.claim, ending, window=self._window)
+        bounded = in_flight.is_bounded(self.row["wave"])
+        announcements = settle.complete(self.database, self.claim, ending, window=self._window, bounded=bounded)
         failpoint("before_announce")
         self.carrier.announce(announcements)
         failpoint("after_announce")
@@ -201,6 +202,7 @@ _FLOW_RUN = prepare(
         flow_runs.c.path,
         flow_runs.c.options,
         flow_runs.c.entrypoint,
+        flow_runs.c.runner,
         flow_runs.c.parent_run_id,
         flow_runs.c.root_run_id,
         flow_runs.c.start_time,
@@ -211,6 +213,9 @@ _FLOW_RUN = prepare(
 
 
 def _flow_of(row: Any) -> FlowSpec:
+    if row.path.startswith("__main__:") and row.runner == "local":
+        # The script is another process's to run: loading it here would run it, where it has no `__main__` part.
+        return unknown.unknown_flow(row.path, row.flow_name)
     try:
         return definitions.load_flow(row.path, row.entrypoint, row.options)
     except DefinitionNotFound:

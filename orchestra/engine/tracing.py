@@ -431,6 +431,7 @@ class _Tracer:
             queue=queue,
             priority=priority,
             lease_seconds=task.lease_seconds,
+            most_in_flight=self.flow.most_in_flight,
         )
         self.steps.append(step)
         self._by_key[step.key] = step

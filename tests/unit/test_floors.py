@@ -17,9 +17,9 @@ from tests.helpers import ROOT
 FLOORS = [
     "errors exceptions clock settings identifiers lazy failpoints",
     "states journal graph decomposition specs retries serializers typed_values pickles signing previews annotations "
-    "names",
+    "names task_runners",
     "store",
-    "context runtime logging results futures awaitables handles engine runners task_runners",
+    "context runtime logging results futures awaitables handles engine runners",
     "flows tasks observations flow_runs decorated",
     "celery",
     "cli dev __main__",
