@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestra import retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
-from orchestra.engine import bodies, branches, definitions, history, interrupts, tracing, unknown
+from orchestra.engine import bodies, branches, definitions, greenlets, history, interrupts, tracing, unknown
 from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
@@ -107,6 +107,11 @@ class Segment:
 
     def run(self) -> State[Any] | None:
         """Carry the run on; gives its final state, or None where it did not end here."""
+        if self.flow.is_async and greenlets.active() and not greenlets.is_native():
+            return greenlets.natively(self._run)
+        return self._run()
+
+    def _run(self) -> State[Any] | None:
         try:
             with self.heart.hold(self.claim):
                 return self._carry_on()
