@@ -66,3 +66,10 @@ def test_the_canvas_example_prints_a_native_canvas(home: Path) -> None:
 
     assert "orchestra.enter" in printed
     assert "pass_on(" in printed
+
+
+def test_the_task_runners_example_counts_alike_everywhere(home: Path) -> None:
+    """In processes, and one by one, as its README shows."""
+    printed = run("task_runners", "primes.py", home=home)
+
+    assert "2262 primes below 20000; counted one by one: 2262" in printed
