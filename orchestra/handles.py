@@ -18,7 +18,7 @@ from orchestra.engine.values import state_of
 from orchestra.errors import ResultTimeout
 from orchestra.runners.base import Runner
 from orchestra.runners.carrier import Carrier
-from orchestra.states import State, StateDetails
+from orchestra.states import NOT_KEPT, State, StateDetails
 from orchestra.store import interventions, runs
 from orchestra.store.database import database
 from orchestra.store.tables import Phase
@@ -53,7 +53,7 @@ class FlowRunHandle:
         Raises:
             FlowRunNotFound: The run was deleted.
         """
-        if (runner := _durable_body()) is not None:
+        if (runner := durable_body()) is not None:
             return runner.observe("run-state", lambda: _state(runs.read(database(), self.id)))
         if self._final is None:
             row = runs.read(database(), self.id)
@@ -69,7 +69,7 @@ class FlowRunHandle:
         In a flow body a direct call of the flow is quicker to go on: this looks after a second, then less and less
         often, at last every 30 seconds.
         """
-        if (runner := _durable_body()) is not None:
+        if (runner := durable_body()) is not None:
             return self._wait_in_body(runner, timeout)
         started = clock.monotonic()
         while not (state := self.state).is_final():
@@ -129,7 +129,7 @@ class FlowRunHandle:
         Raises:
             IllegalTransition: It has ended.
         """
-        if (runner := _durable_body()) is not None:
+        if (runner := durable_body()) is not None:
             runner.observe("run-cancel", self._cancel)
         else:
             self._cancel()
@@ -140,7 +140,7 @@ class FlowRunHandle:
             self._carrier.announce(announcements)
 
 
-def _durable_body() -> Runner | None:
+def durable_body() -> Runner | None:
     """What carries out the steps of the flow body that asks; None outside of one, and where nothing is replayed."""
     here = flow_run_context.get()
     if here is None or task_run_context.get() is not None or current_line.get() is None:
@@ -152,6 +152,8 @@ def _state(row: Mapping[str, Any]) -> State[Any]:
     data = runs.result_of(database(), row) if row["phase"] == Phase.DONE else None
     details = StateDetails(flow_run_id=row["id"])
     state = state_of(row["state_type"], row["state_name"], row["state_message"], data, details)
+    if data is None and state.is_completed():
+        state = replace(state, data=NOT_KEPT)
     moment = row["end_time"] or row["start_time"] or row["created_at"]
     at = clock.to_datetime(moment)
     assert at is not None

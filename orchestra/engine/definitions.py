@@ -41,6 +41,15 @@ def load_task(path: str, options: bytes | None = None) -> TaskSpec:
     return _with(options, _load(path, TaskSpec, "task"))
 
 
+def object_at(path: str, kind: type[FlowSpec | TaskSpec], what: str) -> Any:
+    """The decorated flow or task itself, at `module:qualname` or `file.py:qualname`.
+
+    Raises:
+        DefinitionNotFound: It cannot be imported in this process; says why.
+    """
+    return _found_at(path, kind, what)
+
+
 def encoded_options(spec: FlowSpec | TaskSpec) -> bytes | None:
     """What another process needs besides the path to have this very flow or task.
 
@@ -98,6 +107,11 @@ def _import_named(name: str) -> ModuleType:
 
 
 def _load(path: str, kind: type[_Spec], what: str) -> _Spec:
+    spec: _Spec = _found_at(path, kind, what).spec
+    return spec
+
+
+def _found_at(path: str, kind: type[FlowSpec | TaskSpec], what: str) -> Any:
     where, _, qualname = path.rpartition(":")
     try:
         found = _find(_module(where), qualname)
@@ -106,7 +120,7 @@ def _load(path: str, kind: type[_Spec], what: str) -> _Spec:
     spec = getattr(found, "spec", None)
     if not isinstance(spec, kind):
         raise DefinitionNotFound(path, f"what stands there is no {what} but of type {type(found).__name__}")
-    return spec
+    return found
 
 
 def _find(module: ModuleType, qualname: str) -> Any:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestra import retries, states
+from orchestra import clock, retries, states
 from orchestra.context import TaskRunContext, task_run_context
 from orchestra.engine import bodies
+from orchestra.engine.hooks import TaskRunHooks, running_state
 from orchestra.engine.outcomes import task_state
 from orchestra.errors import Signal
 from orchestra.logging import engine_logger
@@ -87,6 +88,8 @@ def run_attempts(
     try:
         while True:
             before_attempt()
+            if task.on_running:
+                _now_running(context, contain).run()
             state = _attempt(task, args, kwargs, context, contain, call_body)
             step = _next(task, context, state, longest_sleep, on_retry)
             if not isinstance(step, float):
@@ -113,6 +116,8 @@ async def run_attempts_async(
     try:
         while True:
             before_attempt()
+            if task.on_running:
+                await _now_running(context, contain).run_async()
             state = await _attempt_async(task, args, kwargs, context, contain)
             step = _next(task, context, state, longest_sleep, on_retry)
             if not isinstance(step, float):
@@ -121,6 +126,11 @@ async def run_attempts_async(
             context.attempt += 1
     finally:
         task_run_context.reset(token)
+
+
+def _now_running(context: TaskRunContext, contain: tuple[type[BaseException], ...]) -> TaskRunHooks:
+    """The hooks of a try that starts now. If the process dies meanwhile, they run again with the try."""
+    return TaskRunHooks(context, running_state(context.attempt), start_time=clock.now(), contain=contain)
 
 
 def _attempt(
@@ -153,17 +163,11 @@ async def _attempt_async(
     except Signal:
         raise
     except asyncio.CancelledError as error:
-        if _is_being_cancelled() or not issubclass(asyncio.CancelledError, contain):
+        if bodies.is_being_cancelled() or not issubclass(asyncio.CancelledError, contain):
             raise
         return states.from_body(error)
     except contain as error:
         return states.from_body(error)
-
-
-def _is_being_cancelled() -> bool:
-    """Whether the asyncio Task around the call was cancelled; else the body raised the CancelledError by itself."""
-    running = asyncio.current_task()
-    return running is not None and running.cancelling() > 0
 
 
 def _next(
@@ -178,7 +182,7 @@ def _next(
     if delay is None:
         _say_failure(context, state)
         return Ended(state, context.attempt)
-    tries = context.attempt + 1, task.retries + 1
+    tries = context.attempt + 1, task.max_retries + 1
     engine_logger(context).warning("%s; try %d of %d in %.3g s", state.message, *tries, delay)
     if delay >= longest_sleep:
         return RetryLater(delay, context.attempt, state)
@@ -193,12 +197,10 @@ def _say_failure(context: TaskRunContext, state: State[Any]) -> None:
 
 
 def _retry_delay(task: TaskSpec, context: TaskRunContext, state: State[Any]) -> float | None:
-    if not state.is_failed() or context.attempt > task.retries or not _may_retry(task, context, state):
+    if not state.is_failed() or context.attempt > task.max_retries or not _may_retry(task, context, state):
         return None
     try:
-        return retries.next_delay(
-            task.retries, task.retry_delay_seconds, context.attempt, jitter=task.retry_jitter_factor
-        )
+        return retries.next_delay(task.max_retries, task.retry_delay, context.attempt, jitter=task.retry_jitter_factor)
     except Exception:
         _logger.exception("retry_delay_seconds of task %r raised; the task is not tried again", task.name)
         return None

@@ -144,6 +144,7 @@ def _task_run(
         attempt=job.attempt,
         idempotency_key=job.idempotency_key,
         parameters=parameters,
+        tags=job.tags,
         log_prints=job.log_prints,
     )
 

@@ -125,7 +125,7 @@ class RemoteRunner(LocalRunner):
         self._changed = threading.Condition()
         self._new: list[NewStep] = []
         #: By step key, until their ends are known here.
-        self._open: dict[str, _Submitted] = {}
+        self._awaited: dict[str, _Submitted] = {}
         self._keys: set[str] = set()
         self._thread: threading.Thread | None = None
         self._over = False
@@ -139,7 +139,7 @@ class RemoteRunner(LocalRunner):
         """
         require_importable(task.path, "task")
         self.wait([future for future in upstreams_of(call) if not self._is_row(future)], None)
-        step = self._open_step(task.name, Kind.TASK, task.path)
+        step = self._open_task(task)
         future = RemoteFuture(step, self)
         try:
             inputs = self._encoded(task, call)
@@ -167,7 +167,7 @@ class RemoteRunner(LocalRunner):
         """End what no worker has claimed, tell the workers of the rest, and wait for neither."""
         self.stop()
         self._end_thread()
-        if self._open:
+        if self._awaited:
             try:
                 local_runs.end_idle_steps(self._database, self._claim.run_id, self._claim.run_attempt)
             except StoreError:
@@ -196,7 +196,7 @@ class RemoteRunner(LocalRunner):
         with self._changed:
             self._new.append(new)
             self._keys.add(new.key)
-            self._open[new.key] = _Submitted(future, call)
+            self._awaited[new.key] = _Submitted(future, call)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="orchestra-submitted", daemon=True)
                 self._thread.start()
@@ -252,6 +252,7 @@ class RemoteRunner(LocalRunner):
             queue=queue,
             priority=priority,
             lease_seconds=task.lease_seconds,
+            tags=step.tags,
         )
 
     def _route(self, task: TaskSpec) -> tuple[str, int | None]:
@@ -294,7 +295,7 @@ class RemoteRunner(LocalRunner):
         """What was submitted, after `pause` seconds at the latest; None: the run is over."""
         with self._changed:
             if not self._new and not self._over:
-                self._changed.wait(pause if self._open else None)
+                self._changed.wait(pause if self._awaited else None)
             if self._over and not self._new:
                 return None
             new, self._new = self._new, []
@@ -320,7 +321,7 @@ class RemoteRunner(LocalRunner):
         run_id, attempt = self._claim.run_id, self._claim.run_attempt
         with self._changed:
             unwritten = {step.key for step in self._new}
-            keys = [key for key in self._open if key not in unwritten]
+            keys = [key for key in self._awaited if key not in unwritten]
         if len(keys) > _FEW:
             still_open = journal.open_keys(self._database, run_id, attempt)
             keys = [key for key in keys if key not in still_open]
@@ -334,7 +335,7 @@ class RemoteRunner(LocalRunner):
         ended = []
         for record in records:
             with self._changed:
-                submitted = self._open.pop(record.key, None)
+                submitted = self._awaited.pop(record.key, None)
             if submitted is not None:
                 state = self._final(submitted.future.step, record)
                 submitted.future.end(state)
@@ -367,7 +368,7 @@ class RemoteRunner(LocalRunner):
         """The run is over: nothing more is submitted, and nothing waited for."""
         self.stop()
         with self._changed:
-            given_up, self._open = list(self._open.values()), {}
+            given_up, self._awaited = list(self._awaited.values()), {}
             self._new.clear()
         for submitted in reversed(given_up):
             submitted.future.end(state)
@@ -377,7 +378,7 @@ class RemoteRunner(LocalRunner):
         _logger.error("submitted tasks could not be written", exc_info=error)
         for step in new:
             with self._changed:
-                submitted = self._open.pop(step.key, None)
+                submitted = self._awaited.pop(step.key, None)
             if submitted is not None:
                 submitted.future.end(states.from_exception(error))
 
