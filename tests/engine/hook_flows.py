@@ -230,6 +230,22 @@ def with_copies() -> int:
     return relabelled.submit(relabelled(1)).result()
 
 
+#: What another process does while a hook runs, once.
+meanwhile: list[Any] = []
+
+
+def overtaken(subject: Any, run: Any, state: Any) -> None:
+    """Takes so long that its claim is lost."""
+    told.append("overtaken")
+    while meanwhile:
+        meanwhile.pop()()
+
+
+@flow(on_completion=[overtaken, note])
+def slow_hooks() -> None:
+    """Ends well."""
+
+
 #: When the body of `waiting` has begun.
 begun: list[str] = []
 

@@ -16,6 +16,7 @@ from orchestra.engine import operations
 from orchestra.errors import DefinitionError
 from orchestra.states import State, StateType
 from orchestra.store import claims, interventions, logs, queries
+from orchestra.store import owed as owed_hooks_store
 from orchestra.store.behind import behind
 from orchestra.store.database import Database
 from orchestra.store.tables import flow_runs, owed_hooks
@@ -410,6 +411,21 @@ def test_hooks_are_not_called_by_two_processes_at_once(driver: Driver, told: lis
     driver.settle()
     assert told == [("well", "Completed")]
     assert driver.final(run_id).result() == "well"
+
+
+def test_a_process_that_lost_its_claim_calls_no_further_hook(driver: Driver, told: list[Any]) -> None:
+    """It hung; the one that has claimed them since calls them all."""
+    run_id = driver.submit(flows.slow_hooks)
+    flows.meanwhile += [lambda: owed_hooks_store.claim(driver.database, run_id, 1, ""), driver.lapse]
+    driver.step()
+    assert told == ["overtaken"]
+    assert owed(driver.database) == 1
+
+    driver.lapse()
+    driver.elapse(40)
+    driver.settle()
+    assert told == ["overtaken", "overtaken", ("slow-hooks", "Completed")]
+    assert owed(driver.database) == 0
 
 
 def test_hooks_that_end_their_process_each_time_are_given_up(driver: Driver, told: list[Any]) -> None:
