@@ -251,6 +251,29 @@ def test_a_second_message_of_either_kind_changes_nothing(project: Project, where
 
 
 @ON_SQLITE
+@pytest.mark.parametrize(
+    ("canvas", "members_of_one", "value"),
+    [
+        ("doubled.s(1)", 1, 2),
+        ("chain(doubled.s(1), add.s())", 2, 3),
+        ("group(doubled.s(1), add.s(1))", 2, [2, 2]),
+        ("chord([doubled.s(1), add.s(1)], summed.s())", 3, 4),
+        ("chain(group(doubled.s(1), add.s(1)), summed.s())", 3, 4),
+    ],
+)
+def test_a_canvas_that_is_applied_twice_is_run_twice(
+    project: Project, canvas: str, members_of_one: int, value: Any
+) -> None:
+    """As one that is kept in a module is."""
+    project.work(pool="threads")
+
+    values = project.ask(f"(lambda canvas: [canvas.apply_async().get(timeout=40) for _ in range(2)])({canvas})")
+
+    assert values == [value, value]
+    assert len(all_runs()) == 2 * members_of_one
+
+
+@ON_SQLITE
 def test_a_cancelled_member_fails_its_canvas(project: Project, where: str) -> None:
     """Whoever waits behind it is told."""
     project.work()
