@@ -37,8 +37,9 @@ lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: setup ## mypy --strict
+types: setup ## mypy --strict, and pyright on what users write
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 
 fmt: setup ## put the code in shape
 	$(BIN)/ruff check --fix .

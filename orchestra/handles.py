@@ -18,7 +18,7 @@ from orchestra.engine.values import state_of
 from orchestra.errors import ResultTimeout
 from orchestra.runners.base import Runner
 from orchestra.runners.carrier import Carrier
-from orchestra.states import State, StateDetails
+from orchestra.states import NOT_KEPT, State, StateDetails
 from orchestra.store import interventions, journal, runs
 from orchestra.store.database import database
 from orchestra.store.tables import Phase
@@ -190,6 +190,8 @@ def _state(row: Mapping[str, Any]) -> State[Any]:
     data = runs.result_of(database(), row) if row["phase"] == Phase.DONE else None
     details = StateDetails(flow_run_id=row["id"])
     state = state_of(row["state_type"], row["state_name"], row["state_message"], data, details)
+    if data is None and state.is_completed():
+        state = replace(state, data=NOT_KEPT)
     moment = row["end_time"] or row["start_time"] or row["created_at"]
     at = clock.to_datetime(moment)
     assert at is not None

@@ -13,6 +13,7 @@ from typing import Any
 DOORS = {
     "local_runner": "orchestra.engine.local:runner",
     "validate_parameters": "orchestra.engine.validation:validate",
+    "serialize_parameters": "orchestra.engine.validation:serialize",
     "definitions": "orchestra.engine.definitions",
     "draw_flow": "orchestra.engine.drawing:show",
     "submit_flow_run": "orchestra.celery.submit:submit_flow_run",

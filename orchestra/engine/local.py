@@ -29,7 +29,7 @@ from orchestra.logging import engine_logger
 from orchestra.questions import Message, Pause, Receive
 from orchestra.results import check_parameters
 from orchestra.runners.local import LocalRunner
-from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded
+from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded, kept
 from orchestra.serializers import decode, encode
 from orchestra.specs import FlowSpec
 from orchestra.states import State, StateType
@@ -155,6 +155,8 @@ class LocalFlowRun:
         """Show as Paused until `resume_flow_run`; gives the answer."""
         book = self.runner.book
         assert isinstance(book, Recorded)
+        if pause.question.refused is not None:
+            engine_logger(self.context).warning("%s; the run waits again", pause.question.refused)
         db, until = database(), clock.now() + pause.timeout
         shown = states.Paused(pause.question.refused, name=pause.state_name)
         local_runs.open_pause(db, book.pause_row(step, until, pause.question), shown)
@@ -311,8 +313,8 @@ class LocalFlowRun:
         )
 
     def _open_attempt(self, earlier: Finished | None = None) -> LocalRunner:
-        book = Recorded(self.run_id, self.run_attempt)
-        finished = Finished(earlier) if self.flow.retries else None
+        book = Recorded(self.run_id, self.run_attempt, bool(self.flow.persist_result))
+        finished = Finished(earlier) if self.flow.max_retries else None
         self.runner = LocalRunner(book, ChildFlows(self), max_workers=self.flow.max_workers, finished=finished)
         return self.runner
 
@@ -354,7 +356,7 @@ class LocalFlowRun:
         if self._invalid or self._cancelled or not state.is_failed():
             return None
         try:
-            delay = retries.next_delay(self.flow.retries, self.flow.retry_delay_seconds, self.run_attempt)
+            delay = retries.next_delay(self.flow.max_retries, self.flow.retry_delay, self.run_attempt)
         except Exception:
             engine_logger(self.context).exception("retry_delay_seconds raised; the flow is not retried")
             return None
@@ -362,8 +364,13 @@ class LocalFlowRun:
             waiting = states.Scheduled(state.message, name="AwaitingRetry")
             local_runs.set_state(database(), self.run_id, waiting, run_attempt=self.run_attempt)
             say = "%s; run attempt %d of %d in %.3g s"
-            engine_logger(self.context).warning(say, state.message, self.run_attempt + 1, self.flow.retries + 1, delay)
+            engine_logger(self.context).warning(
+                say, state.message, self.run_attempt + 1, self.flow.max_retries + 1, delay
+            )
         return delay
+
+    def _keeps(self, state: State[Any]) -> bool:
+        return bool(self.flow.persist_result) and state.is_completed()
 
     def _end(self, state: State[Any]) -> State[Any]:
         """Record the final state, and see that all that was written behind is there."""
@@ -374,7 +381,8 @@ class LocalFlowRun:
         logger = engine_logger(self.context)
         logger.log(logging.INFO if state.is_completed() else logging.ERROR, "ended %s", _described(state))
         try:
-            if not local_runs.finish_run(database(), self.run_id, self.owner, state):
+            result = kept(state.data, self.context.run_name) if self._keeps(state) else None
+            if not local_runs.finish_run(database(), self.run_id, self.owner, state, result=result):
                 self._lost = True
                 logger.warning("the end of this run is not recorded: another process has ended or claimed it")
         except OrchestraError as error:
@@ -393,7 +401,7 @@ def _body(fn: Callable[..., Any], drain: Callable[[], None]) -> Callable[..., An
     @wraps(fn)
     def body(*args: Any, **kwargs: Any) -> Any:
         try:
-            value = fn(*args, **kwargs)
+            value = bodies.value_of(fn, args, kwargs)
         except Exception:
             drain()
             raise

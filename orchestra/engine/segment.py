@@ -300,7 +300,14 @@ class Segment:
         left = self._seconds_left()
         timeout = left if interrupts.available() else None
         with interrupts.armed():
-            value = bodies.call(self.flow.fn, args, kwargs, timeout=timeout, log_prints=self.context.log_prints)
+            value = bodies.call(
+                self.flow.fn,
+                args,
+                kwargs,
+                timeout=timeout,
+                allowed=self.flow.timeout_seconds,
+                log_prints=self.context.log_prints,
+            )
         if left is not None and self.runner.is_late:
             # Nothing can stop a body in a thread of a pool; that it took too long shows at its end.
             raise self._timeout_error()
@@ -434,7 +441,7 @@ class Segment:
         if not state.is_failed() or self.claim.cancelled or self.is_invalid:
             return None
         try:
-            return retries.next_delay(self.flow.retries, self.flow.retry_delay_seconds, self.claim.run_attempt)
+            return retries.next_delay(self.flow.max_retries, self.flow.retry_delay, self.claim.run_attempt)
         except Exception:
             logger.exception("retry_delay_seconds of flow %r raised; the flow is not retried", self.flow.name)
             return None

@@ -15,7 +15,7 @@ from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, 
 from orchestra.engine import definitions, history, interrupts, owed, unknown
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import TaskRunHooks
-from orchestra.engine.inputs import resolved_inputs
+from orchestra.engine.inputs import kept_tags, resolved_inputs
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts
@@ -145,7 +145,7 @@ class _Step:
             idempotency_key=identifiers.idempotency_key(self.claim.run_id, self.row["step_key"]),
             parameters=parameters,
             log_prints=log_prints,
-            tags=_tags(task, self.row["tags"]),
+            tags=kept_tags(task, self.row["tags"]),
         )
 
     def _flow_run(self) -> FlowRunContext:
@@ -238,12 +238,6 @@ def _run_row(database: Database, run_id: str) -> Any:
         while len(_known_runs) > _KNOWN:
             _known_runs.popitem(last=False)
     return row
-
-
-def _tags(task: TaskSpec, kept: str | None) -> tuple[str, ...]:
-    """A task run's tags: the task's own as they are declared, and the others as the row has them."""
-    others = set(json.loads(kept or "[]")) - {serializers.clean_text(tag) for tag in task.tags}
-    return tuple(sorted({*task.tags, *others}))
 
 
 def _flow_of(row: Any) -> FlowSpec:

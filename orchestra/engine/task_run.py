@@ -178,7 +178,7 @@ def _next(
     if delay is None:
         _say_failure(context, state)
         return Ended(state, context.attempt)
-    tries = context.attempt + 1, task.retries + 1
+    tries = context.attempt + 1, task.max_retries + 1
     engine_logger(context).warning("%s; try %d of %d in %.3g s", state.message, *tries, delay)
     if delay >= longest_sleep:
         return RetryLater(delay, context.attempt, state)
@@ -193,12 +193,10 @@ def _say_failure(context: TaskRunContext, state: State[Any]) -> None:
 
 
 def _retry_delay(task: TaskSpec, context: TaskRunContext, state: State[Any]) -> float | None:
-    if not state.is_failed() or context.attempt > task.retries or not _may_retry(task, context, state):
+    if not state.is_failed() or context.attempt > task.max_retries or not _may_retry(task, context, state):
         return None
     try:
-        return retries.next_delay(
-            task.retries, task.retry_delay_seconds, context.attempt, jitter=task.retry_jitter_factor
-        )
+        return retries.next_delay(task.max_retries, task.retry_delay, context.attempt, jitter=task.retry_jitter_factor)
     except Exception:
         _logger.exception("retry_delay_seconds of task %r raised; the task is not tried again", task.name)
         return None

@@ -373,7 +373,7 @@ flow_run_inputs = Table(
     Column("run_id", String(36), nullable=False),
     #: By which it is asked for, and its own.
     Column("key_prefix", String(LONGEST_NAME), nullable=False),
-    Column("key", String(LONGEST_KEY), nullable=False),
+    Column("key", String(2 * LONGEST_KEY), nullable=False),
     #: Encoded: `value`, `key` and `sender`.
     Column("content", LargeBinary, nullable=False),
     #: Of the step that sent it: a repeated sending changes nothing.

@@ -16,8 +16,8 @@ from tests.helpers import ROOT
 #: The first part of a module's name below `orchestra`, by floor (docs/contributing: a new file is given one here).
 FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
-    "states journal graph decomposition specs retries serializers typed_values pickles signing previews annotations "
-    "names hooks questions schedules cache_policies utilities",
+    "callables states journal graph decomposition specs retries serializers typed_values pickles signing previews "
+    "annotations names hooks questions schedules cache_policies utilities",
     "store",
     "context runtime logging results futures awaitables handles engine runners task_runners transactions artifacts "
     "variables events concurrency locking input",
