@@ -322,3 +322,17 @@ def test_eager_canvases_run_here(silent_project: Project) -> None:
     )
 
     assert values == [16, 8, [2, 2], 8, 10, 3, 6, "'Failed'"]
+
+
+@ON_SQLITE
+def test_eager_runs_raise_where_the_project_says_so(silent_project: Project) -> None:
+    """`task_eager_propagates`, as for the project's own tasks."""
+    eager = "app.conf.update(task_always_eager=True, task_eager_propagates=True)"
+    for call in (
+        "refusing.delay(1)",
+        "failing.delay(1)",
+        "refusing.s(1).delay()",
+        "chain(plus.s(0, 1), failing.s())()",
+    ):
+        with pytest.raises(AssertionError, match="ValueError: no 1"):
+            silent_project.ask(f"({eager}, {call})[-1].id")
