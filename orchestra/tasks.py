@@ -278,6 +278,17 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
             idempotency_key=idempotency_key,
         )
 
+    def serve(self, *, limit: int | None = 10) -> None:
+        """Run a Celery worker for background runs of this task, in this process, until it is stopped.
+
+        Args:
+            limit: How many run at once; None: as many as there are CPUs.
+
+        Raises:
+            NoBroker: There is neither an app nor a broker to receive from.
+        """
+        lazy.load("serve_tasks")([self.spec], limit=limit)
+
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """A copy of this task with other options; those not named stay."""
         made = self.having(overridden(self.spec, _fields(options)))
