@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from orchestra import allow_failure, flow, get_run_logger, runtime, task
+from orchestra import allow_failure, as_completed, flow, get_run_logger, runtime, task
 from orchestra.task_runners import CeleryTaskRunner, ThreadPoolTaskRunner
 from tests.integration.flows import note
 
@@ -122,6 +122,16 @@ def times_out() -> list[str]:
 def two_at_once(path: str, n: int = 8, seconds: float = 0.2) -> int:
     """So many tasks that may run two at once."""
     return len(noted.map([path] * n, [str(i) for i in range(n)], seconds).result())
+
+
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=3))
+def bound_in_rounds(n: int) -> int:
+    """Submits more while earlier ones run, which wait for those: joins, dispatches and parks meet each other."""
+    values = double.map(range(n))
+    for _ in range(4):
+        next(iter(as_completed(values)))
+        values = [*double.map(values), double.submit(1)]
+    return total.submit(values).result()
 
 
 @flow
