@@ -202,6 +202,25 @@ def over_time(path: str) -> list[str]:
     return noted.map([path] * 6, [str(i) for i in range(6)], 30.0).result()
 
 
+@task
+def large(size: int) -> bytes:
+    """So many bytes."""
+    return b"x" * size
+
+
+@task
+def length(data: bytes) -> int:
+    """How many bytes."""
+    return len(data)
+
+
+@flow(task_runner=CeleryTaskRunner())
+def weighing(size: int) -> tuple[int, int]:
+    """A large value that goes from worker to worker, and comes here."""
+    future = large.submit(size)
+    return length.submit(future).result(), len(future.result())
+
+
 @flow(retries=1, task_runner=CeleryTaskRunner())
 def second_attempt(path: str) -> list[str]:
     """Fails once, after its first task."""

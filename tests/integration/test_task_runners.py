@@ -22,6 +22,7 @@ from orchestra.errors import CancelledRun, ConfigurationError, NoBroker, NotImpo
 from orchestra.store import logs, queries
 from orchestra.store.database import database
 from orchestra.task_runners import CeleryTaskRunner
+from tests import servers
 from tests.conftest import WorkerFactory
 from tests.helpers import wait_until
 from tests.integration import runner_flows as flows
@@ -186,6 +187,31 @@ def test_when_the_flow_s_process_dies_its_tasks_do_not_wait_for_ever(
 
     wait_until(ended, "the run and its tasks to end", 40)
     assert len([line for line in notes(file) if line[0] == "+"]) == 2
+
+
+@pytest.mark.parametrize("size", [200_000, 3_000_000])
+def test_large_results_come_back(worker_factory: WorkerFactory, size: int) -> None:
+    """Those that are read when they are used, and those that are no part of their row."""
+    worker_factory(flows.__name__)
+
+    assert flows.weighing(size) == (size, size)
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_database_that_restarts_fails_nothing(
+    database_url: str, postgres: servers.Postgres, worker_factory: WorkerFactory, file: str
+) -> None:
+    """The flow here waits for it, as the workers do."""
+    worker_factory(flows.__name__)
+    results: list[list[str]] = []
+    waiting = threading.Thread(target=lambda: results.append(flows.holding(file, 1.0)))
+    waiting.start()
+    wait_until(lambda: notes(file), "a task to start")
+
+    postgres.restart()
+    waiting.join(60)
+
+    assert results == [[str(index) for index in range(6)]]
 
 
 def test_a_script_sends_the_tasks_of_a_module(worker_factory: WorkerFactory, tmp_path: Path) -> None:
