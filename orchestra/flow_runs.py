@@ -19,7 +19,7 @@ from orchestra.questions import Pause, Question, wait_seconds
 @overload
 def pause_flow_run(
     wait_for_input: None = None,
-    timeout: float | timedelta = 3600.0,
+    timeout: float | timedelta | None = 3600.0,
     poll_interval: float = 10.0,
     key: str | None = None,
 ) -> Awaitable[None]: ...
@@ -28,7 +28,7 @@ def pause_flow_run(
 @overload
 def pause_flow_run(
     wait_for_input: Any,
-    timeout: float | timedelta = 3600.0,
+    timeout: float | timedelta | None = 3600.0,
     poll_interval: float = 10.0,
     key: str | None = None,
 ) -> Any: ...
@@ -36,7 +36,7 @@ def pause_flow_run(
 
 def pause_flow_run(
     wait_for_input: Any = None,
-    timeout: float | timedelta = 3600.0,
+    timeout: float | timedelta | None = 3600.0,
     poll_interval: float = 10.0,
     key: str | None = None,
 ) -> Any:
@@ -48,7 +48,7 @@ def pause_flow_run(
     Args:
         wait_for_input: What is asked for: a `RunInput`, another pydantic model, or a type that pydantic takes as an
             annotation. None: nothing.
-        timeout: Seconds to wait for that.
+        timeout: Seconds to wait for that; None: without an end.
         poll_interval: Taken for Prefect's sake; a resume is noticed sooner.
         key: The name of the pause. Asked for again under the same name it gives the same at once.
 

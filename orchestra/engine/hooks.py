@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestra import clock, lazy, states
 from orchestra.callables import is_async
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, task_run_context
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context, task_run_context
 from orchestra.engine import bodies
 from orchestra.engine.branches import current_line
 from orchestra.errors import Signal
@@ -207,9 +207,11 @@ class FlowRunHooks(RunHooks):
         # Beside the body: what a hook calls runs plainly, and its log lines are not those that a replay counts.
         beside = replace(self.context, runner=lazy.load("local_runner")(), lines=None)
         tokens = flow_run_context.set(beside), task_run_context.set(None), current_line.set(None)
+        tags_token = tags_context.set(frozenset(self.context.tags))
         try:
             yield
         finally:
+            tags_context.reset(tags_token)
             current_line.reset(tokens[2])
             task_run_context.reset(tokens[1])
             flow_run_context.reset(tokens[0])
@@ -233,7 +235,7 @@ class TaskRunHooks(RunHooks):
             task_name=context.task.name,
             state=self.state,
             parameters=dict(context.parameters),
-            tags=sorted(context.task.tags),
+            tags=list(context.tags),
             run_count=context.attempt,
             flow_run_id=flow_run.run_id if flow_run else None,
             flow_run_name=flow_run.run_name if flow_run else None,

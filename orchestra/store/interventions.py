@@ -6,7 +6,8 @@ tells that from a run that was never in the right state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,6 +230,13 @@ def read_pauses(connection: Connection, run_id: str, run_attempt: int, *, lock: 
     return [
         OpenPause(row.step_key, row.name, Question.decoded(row.inputs), row.due_at, row.created_at) for row in found
     ]
+
+
+def labels(pauses: Sequence[OpenPause]) -> dict[str, str]:
+    """What people call each of a run's pauses, by step key: its key, else its name; both where nothing else has it."""
+    named = {pause.step_key: pause.question.key or pause.name for pause in pauses}
+    often = Counter(named.values())
+    return {step_key: name if often[name] == 1 else step_key for step_key, name in named.items()}
 
 
 def resume(

@@ -278,3 +278,13 @@ def asking_a_nested_class() -> bool:
     answer = pause_flow_run(wait_for_input=Nested, timeout=60)
     pause_flow_run(timeout=60)
     return isinstance(answer, Nested) and answer.approved
+
+
+@flow
+async def asking_under_one_name() -> list[int]:
+    """Two branches whose pauses have no key."""
+
+    async def ask() -> int:
+        return int(await pause_flow_run(wait_for_input=int, timeout=60))
+
+    return list(await asyncio.gather(ask(), ask()))

@@ -242,6 +242,18 @@ def test_branches_that_ask_at_once_are_answered_by_key(way: Way) -> None:
     assert way.result(run_id) == [2, 1]
 
 
+def test_pauses_without_a_key_are_told_apart_too(way: Way) -> None:
+    """By what `inspect` shows."""
+    run_id = way.start(flows.asking_under_one_name)
+    shown = [pause.key for pause in waiting(way, run_id, 2).pauses]
+    assert len(set(shown)) == 2
+
+    way.resume(run_id, 1, key=shown[1])
+    waiting(way, run_id, 1)
+    way.resume(run_id, 2, key=shown[0])
+    assert sorted(way.result(run_id)) == [1, 2]
+
+
 def test_input_for_a_run_that_waits_for_none_is_refused(way: Way) -> None:
     """It is not thrown away without a word."""
     run_id = way.start(flows.asking_for, kind="str")
