@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orchestra.annotations import allow_failure, quote, unmapped
     from orchestra.client.orchestration import get_client
     from orchestra.context import tags
-    from orchestra.flow_runs import pause_flow_run, resume_flow_run
+    from orchestra.flow_runs import pause_flow_run, resume_flow_run, suspend_flow_run
     from orchestra.flows import Flow, flow
     from orchestra.futures import as_completed, wait
     from orchestra.logging import disable_run_logger, get_run_logger
@@ -42,6 +42,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "tags",
     "pause_flow_run",
     "resume_flow_run",
+    "suspend_flow_run",
     "sleep",
     "now",
     "once",
@@ -55,7 +56,7 @@ _HOMES = {
     "annotations": ("allow_failure", "quote", "unmapped"),
     "client.orchestration": ("get_client",),
     "context": ("tags",),
-    "flow_runs": ("pause_flow_run", "resume_flow_run"),
+    "flow_runs": ("pause_flow_run", "resume_flow_run", "suspend_flow_run"),
     "flows": ("Flow", "flow"),
     "futures": ("as_completed", "wait"),
     "logging": ("disable_run_logger", "get_run_logger"),

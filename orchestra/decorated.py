@@ -86,6 +86,12 @@ class Decorated(Generic[P, R, Spec]):
     def __repr__(self) -> str:
         return f"<{self.kind} {self._spec.name!r} at {self._spec.path}>"
 
+    def having(self, spec: Any) -> Self:
+        """A copy of it with another spec; for orchestra itself."""
+        made = copy.copy(self)
+        made._adopt(spec)
+        return made
+
     def _declare(self, fn: Callable[P, R], spec: Spec) -> None:
         self._fn = fn
         self._home = callables.declaring_module()
@@ -99,7 +105,7 @@ class Decorated(Generic[P, R, Spec]):
         wrapper: Any = self
         functools.update_wrapper(wrapper, self._fn, updated=())
         wrapper.__name__ = callables.name_of(self._fn)
-        self._spec = spec
+        self._spec = replace(spec, decorated=self)
         self._is_async = spec.is_async
         self._placed = False
 

@@ -130,6 +130,23 @@ class SignatureMismatchError(ParameterError):
     """Parameters were given that the signature has not."""
 
 
+class InvalidRunInput(OrchestraError, ValueError):
+    """What a flow run was given is not what it waits for."""
+
+    def __init__(self, what: str, *problems: str) -> None:
+        """Name the faults.
+
+        Args:
+            what: What was given, as in "the input of flow run 1234".
+            problems: What is wrong with it, each with the field that it is about.
+        """
+        super().__init__(what, *problems)
+        self.what, self.problems = what, problems
+
+    def __str__(self) -> str:
+        return f"{self.what} does not fit: {'; '.join(self.problems)}"
+
+
 class MappingLengthMismatch(OrchestraError, ValueError):
     """The iterables given to `.map()` have different lengths."""
 
@@ -223,6 +240,25 @@ class ResultTimeout(OrchestraError, TimeoutError):
 
 class PauseTimeout(OrchestraError, TimeoutError):
     """A paused flow run was not resumed in time."""
+
+
+class InputTimeout(OrchestraError, TimeoutError):
+    """A flow run that waited for input was sent none in time."""
+
+
+class NotSuspendable(OrchestraError, RuntimeError):
+    """A flow run that was called in a process cannot be suspended: nothing else could go on with it."""
+
+    def __init__(self, flow: str) -> None:
+        super().__init__(flow)
+        self.flow = flow
+
+    def __str__(self) -> str:
+        return (
+            f"this run of flow {self.flow!r} was called in a process, so that no worker could go on with it after it "
+            "was suspended: start it on a worker (`.delay()`, or `orchestra flow-run create`), where a suspended run "
+            "holds nothing, or wait here with pause_flow_run()"
+        )
 
 
 class NonDeterministic(OrchestraError):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from orchestra import callables, lazy, names
+from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner
 from orchestra.decorated import Decorated, items_in, items_of, require_function, spec_fields, waited_for
 from orchestra.engine.parameters import bind, bind_named, validate
+from orchestra.errors import DefinitionError
 from orchestra.futures import Future
+from orchestra.hooks import FlowHooks, HookOption, hook_options
 from orchestra.runners.base import Runner
 from orchestra.specs import FlowSpec, overridden, require_importable
 from orchestra.states import State
@@ -62,9 +64,16 @@ class FlowOptions(TypedDict, total=False):
     priority: int | None
     #: Send the whole flow as one Celery canvas.
     static: bool
+    #: Hooks, called with `(flow, flow_run, state)` when a run has come into such a state: one, or several.
+    on_completion: HookOption
+    on_failure: HookOption
+    on_cancellation: HookOption
+    on_crashed: HookOption
+    #: Called each time the function is started: at first, and for each retry.
+    on_running: HookOption
 
 
-class Flow(Decorated[P, R, FlowSpec]):
+class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
     """A function whose calls are runs: recorded, retried, and on Celery carried on by any worker."""
 
     kind = "flow"
@@ -208,8 +217,8 @@ class Flow(Decorated[P, R, FlowSpec]):
 
     def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R]:
         """A copy of this flow with other options; those not named stay."""
-        made = copy.copy(self)
-        made._adopt(overridden(self.spec, _fields(options)))
+        made = self.having(overridden(self.spec, _fields(options)))
+        made._is_copy = True
         return made
 
     @overload
@@ -218,6 +227,14 @@ class Flow(Decorated[P, R, FlowSpec]):
     def __get__(self: Flow[Concatenate[S, Q], R], instance: S, owner: type) -> Flow[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else self._bind(instance)
+
+    def _adopt(self, spec: FlowSpec) -> None:
+        if spec.static and spec.on_running:
+            raise DefinitionError(
+                f"flow {spec.name!r} is static, so no process starts its function on a worker, and it cannot have "
+                "on_running= hooks; put what they do into a first task"
+            )
+        super()._adopt(spec)
 
 
 @overload
@@ -272,6 +289,7 @@ def _fields(options: FlowOptions) -> dict[str, Any]:
     if "task_runner" in fields:
         runner = fields.pop("task_runner")
         fields["max_workers"] = None if runner is None else runner.max_workers
+    hook_options(fields, "flow")
     return fields
 
 

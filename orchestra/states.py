@@ -319,7 +319,7 @@ def get_state_exception(state: State[Any]) -> BaseException:
     """
     if not state.is_final() or state.is_completed():
         raise ValueError(f"a run that is {state.name} has no exception")
-    found = state.result(raise_on_failure=False)
+    found = state.outcome(raise_on_failure=False)
     return found if isinstance(found, BaseException) else errors.FailedRun(state.message or state.name)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from orchestra import callables, lazy
 from orchestra.annotations import allow_failure, opaque, quote, unmapped
+from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner, flow_run_context, task_run_context
 from orchestra.decorated import Decorated, items_in, items_of, require_function, spec_fields, waited_for
 from orchestra.engine.parameters import bind, signature
 from orchestra.errors import MappingLengthMismatch, MappingMissingIterable, MissingContextError
 from orchestra.futures import Future, FutureList
+from orchestra.hooks import HookOption, TaskHooks, hook_options
 from orchestra.retries import exponential_backoff as exponential_backoff
 from orchestra.runners.base import Runner
 from orchestra.specs import Call, TaskSpec, overridden
@@ -68,6 +69,11 @@ class TaskOptions(TypedDict, total=False):
     priority: int | None
     #: How long a worker's claim on it holds unless renewed.
     lease_seconds: float | timedelta | None
+    #: Hooks, called with `(task, task_run, state)` when it has ended so, no retry being left: one, or several.
+    on_completion: HookOption
+    on_failure: HookOption
+    #: Called at the start of each try.
+    on_running: HookOption
     #: Prefect's; not there yet, and refused. So are those that follow.
     cache_policy: Any
     cache_key_fn: Any
@@ -79,7 +85,7 @@ class TaskOptions(TypedDict, total=False):
     asset_deps: Any
 
 
-class Task(Decorated[P, R, TaskSpec]):
+class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
     """A function that orchestra runs, tries again, and keeps the history of."""
 
     kind = "task"
@@ -221,10 +227,61 @@ class Task(Decorated[P, R, TaskSpec]):
         futures = FutureList([runner.submit_task(self.spec, call) for call in calls])
         return _final_states(futures) if return_state else futures
 
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run the task on a Celery worker, outside of any flow, and give its handle at once.
+
+        Raises:
+            NotImportable: A worker could not import this task.
+            NoBroker: There is nothing to send it through.
+        """
+        return self.apply_async(args, dict(kwargs))
+
+    def apply_async(
+        self,
+        args: Iterable[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        wait_for: Iterable[Any] | None = None,
+        queue: str | None = None,
+        countdown: float | timedelta | None = None,
+        eta: datetime | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """As `delay`, with options. In a flow's body it is a step: a replay starts no second run.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Arguments by name.
+            wait_for: Futures and handles that must have succeeded; they, and futures among the arguments, are waited
+                for here, before the run is made.
+            queue: The Celery queue; None: the decorator's, else as Celery routes the task.
+            countdown: Seconds until it may start.
+            eta: When it may start; a naive time is read as UTC.
+            priority: Of its Celery messages.
+            idempotency_key: The same key gives the same run again, whatever its state.
+
+        Raises:
+            NotImportable: A worker could not import this task.
+            NoBroker: There is nothing to send it through.
+            ParameterBindError: The arguments do not fit the signature.
+            UpstreamFailed: What it was to wait for did not succeed.
+            IdempotencyConflict: The key was used with other arguments.
+        """
+        return lazy.load("submit_task_run")(
+            self.spec,
+            self._call(tuple(args), kwargs or {}, wait_for),
+            queue=queue,
+            countdown=countdown,
+            eta=eta,
+            priority=priority,
+            idempotency_key=idempotency_key,
+        )
+
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """A copy of this task with other options; those not named stay."""
-        made = copy.copy(self)
-        made._adopt(overridden(self.spec, _fields(options)))
+        made = self.having(overridden(self.spec, _fields(options)))
+        made._is_copy = True
         return made
 
     @overload
@@ -247,8 +304,8 @@ class Task(Decorated[P, R, TaskSpec]):
     def _submitter(self) -> Runner:
         if flow_run_context.get() is None and task_run_context.get() is None:
             raise MissingContextError(
-                f"task {self.name!r} can be submitted inside a flow only; call it directly, put the call into a flow, "
-                "or start it on a worker with .delay()"
+                f"task {self.name!r} can be submitted inside a flow only; call it directly, run it in the background "
+                "by .delay(), or put the call into a flow"
             )
         return _runner()
 
@@ -301,6 +358,7 @@ def _fields(options: TaskOptions) -> dict[str, Any]:
     fields = spec_fields(options, TaskOptions.__annotations__, TaskSpec)
     if "tags" in fields:
         fields["tags"] = frozenset(fields["tags"] or ())
+    hook_options(fields, "task")
     return fields
 
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from orchestra import clock, serializers
 from orchestra.context import tags_context
 from orchestra.engine.heartbeat import Heart
+from orchestra.engine.owed import run_hooks
 from orchestra.engine.segment import run_segment
 from orchestra.engine.step import run_step
 from orchestra.engine.values import state_of
@@ -27,7 +28,7 @@ from orchestra.store.claims import Claim
 from orchestra.store.database import Database
 from orchestra.store.journal import StepRecord
 from orchestra.store.runs import NewRun
-from orchestra.store.tables import Phase, flow_runs, queue_marks, steps
+from orchestra.store.tables import Phase, flow_runs, owed_hooks, queue_marks, steps
 
 T = TypeVar("T")
 
@@ -191,6 +192,10 @@ class Driver:
             run_segment(self.workers_database, message.run_id, self.carrier, self.heart)
             return
         assert message.step_key is not None
+        if message.kind == "hooks":
+            place = message.run_id, message.run_attempt, message.step_key
+            run_hooks(self.workers_database, *place, self.carrier, self.heart)
+            return
         run_step(self.workers_database, message.run_id, message.run_attempt, message.step_key, self.carrier, self.heart)
 
     def sweep(self) -> None:
@@ -226,7 +231,7 @@ class Driver:
         """As if that much time had passed for everything that is due later, and for deadlines."""
 
         def work(connection: sa.Connection) -> None:
-            for table in (steps, flow_runs):
+            for table in (steps, flow_runs, owed_hooks):
                 for column in (table.c.due_at, table.c.announce_at):
                     later = sa.and_(table.c.phase == Phase.READY, column.is_not(None))
                     connection.execute(sa.update(table).where(later).values({column: column - seconds}))
@@ -250,7 +255,7 @@ class Driver:
     def lapse(self) -> None:
         """Let every lease lapse, as if the workers had been dead for long enough, and start new ones."""
         self.workers_database.revive()
-        for table in (steps, flow_runs):
+        for table in (steps, flow_runs, owed_hooks):
             statement = sa.update(table).where(table.c.phase == Phase.CLAIMED).values(lease_until=0.0, announce_at=0.0)
             self.database.write(lambda connection, statement=statement: connection.execute(statement).rowcount)
 

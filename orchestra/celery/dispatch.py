@@ -1,7 +1,8 @@
 """How announcements become Celery messages, and what this process's worker is.
 
-A message carries ids only: `(run)` for a flow, `(run, run attempt, step key)` for a step. Several at once go out as one
-Celery group, through one producer and, where kombu can, in one batch; `shadow` shows Flower the real names.
+A message carries ids only: `(run)` for a flow, `(run, run attempt, step key)` for a step, or for hooks. Several at
+once go out as one Celery group, through one producer and, where kombu can, in one batch; `shadow` shows Flower the real
+names.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
 
 from orchestra import clock
-from orchestra.celery.apps import CONSUMER_TIMEOUTS, FLOW_TASK, STEP_TASK, current_app
+from orchestra.celery import messages
+from orchestra.celery.apps import CONSUMER_TIMEOUTS, FLOW_TASK, HOOKS_TASK, PASS_ON_TASK, STEP_TASK, current_app
 from orchestra.errors import StoreError
 from orchestra.failpoints import failpoint
 from orchestra.store import unsent, workers
@@ -185,30 +187,49 @@ class CeleryCarrier:
     def _send(self, producer: Producer, announcement: Announcement, group: str | None, index: int | None) -> None:
         name, args = _task_and_args(announcement)
         queue = announcement.queue + WAKE_SUFFIX if announcement.wake else announcement.queue
-        among = {"group_id": group, "group_index": index}
+        if announcement.message is not None:
+            assert announcement.step_key is not None
+            kept = messages.restored(announcement.message)
+            self._message(
+                producer, name, args, announcement.name, queue, announcement.priority,
+                id=announcement.step_key, serializer=self.app.conf.task_serializer, **kept,
+            )  # fmt: skip
+            return
+        among: dict[str, Any] = {"group_id": group, "group_index": index}
         self._message(producer, name, args, announcement.name, queue, announcement.priority, **among)
 
     def _message(
-        self, producer: Producer, task: str, args: list[Any], shadow: str, queue: str, priority: int | None, **more: Any
+        self,
+        producer: Producer,
+        task: str,
+        args: list[Any],
+        shadow: str,
+        queue: str,
+        priority: int | None,
+        *,
+        id: str | None = None,
+        serializer: str = "json",
+        headers: dict[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         amqp = self.app.amqp
-        # What a signature's apply_async does, at a third of its cost; the id is fresh, as each message is its own.
+        # What a signature's apply_async does, at a third of its cost; the id is fresh where the message is its own.
         message = amqp.create_task_message(
-            str(uuid.uuid4()),
+            id or str(uuid.uuid4()),
             task,
             args,
             {},
             shadow=shadow,
             argsrepr=repr(args),
             kwargsrepr="{}",
-            ignore_result=True,
             create_sent_event=self.app.conf.task_send_sent_event,
-            **more,
+            **{"ignore_result": True, **more},
         )
         ranked = {} if priority is None else {"priority": priority}
         amqp.send_task_message(
-            producer, task, message, queue=self.queue(queue), serializer="json", retry=False, **ranked
-        )
+            producer, task, message, queue=self.queue(queue), serializer=serializer, headers=headers, retry=False,
+            **ranked,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close idle connections."""
@@ -238,7 +259,10 @@ class CeleryCarrier:
 def _task_and_args(announcement: Announcement) -> tuple[str, list[Any]]:
     if announcement.kind == "flow":
         return FLOW_TASK, [announcement.run_id]
-    return STEP_TASK, [announcement.run_id, announcement.run_attempt, announcement.step_key]
+    if announcement.kind == "pass_on":
+        return PASS_ON_TASK, [announcement.run_id]
+    name = HOOKS_TASK if announcement.kind == "hooks" else STEP_TASK
+    return name, [announcement.run_id, announcement.run_attempt, announcement.step_key]
 
 
 def _batch(producer: Producer) -> contextlib.AbstractContextManager[Any]:

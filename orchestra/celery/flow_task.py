@@ -1,4 +1,4 @@
-"""The two Celery tasks that carry everything: a segment of a flow run, and a step of one."""
+"""The Celery tasks that carry everything: a segment of a flow run, a step of one, and hooks that are still owed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from billiard.common import EX_SOFTWARE, TERM_SIGNAL
 from celery import Celery, Task, current_task
 
 from orchestra import lazy
-from orchestra.celery.apps import FLOW_TASK, STEP_TASK, in_pool_child
+from orchestra.celery.apps import FLOW_TASK, HOOKS_TASK, STEP_TASK, in_pool_child
 from orchestra.errors import Conflict, Signal, StoreError, Terminated
 
 logger = logging.getLogger("orchestra.worker")
@@ -38,9 +38,10 @@ _PINNED: dict[str, Any] = {
 
 
 def register(app: Celery) -> None:
-    """Register both tasks in `app`, with options of their own."""
+    """Register the tasks in `app`, with options of their own."""
     app.task(name=FLOW_TASK, **_PINNED)(run_flow)
     app.task(name=STEP_TASK, **_PINNED)(run_task)
+    app.task(name=HOOKS_TASK, **_PINNED)(run_hooks)
 
 
 def run_flow(run_id: str) -> None:
@@ -63,6 +64,17 @@ def run_task(run_id: str, *place: Any) -> None:
         carrier = lazy.load("entered_carrier")(carrier, run_id)
     ids = (run_id, attempt[0] if attempt else 1, step_key)
     _guarded(lambda: _load("run_step", *ids, carrier=carrier), f"step {step_key!r} of flow run {run_id}")
+
+
+def run_hooks(run_id: str, run_attempt: int, step_key: str) -> None:
+    """Run the hooks of a run or step that has ended, if they are owed.
+
+    Args:
+        run_id: Of the flow run.
+        run_attempt: In which it, or the step, ended.
+        step_key: The step's; empty: the flow run's own.
+    """
+    _guarded(lambda: _load("run_hooks", run_id, run_attempt, step_key), f"the hooks of flow run {run_id}")
 
 
 def _load(door: str, *ids: Any, carrier: Any = None) -> None:

@@ -119,7 +119,7 @@ def ls(
 @click.argument("flow_run_id", metavar="ID")
 @_support.output_option
 def inspect(flow_run_id: str, output: str) -> None:
-    """Show one flow run: state, parameters, result or error, times, state history."""
+    """Show one flow run: state, parameters, result or error, times, what it waits for, state history."""
     record = _support.flat(queries.read_flow_run(_runs(), flow_run_id))
     if output == "json":
         _support.emit_json(record)
@@ -207,11 +207,30 @@ def pause(flow_run_ids: tuple[str, ...]) -> None:
 
 @flow_run.command()
 @_ids
-@_support.app_option
-def resume(flow_run_ids: tuple[str, ...]) -> None:
-    """Let paused flow runs go on."""
+def suspend(flow_run_ids: tuple[str, ...]) -> None:
+    """As `pause`, shown as Suspended."""
     db = _runs()
-    _each(flow_run_ids, lambda run_id: operations.resume(db, run_id), "goes on")
+    _each(flow_run_ids, lambda run_id: operations.suspend(db, run_id), "is suspended")
+
+
+@flow_run.command()
+@_ids
+@click.option("--input", "text", metavar="JSON", help="What the run waits for, as JSON, or @file.json (one run only).")
+@click.option("--key", help="The pause that is meant, where the run waits at several (`inspect` shows them).")
+@_support.app_option
+def resume(flow_run_ids: tuple[str, ...], text: str | None, key: str | None) -> None:
+    """Let paused flow runs go on; with --input, give one what it waits for.
+
+    \b
+    Examples:
+      orchestra flow-run resume RUN_ID
+      orchestra flow-run resume RUN_ID --input '{"approved": true}'
+    """
+    if len(flow_run_ids) > 1 and (text is not None or key is not None):
+        raise click.UsageError("--input and --key take one run")
+    given = None if text is None else _support.read_json("--input", text)
+    db = _runs()
+    _each(flow_run_ids, lambda run_id: operations.resume(db, run_id, run_input=given, key=key), "goes on")
 
 
 @flow_run.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,12 +25,12 @@ def show(flow: FlowSpec, parameters: dict[str, Any]) -> Any:
         graphviz = lazy.resolve("graphviz")
     except ImportError as error:
         raise GraphvizNotFound("the package graphviz") from error
+    if shutil.which("dot") is None:
+        raise GraphvizNotFound("the program dot")
     drawing = graphviz.Source(dot(flow.name, sketch(flow, parameters)))
-    try:
-        if not in_notebook():
-            drawing.render(Path(mkdtemp(prefix="orchestra-")) / "flow", format="png", view=True, cleanup=True)
-    except graphviz.ExecutableNotFound as error:
-        raise GraphvizNotFound("the program dot") from error
+    if not in_notebook():
+        # It stays there: the program that shows it may read it later.
+        drawing.render(Path(mkdtemp(prefix="orchestra-drawing-")) / "flow", format="png", view=True, cleanup=True)
     return drawing
 
 

@@ -33,6 +33,7 @@ from orchestra.errors import DefinitionError, ForeignThread, StaticFlowError
 from orchestra.futures import Future
 from orchestra.graph import Edge, Node
 from orchestra.journal import Branch
+from orchestra.questions import Message, Pause, Receive
 from orchestra.serializers import StepRef
 from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
 from orchestra.states import State
@@ -423,13 +424,25 @@ class _Tracer:
         """As `sleep`."""
         self.sleep(seconds)
 
-    def pause(self, *, timeout: float, key: str | None) -> None:
+    def pause(self, pause: Pause) -> Any:
         """Refuse: no step of a canvas waits for a person."""
         self.refuse("pauses for a person")
 
-    async def pause_async(self, *, timeout: float, key: str | None) -> None:
+    async def pause_async(self, pause: Pause) -> Any:
         """As `pause`."""
-        self.pause(timeout=timeout, key=key)
+        self.pause(pause)
+
+    def receive(self, wanted: Receive) -> Any:
+        """Refuse: no step of a canvas waits for a message."""
+        self.refuse("waits for input")
+
+    async def receive_async(self, wanted: Receive) -> Any:
+        """As `receive`."""
+        self.receive(wanted)
+
+    def send(self, message: Message) -> None:
+        """Refuse: a body that is only drawn has no effects."""
+        self.refuse("sends input")
 
     def observe(self, name: str, look: Callable[[], T]) -> T:
         """Refuse: what is seen while tracing is not what a run would see."""
@@ -525,8 +538,8 @@ class _Sketcher(_Tracer):
     def sleep(self, seconds: float) -> None:
         """A sleep is not drawn."""
 
-    def pause(self, *, timeout: float, key: str | None) -> None:
-        """A pause is not drawn."""
+    def pause(self, pause: Pause) -> None:
+        """A pause is not drawn; a body that looks into the answer cannot be."""
 
 
 def _is_ours(frame: FrameType) -> bool:

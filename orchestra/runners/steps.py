@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from orchestra import clock, identifiers, names, results
 from orchestra.errors import OrchestraError
+from orchestra.questions import Question
 from orchestra.serializers import clean_text, encode
 from orchestra.specs import TaskSpec
 from orchestra.states import Paused, State
@@ -110,9 +111,10 @@ class Recorded:
     def _keeps(self, task: TaskSpec) -> bool:
         return self.keep_results if task.persist_result is None else task.persist_result
 
-    def pause_row(self, step: Step, until: float) -> dict[str, Any]:
-        """The row of a pause that begins now and ends at `until` at the latest."""
+    def pause_row(self, step: Step, until: float, question: Question) -> dict[str, Any]:
+        """The row of a pause that begins now, asks for this, and ends at `until` at the latest."""
         return self._row(step, Paused(), 1, None) | {
+            "inputs": question.encoded(),
             "phase": Phase.READY.value,
             "due_at": until,
             "announce_at": until,

@@ -19,14 +19,17 @@ from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store.database import Database, now, unwaited
 from orchestra.store.prepared import Prepared, prepare
-from orchestra.store.tables import Phase, flow_runs, phase_is, steps
+from orchestra.store.tables import Phase, flow_runs, owed_hooks, phase_is, steps
+
+#: What may be claimed, by the kind of the claim.
+_TABLES: dict[str, sa.Table] = {"flow": flow_runs, "step": steps, "hooks": owed_hooks}
 
 
 @dataclass(slots=True)
 class Claim:
     """One claim, as its process holds it. The heartbeat changes `renewed_at`, `lost` and `cancelled`."""
 
-    kind: Literal["flow", "step"]
+    kind: Literal["flow", "step", "hooks"]
     run_id: str
     run_attempt: int
     step_key: str | None
@@ -187,7 +190,7 @@ def give_back(database: Database, claim: Claim, *, due_in: float = 0.0, message:
     values = _returned(_table(claim)) | {"due_at": now() + due_in, "announce_at": now() + due_in}
     if message is not None:
         values["state_message"] = message
-    statement = sa.update(_table(claim)).where(*_held(claim)).values(**values)
+    statement = sa.update(_table(claim)).where(*held(claim)).values(**values)
     return database.write(lambda connection: connection.execute(statement).rowcount == 1)
 
 
@@ -213,7 +216,7 @@ def let_lapse(database: Database, given_up: Sequence[Claim]) -> None:
 
     def work(connection: Connection) -> None:
         for claim in given_up:
-            connection.execute(sa.update(_table(claim)).where(*_held(claim)).values(**_LAPSED))
+            connection.execute(sa.update(_table(claim)).where(*held(claim)).values(**_LAPSED))
 
     database.write(work)
 
@@ -238,7 +241,7 @@ def expire_dead(database: Database, host: str, is_alive: Callable[[str], bool], 
         dead = [claim for claim in _claims_of(connection, host) if not is_alive(claim.owner)]
         for claim in dead:
             if not (orderly and _give_back_to_workers(connection, claim)):
-                connection.execute(sa.update(_table(claim)).where(*_held(claim)).values(**_LAPSED))
+                connection.execute(sa.update(_table(claim)).where(*held(claim)).values(**_LAPSED))
         return len(dead)
 
     dead = database.read(lambda c: [claim for claim in _claims_of(c, host) if not is_alive(claim.owner)])
@@ -250,7 +253,7 @@ def _give_back_to_workers(connection: Connection, claim: Claim) -> bool:
     on_workers = flow_runs.c.runner != "local" if claim.kind == "flow" else sa.true()
     return (
         connection.execute(
-            sa.update(_table(claim)).where(*_held(claim), on_workers).values(**_returned(_table(claim)))
+            sa.update(_table(claim)).where(*held(claim), on_workers).values(**_returned(_table(claim)))
         ).rowcount
         == 1
     )
@@ -263,10 +266,10 @@ def about_to_lapse(database: Database, host: str) -> list[Claim]:
 
 def _claims_of(connection: Connection, host: str, *, nearly: bool = False) -> list[Claim]:
     found: list[Claim] = []
-    for kind, table in (("flow", flow_runs), ("step", steps)):
-        key = sa.null() if kind == "flow" else steps.c.step_key
-        run_id = flow_runs.c.id if kind == "flow" else steps.c.run_id
+    for kind, table in _TABLES.items():
         column = table.c
+        key = sa.null() if kind == "flow" else column.step_key
+        run_id = column.id if kind == "flow" else column.run_id
         query = sa.select(
             run_id.label("run_id"),
             column.run_attempt,
@@ -296,17 +299,18 @@ def _claim(connection: Connection, claim: Prepared, own: Any, parameters: dict[s
 
 
 def _table(claim: Claim) -> sa.Table:
-    return flow_runs if claim.kind == "flow" else steps
+    return _TABLES[claim.kind]
 
 
 def _row(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
     if claim.kind == "flow":
         return (flow_runs.c.id == claim.run_id,)
-    column = steps.c
+    column = _table(claim).c
     return column.run_id == claim.run_id, column.run_attempt == claim.run_attempt, column.step_key == claim.step_key
 
 
-def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+def held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    """The condition that picks the claimed row, while the claim holds."""
     table = _table(claim)
     ours = (*_row(claim), table.c.owner == claim.owner, table.c.claim_number == claim.number)
     return *ours, phase_is(table, Phase.CLAIMED)
@@ -314,10 +318,13 @@ def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
 
 def name_of(claim: Claim) -> str:
     """What is claimed, for people."""
-    return f"flow run {claim.run_id}" if claim.kind == "flow" else f"step {claim.step_key!r} of flow run {claim.run_id}"
+    run = f"flow run {claim.run_id}"
+    named = f"step {claim.step_key!r} of {run}" if claim.step_key else run
+    return f"the hooks of {named}" if claim.kind == "hooks" else named
 
 
-def _may_be_claimed(table: sa.Table) -> sa.ColumnElement[bool]:
+def may_be_claimed(table: sa.Table) -> sa.ColumnElement[bool]:
+    """The condition that a row is due and nobody holds a claim on it that still counts."""
     column = table.c
     due = sa.and_(phase_is(table, Phase.READY), column.due_at <= now())
     lapsed = sa.and_(phase_is(table, Phase.CLAIMED), column.lease_until < now())
@@ -345,7 +352,7 @@ def _claim_values(table: sa.Table) -> dict[str, Any]:
 
 _CLAIM_RUN = unwaited(
     sa.update(flow_runs)
-    .where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_(None), _may_be_claimed(flow_runs))
+    .where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_(None), may_be_claimed(flow_runs))
     .values(
         **_claim_values(flow_runs),
         wait_needed=None,
@@ -365,7 +372,7 @@ _CLAIM_STEP = unwaited(
         steps.c.run_id == sa.bindparam("b_run"),
         steps.c.run_attempt == sa.bindparam("b_attempt"),
         steps.c.step_key == sa.bindparam("b_key"),
-        _may_be_claimed(steps),
+        may_be_claimed(steps),
         # Looked up by the primary key, in the same statement. A mark on the steps themselves would have to be set by
         # everything that makes a step READY meanwhile: ends, joins, retries.
         ~sa.exists().where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_not(None)),
@@ -411,6 +418,12 @@ _RENEWALS: dict[str, sa.Update] = {
         steps.c.run_id == sa.bindparam("b_run"),
         steps.c.run_attempt == sa.bindparam("b_attempt"),
         steps.c.step_key == sa.bindparam("b_key"),
+    ),
+    "hooks": _renewal_of(
+        owed_hooks,
+        owed_hooks.c.run_id == sa.bindparam("b_run"),
+        owed_hooks.c.run_attempt == sa.bindparam("b_attempt"),
+        owed_hooks.c.step_key == sa.bindparam("b_key"),
     ),
 }
 _RENEW = {kind: unwaited(statement) for kind, statement in _RENEWALS.items()}

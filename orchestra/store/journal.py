@@ -23,8 +23,9 @@ from orchestra.store import blobs
 from orchestra.store.announcements import Announcement, of_steps, step_is
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names
 from orchestra.store.database import Database, insert, insert_for
+from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
-from orchestra.store.tables import Kind, Phase, edges, encode_tags, joins, phase_is, steps
+from orchestra.store.tables import Kind, Phase, edges, encode_tags, flow_runs, joins, phase_is, steps
 
 T = TypeVar("T")
 
@@ -77,6 +78,8 @@ class NewStep:
     tags: tuple[str, ...] = ()
     #: None: still to be done.
     ending: Ending | None = None
+    #: The hooks that its ending calls for.
+    debt: Debt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,14 @@ def inputs_of(database: Database, run_id: str, run_attempt: int, keys: Sequence[
     return found
 
 
+def latest(database: Database, run_id: str, step_key: str) -> StepRecord | None:
+    """A step as it stands in its run's present attempt, with its result; None where it is not there (yet)."""
+    attempt = database.read(
+        lambda connection: connection.scalar(sa.select(flow_runs.c.run_attempt).where(flow_runs.c.id == run_id))
+    )
+    return None if attempt is None else inputs_of(database, run_id, attempt, [step_key]).get(step_key)
+
+
 def record(
     database: Database, claim: Claim, new: Sequence[NewStep], *, window: Callable[[str], int], dispatched: bool = False
 ) -> list[Announcement]:
@@ -231,6 +242,7 @@ def _is_lone_ending(database: Database, claim: Claim, new: Sequence[NewStep]) ->
         and claim.run_attempt == 1
         and first.ending is not None
         and first.ending.blob is None
+        and first.debt is None
     )
 
 
@@ -281,6 +293,8 @@ def write(
         _set_aside(connection, claim, [step.key for step in new])
     _INSERT.many(connection, rows)
     _insert_joins(connection, run_id, run_attempt, plan)
+    if debts := [step.debt for step in new if step.debt is not None]:
+        owe(connection, debts)
     return of_steps(announced)
 
 
@@ -386,7 +400,11 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
         return open_row | {"phase": Phase.WAITING.value, "state_type": "RUNNING", "state_name": "Running"}
     due_at = moment + step.delay
     scheduled = step.delay > 0
-    names = {Kind.SLEEP: ("RUNNING", "Sleeping"), Kind.PAUSE: ("PAUSED", "Paused")}
+    names = {
+        Kind.SLEEP: ("RUNNING", "Sleeping"),
+        Kind.PAUSE: ("PAUSED", "Paused"),
+        Kind.INPUT: ("RUNNING", "Receiving"),
+    }
     retrying = ("SCHEDULED", "AwaitingRetry") if step.attempt > 1 else ("SCHEDULED", "Scheduled")
     state_type, state_name = names.get(step.kind, retrying if scheduled else ("PENDING", "Pending"))
     return open_row | {

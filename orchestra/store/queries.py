@@ -18,6 +18,7 @@ from orchestra import clock, serializers
 from orchestra.errors import FlowRunNotFound, TaskRunNotFound
 from orchestra.states import StateType
 from orchestra.store.database import Database, instant
+from orchestra.store.interventions import OpenPause, labels, read_pauses
 from orchestra.store.tables import (
     Kind,
     Phase,
@@ -27,6 +28,7 @@ from orchestra.store.tables import (
     has_tag,
     is_tagged,
     leaders,
+    owed_hooks,
     phase_is,
     states,
     steps,
@@ -117,6 +119,36 @@ class FlowRun:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseRecord:
+    """A pause that a run waits at, and what it asks for."""
+
+    #: By which `resume` may name it.
+    key: str
+    description: str | None
+    #: JSON schema of the input; None: it is only to be resumed.
+    schema: dict[str, Any] | None
+    #: Why the input before was refused.
+    refused: str | None
+    since: datetime | None
+    #: When it is given up.
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwedHooksRecord:
+    """State hooks of a run, or of one of its steps, that have not run to their end."""
+
+    #: None: the flow run's own.
+    step_key: str | None
+    #: The state that they are told of.
+    state_name: str
+    #: Who runs them now.
+    worker: str | None
+    #: Why they wait, where no worker has their code.
+    waits_for: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class FlowRunDetails:
     """A flow run with what only its own page shows."""
 
@@ -129,6 +161,9 @@ class FlowRunDetails:
     worker: str | None
     lease_until: datetime | None
     lapses: int
+    #: What it waits for people to do.
+    pauses: tuple[PauseRecord, ...]
+    owed_hooks: tuple[OwedHooksRecord, ...]
     states: tuple[StateRecord, ...]
 
 
@@ -260,14 +295,17 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         FlowRunNotFound: There is none with this id.
     """
 
-    def look(conn: Connection) -> tuple[RowMapping, tuple[StateRecord, ...]]:
+    def look(
+        conn: Connection,
+    ) -> tuple[RowMapping, list[OpenPause], tuple[OwedHooksRecord, ...], tuple[StateRecord, ...]]:
         query = select_runs(flow_runs.c.result, flow_runs.c.outcome).where(flow_runs.c.id == flow_run_id)
         row = conn.execute(query).mappings().one_or_none()
         if row is None:
             raise FlowRunNotFound(flow_run_id)
-        return row, _history(conn, flow_run_id, None)
+        pauses = [] if row["phase"] == Phase.DONE else read_pauses(conn, flow_run_id, row["run_attempt"])
+        return row, pauses, _owed_hooks(conn, flow_run_id), _history(conn, flow_run_id, None)
 
-    row, history = db.read(look)
+    row, pauses, owed, history = db.read(look)
     return FlowRunDetails(
         run=flow_run_of(row),
         result=_result(row),
@@ -277,8 +315,29 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         worker=row["owner"] if row["phase"] == Phase.CLAIMED else None,
         lease_until=clock.to_datetime(row["lease_until"]) if row["phase"] == Phase.CLAIMED else None,
         lapses=row["lapses"],
+        pauses=tuple(_pause(pause, labels(pauses)[pause.step_key]) for pause in pauses),
+        owed_hooks=owed,
         states=history,
     )
+
+
+def _owed_hooks(conn: Connection, flow_run_id: str) -> tuple[OwedHooksRecord, ...]:
+    query = select(owed_hooks).where(owed_hooks.c.run_id == flow_run_id).order_by(owed_hooks.c.step_key)
+    return tuple(
+        OwedHooksRecord(
+            row.step_key or None,
+            row.state_name,
+            row.owner if row.phase == Phase.CLAIMED else None,
+            row.waits_for,
+        )
+        for row in conn.execute(query)
+    )
+
+
+def _pause(pause: OpenPause, label: str) -> PauseRecord:
+    asked = pause.question
+    since, until = clock.to_datetime(pause.created_at), clock.to_datetime(pause.due_at)
+    return PauseRecord(label, asked.description, asked.schema, asked.refused, since, until)
 
 
 def flow_run_state(db: Database, flow_run_id: str) -> StateRecord:

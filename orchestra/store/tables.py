@@ -64,6 +64,8 @@ class Kind(enum.StrEnum):
     SUBFLOW = "subflow"
     SLEEP = "sleep"
     PAUSE = "pause"
+    #: A wait for a message of another run.
+    INPUT = "input"
     #: Something the body saw of the outside: a clock, a state, an order of completion, a timeout.
     OBSERVATION = "observation"
 
@@ -161,6 +163,12 @@ flow_runs = Table(
     Column("streak_parks", Integer, nullable=False, server_default="0"),
     #: The body has ended so; the run is final when all submitted work is. Encoded like a result.
     Column("outcome", LargeBinary),
+    #: Whether `pass_ons` has rows of it.
+    Column("passes_on", Boolean, nullable=False, server_default=text("false")),
+    #: Whether its flow has hooks for an end, as whoever submitted it knew; null: nobody knew.
+    Column("has_hooks", Boolean),
+    #: The run attempt whose on_running hooks have run.
+    Column("hooks_attempt", Integer),
     *_claim_columns(),
     *_state_columns(),
     UniqueConstraint("flow_name", "idempotency_key"),
@@ -264,6 +272,53 @@ edges = Table(
     Index("ix_edges_target", "run_id", "run_attempt", "target_id"),
 )
 
+#: Outcomes owed to canvases of users' own: of each Celery task that a run stands for, the message that passes its
+#: outcome on. It is owed while the run is DONE and `passed_at` is null.
+pass_ons = Table(
+    "pass_ons",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    #: Celery's id of the task.
+    Column("task_id", String(LONGEST_NAME), nullable=False),
+    #: The encoded options of its signature: callbacks, chain, chord, group; null once it was passed on.
+    Column("message", LargeBinary),
+    Column("created_at", Double, nullable=False),
+    #: When to send it next; null: it was not sent yet.
+    Column("announce_at", Double),
+    #: Until when somebody passes it on.
+    Column("lease_until", Double),
+    #: When Celery had gone on.
+    Column("passed_at", Double),
+    PrimaryKeyConstraint("run_id", "task_id"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    _partial("ix_pass_ons_owed", "run_id", where="passed_at IS NULL"),
+)
+
+#: State hooks that are owed: written with the end of a run or step that has them, deleted when they have run. Whoever
+#: ended the run holds the first claim.
+owed_hooks = Table(
+    "owed_hooks",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    #: In which the run or step ended; a retry by hand may have opened another one since.
+    Column("run_attempt", Integer, nullable=False),
+    #: The step whose hooks they are; empty: the flow run's own.
+    Column("step_key", String(LONGEST_KEY), nullable=False),
+    #: Of the flow or step.
+    Column("name", String(LONGEST_NAME), nullable=False),
+    #: The state that the hooks are told of.
+    Column("state_type", String(16), nullable=False),
+    Column("state_name", String(64), nullable=False),
+    Column("state_message", Text),
+    #: How many of them have run.
+    Column("position", Integer, nullable=False, server_default="0"),
+    #: Why they wait, for people.
+    Column("waits_for", Text),
+    *_claim_columns(),
+    PrimaryKeyConstraint("run_id", "run_attempt", "step_key"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+)
+
 #: State history of flow runs (and of steps, where they had more than one state).
 states = Table(
     "states",
@@ -307,6 +362,31 @@ blobs = Table(
     Column("data", LargeBinary, nullable=False),
     Column("created_at", Double, nullable=False),
     PrimaryKeyConstraint("name", "chunk"),
+)
+
+#: Messages to flow runs, in the order of their arrival.
+flow_run_inputs = Table(
+    "flow_run_inputs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    #: The run that is to have it.
+    Column("run_id", String(36), nullable=False),
+    #: By which it is asked for, and its own.
+    Column("key_prefix", String(LONGEST_NAME), nullable=False),
+    Column("key", String(2 * LONGEST_KEY), nullable=False),
+    #: Encoded: `value`, `key` and `sender`.
+    Column("content", LargeBinary, nullable=False),
+    #: Of the step that sent it: a repeated sending changes nothing.
+    Column("token", String(2 * LONGEST_KEY)),
+    #: Who has taken it; null: it waits.
+    Column("taken_by", String(2 * LONGEST_KEY)),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("key"),
+    UniqueConstraint("token"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_flow_run_inputs_run", "run_id", "id"),
+    _partial("ix_flow_run_inputs_waiting", "run_id", "id", where="taken_by IS NULL"),
+    _partial("ix_flow_run_inputs_taken", "taken_by", where="taken_by IS NOT NULL"),
 )
 
 workers = Table(

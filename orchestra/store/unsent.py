@@ -8,9 +8,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import settings
+from orchestra.store import pass_ons
 from orchestra.store.announcements import Announcement, step_is
 from orchestra.store.database import Database, now
-from orchestra.store.tables import Phase, flow_runs, phase_is, steps
+from orchestra.store.tables import Phase, flow_runs, owed_hooks, phase_is, steps
 
 
 def owe_again(database: Database, announcements: Sequence[Announcement]) -> None:
@@ -22,6 +23,9 @@ def owe_again(database: Database, announcements: Sequence[Announcement]) -> None
 
     def work(connection: Connection) -> None:
         for announcement in announcements:
+            if announcement.kind == "pass_on":
+                pass_ons.owe_again(connection, announcement)
+                continue
             table, this = _row(announcement)
             owed = phase_is(table, Phase.READY), table.c.due_at <= now()
             connection.execute(sa.update(table).where(*this, *owed).values(**values))
@@ -30,6 +34,10 @@ def owe_again(database: Database, announcements: Sequence[Announcement]) -> None
 
 
 def _row(announcement: Announcement) -> tuple[sa.Table, tuple[sa.ColumnElement[bool], ...]]:
+    if announcement.kind == "hooks":
+        column = owed_hooks.c
+        of_run = column.run_id == announcement.run_id, column.run_attempt == announcement.run_attempt
+        return owed_hooks, (*of_run, column.step_key == announcement.step_key)
     if announcement.step_key is None:
         return flow_runs, (flow_runs.c.id == announcement.run_id,)
     return steps, step_is(announcement.run_id, announcement.run_attempt, announcement.step_key)

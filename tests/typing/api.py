@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from datetime import datetime, timedelta
 from typing import Any, assert_type
 
@@ -13,17 +13,24 @@ from orchestra import (
     allow_failure,
     as_completed,
     flow,
+    get_client,
     get_run_logger,
     now,
     once,
+    pause_flow_run,
     quote,
     random,
+    resume_flow_run,
+    suspend_flow_run,
+    tags,
     task,
     unmapped,
     wait,
 )
+from orchestra.client.schemas.objects import FlowRun, Log
 from orchestra.futures import Future, FutureList
-from orchestra.states import Completed, Failed
+from orchestra.input import RunInput, receive_input, send_input
+from orchestra.states import Completed, Failed, StateType
 
 
 @task
@@ -48,6 +55,12 @@ def count(n: int) -> Generator[int, None, None]:
 async def acount(n: int) -> AsyncGenerator[int, None]:
     """An async generator."""
     yield n
+
+
+class Approval(RunInput):
+    """What a person says."""
+
+    approved: bool
 
 
 class Scaler:
@@ -119,6 +132,11 @@ def pipeline(day: str, limit: int = 10) -> list[int]:
     assert_type(done, set[Future[int]])
     for future in as_completed([double.submit(1)]):
         assert_type(future, Future[int])
+    assert_type(pause_flow_run(), Awaitable[None])
+    assert_type(pause_flow_run(wait_for_input=Approval).approved, Any)
+    for approval in Approval.receive(timeout=None):
+        assert_type(approval, Approval)
+    assert_type(Approval.with_initial_data("May it?", approved=True), type[Approval])
     get_run_logger().info("done")
     return [1]
 
@@ -140,7 +158,27 @@ async def async_pipeline(day: datetime) -> str:
     async for page in apages(2):
         assert_type(page, str)
     assert_type(await acount(2, return_state=True), State[list[int]])
+    await suspend_flow_run()
+    await resume_flow_run("id", {"approved": True})
+    async for number in receive_input(int):
+        await send_input(number, "id")
     return "done"
+
+
+def ask() -> None:
+    """A client for plain functions."""
+    with get_client(sync_client=True) as client, tags("a", "b") as now_tagged:
+        assert_type(now_tagged, frozenset[str])
+        assert_type(client.read_flow_runs(limit=5), list[FlowRun])
+        assert_type(client.count_flow_runs(), int)
+
+
+async def ask_async() -> None:
+    """A client for coroutines."""
+    async with get_client() as client:
+        assert_type(await client.read_flow_run("an id"), FlowRun)
+        assert_type(await client.read_logs(limit=1), list[Log])
+        await client.read_flow_run()  # type: ignore[call-arg]  # arguments are checked
 
 
 @flow
@@ -178,6 +216,17 @@ assert_type(pipeline.fn("monday"), list[int])
 coroutine: Coroutine[Any, Any, str] = async_pipeline(now())
 options: Flow[[str, int], list[int]] = pipeline.with_options(retries=1)
 a_task: Task[[int], int] = double.with_options(retries=0, timeout_seconds=None)
+
+
+@pipeline.on_failure
+def page(flow: Any, flow_run: Any, state: State[Any]) -> None:
+    """A hook stays the function that it was."""
+
+
+page(pipeline, None, State(StateType.FAILED))
+double.on_completion(page)
+pipeline.with_options(on_failure=[page], on_crashed=page)
+task(on_running=[page])(len)
 
 double("text")  # type: ignore[call-overload]  # the argument is checked
 double()  # type: ignore[call-overload]  # so is that it is there

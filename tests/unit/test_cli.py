@@ -220,7 +220,7 @@ def test_a_run_is_inspected_with_its_history_and_error(broken_id: str) -> None:
 
 def test_a_run_that_is_not_there_is_one_sentence_and_a_code() -> None:
     """On stderr; stdout stays empty."""
-    for command in ("inspect", "logs", "watch", "canvas", "cancel", "pause", "resume", "retry", "delete"):
+    for command in ("inspect", "logs", "watch", "canvas", "cancel", "pause", "suspend", "resume", "retry", "delete"):
         result = orchestra("flow-run", command, "gone")
         assert (result.exit_code, result.stdout) == (3, ""), command
         assert result.stderr.startswith("Error: there is no flow run 'gone'"), command

@@ -124,7 +124,8 @@ def test_the_fixture_gives_each_test_a_database_of_its_own(tmp_path: Path) -> No
 def test_the_plugin_is_found_by_pytest_and_loads_nothing() -> None:
     """It is imported by every run of pytest where orchestra is installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (module,) = project["project"]["entry-points"]["pytest11"].values()
+    ((name, module),) = project["project"]["entry-points"]["pytest11"].items()
+    assert name == module
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
 
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout

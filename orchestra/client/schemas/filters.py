@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orchestra.states import StateType
 from orchestra.store.search import Test
+from orchestra.unbuilt import absent
 
 
 class _Part(BaseModel):
@@ -252,3 +253,13 @@ class LogFilter(_Filter):
     timestamp: LogFilterTimestamp | None = None
     flow_run_id: LogFilterFlowRunId | None = None
     task_run_id: LogFilterTaskRunId | None = None
+
+
+__getattr__ = absent(
+    __name__,
+    "deployments and work pools",
+    """
+    DeploymentFilter DeploymentFilterId DeploymentFilterName DeploymentFilterTags FlowRunFilterDeploymentId
+    WorkPoolFilter WorkPoolFilterName WorkPoolFilterType WorkQueueFilter WorkQueueFilterName
+    """,
+)
