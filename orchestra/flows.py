@@ -18,7 +18,7 @@ from orchestra.hooks import FlowHooks, HookOption, hook_options
 from orchestra.runners.base import Runner
 from orchestra.specs import FlowSpec, overridden, require_importable
 from orchestra.states import State
-from orchestra.task_runners import ThreadPoolTaskRunner
+from orchestra.task_runners import TaskRunner, task_runner_option
 from orchestra.unbuilt import absent
 
 P = ParamSpec("P")
@@ -56,8 +56,8 @@ class FlowOptions(TypedDict, total=False):
     result_storage: Any
     #: Prefect's; not there yet, and refused.
     result_serializer: Any
-    #: Who runs submitted tasks in this process.
-    task_runner: ThreadPoolTaskRunner | None
+    #: Who runs submitted tasks: one of `orchestra.task_runners`; None: threads here, Celery on a worker.
+    task_runner: TaskRunner | type[TaskRunner] | None
     #: The Celery queue its runs go to; None: as Celery routes them.
     queue: str | None
     #: The priority of its Celery messages.
@@ -287,8 +287,7 @@ def _fields(options: FlowOptions) -> dict[str, Any]:
     """The options as fields of a spec."""
     fields = spec_fields(options, FlowOptions.__annotations__, FlowSpec)
     if "task_runner" in fields:
-        runner = fields.pop("task_runner")
-        fields["max_workers"] = None if runner is None else runner.max_workers
+        fields["task_runner"] = task_runner_option(fields["task_runner"])
     hook_options(fields, "flow")
     return fields
 

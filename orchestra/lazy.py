@@ -12,6 +12,9 @@ from typing import Any
 #: What may be reached upward, and where it lives.
 DOORS = {
     "local_runner": "orchestra.engine.local:runner",
+    "processes": "orchestra.runners.processes:ProcessPool",
+    "remote_runner": "orchestra.runners.remote:RemoteRunner",
+    "remote_carrier": "orchestra.celery.dispatch:remote_carrier",
     "validate_parameters": "orchestra.engine.validation:validate",
     "serialize_parameters": "orchestra.engine.validation:serialize",
     "definitions": "orchestra.engine.definitions",

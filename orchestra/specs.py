@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from orchestra import settings
 from orchestra.callables import is_async
 from orchestra.errors import DefinitionError, NotImportable
+from orchestra.task_runners import TaskRunner
 
 #: State hooks, in the order in which they run: `hook(flow, flow_run, state)`, `hook(task, task_run, state)`.
 Hooks = tuple[Callable[..., Any], ...]
@@ -102,8 +103,8 @@ class FlowSpec:
     log_prints: bool | None = None
     #: Whether a run in this process keeps its result and, where they do not say, those of its tasks. Workers always do.
     persist_result: bool | None = None
-    #: Threads of the pool that `.submit()` uses here; None: as many as asked for at once.
-    max_workers: int | None = None
+    #: Who runs submitted tasks; None: threads of the process here, Celery on a worker.
+    task_runner: TaskRunner | None = None
     queue: str | None = None
     priority: int | None = None
     static: bool = False
@@ -120,6 +121,11 @@ class FlowSpec:
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
         return is_async(self.fn)
+
+    @property
+    def most_in_flight(self) -> int | None:
+        """How many submitted tasks of a run may be in flight at once; None: no limit."""
+        return self.task_runner.most_in_flight if self.task_runner is not None else None
 
     @property
     def max_retries(self) -> int:

@@ -121,7 +121,8 @@ def plan_static(spec: FlowSpec, parameters: dict[str, Any], new: NewRun, carryin
     route = router(spec, carrying, new.queue)
     plan = tracing.trace(spec, parameters, route, run_id=new.id, run_name=new.name, tags=new.tags)
     drawing = _Drawing(plan, new.id, carrying.app, new.queue)
-    if not drawing.may_be_sent():
+    # Celery would start all that is ready, however much the flow's task runner lets be in flight.
+    if spec.most_in_flight is not None or not drawing.may_be_sent():
         return StaticRun(Planned(plan.steps, plan.outcome, lambda queue: graph.window(carrying.slots(queue))), None)
     # All that is ready goes out at once: no row waits for a window.
     return StaticRun(Planned(plan.steps, plan.outcome, lambda queue: len(plan.steps)), drawing.led())

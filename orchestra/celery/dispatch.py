@@ -14,6 +14,7 @@ import itertools
 import logging
 import mmap
 import os
+import select
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,16 @@ from kombu.messaging import Producer
 
 from orchestra import clock
 from orchestra.celery import messages
-from orchestra.celery.apps import CONSUMER_TIMEOUTS, FLOW_TASK, HOOKS_TASK, PASS_ON_TASK, STEP_TASK, current_app
+from orchestra.celery.apps import (
+    CONSUMER_TIMEOUTS,
+    FLOW_TASK,
+    HOOKS_TASK,
+    PASS_ON_TASK,
+    STEP_TASK,
+    current_app,
+    named,
+    require_installed,
+)
 from orchestra.errors import StoreError
 from orchestra.failpoints import failpoint
 from orchestra.store import unsent, workers
@@ -56,6 +66,8 @@ _CONNECT: dict[str, Any] = {
 #: For how long an answer of Redis is waited for, in seconds: one that stands still would hold `.delay()` up for ever.
 #: With the second try, and a connection that was idle, it stays below five.
 _ANSWER = 1.5
+#: Likewise of RabbitMQ, for reading and writing.
+_AMQP_ANSWER: dict[str, Any] = {"read_timeout": _ANSWER, "write_timeout": _ANSWER}
 #: After a failure that took that long, nothing is sent for so many seconds; the rows are owed to the sweeper.
 _SLOW_FAILURE, _SILENCE = 1.0, 5.0
 
@@ -304,11 +316,16 @@ class _Producers:
             except IndexError:
                 return None
             if pid == os.getpid():
-                return producer
+                if not _was_closed(producer.connection):
+                    return producer
+                _close(producer.connection)
 
     def _make(self) -> Producer:
         options = {**self._app.conf.broker_transport_options, **_CONNECT}
-        connection = self._app.connection_for_write(connect_timeout=2, transport_options=options)
+        # No heartbeat: nobody would send it while the connection is idle, and the broker would then close it.
+        connection = self._app.connection_for_write(connect_timeout=2, transport_options=options, heartbeat=0)
+        if connection.transport.driver_type == "amqp":
+            connection.transport_options = {**_AMQP_ANSWER, **options}
         if connection.transport.driver_type == "redis":
             # Those of our own app are its consumer's, not chosen by anyone for this.
             ours = {name for name, value in CONSUMER_TIMEOUTS.items() if options.get(name) in (value, None)}
@@ -320,6 +337,12 @@ class _Producers:
         """Close the connections of idle producers."""
         while (producer := self._take()) is not None:
             _close(producer.connection)
+
+
+def _was_closed(connection: Connection) -> bool:
+    """Whether the broker has closed an idle AMQP connection, or wants to: the next message would be lost in it."""
+    socket = getattr(connection.connection, "sock", None) if connection.transport.driver_type == "amqp" else None
+    return socket is not None and bool(select.select([socket], [], [], 0)[0])
 
 
 def _close(connection: Connection) -> None:
@@ -370,6 +393,8 @@ class _Timers:
 # -- the carrier of this process ---------------------------------------------------------------------------------
 
 _carrier: CeleryCarrier | None = None
+#: Carriers of other apps, by the apps that task runners name.
+_others: dict[Celery, CeleryCarrier] = {}
 
 
 def carrier() -> CeleryCarrier:
@@ -387,6 +412,29 @@ def carrier() -> CeleryCarrier:
     return _carrier
 
 
+def remote_carrier(app: Celery | str | None) -> CeleryCarrier | None:
+    """The carrier of an app: an object, a name as Celery's `-A` takes it, or None: the one in use.
+
+    Returns:
+        None where the app runs its tasks at once, in this process (`task_always_eager`).
+
+    Raises:
+        NoBroker: There is neither an app nor a broker.
+        ConfigurationError: The app cannot be imported, or nobody installed orchestra in it.
+    """
+    found = carrier() if app is None else _carrier_of(named(app) if isinstance(app, str) else app)
+    return None if found.app.conf.task_always_eager else found
+
+
+def _carrier_of(app: Celery) -> CeleryCarrier:
+    require_installed(app, repr(app))
+    if _carrier is not None and _carrier.app is app:
+        return _carrier
+    if app not in _others:
+        _others[app] = CeleryCarrier(app)
+    return _others[app]
+
+
 def use_carrier(carrier: CeleryCarrier) -> None:
     """Make `carrier` the one of this process: a worker says which queues it consumes."""
     global _carrier
@@ -398,9 +446,11 @@ def forget() -> None:
     global _carrier
     _close_producers()
     _carrier = None
+    _others.clear()
 
 
 @atexit.register
 def _close_producers() -> None:
-    if _carrier is not None:
-        _carrier.close()
+    for each in (_carrier, *_others.values()):
+        if each is not None:
+            each.close()

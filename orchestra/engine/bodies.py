@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from orchestra import callables, clock
 from orchestra.callables import is_async
-from orchestra.engine import interrupts
+from orchestra.engine import greenlets, interrupts
 from orchestra.logging import print_capture
 
 T = TypeVar("T")
@@ -36,8 +36,8 @@ def call(
 ) -> Any:
     """Call `fn` from synchronous code and give its value; a coroutine function is run to its end.
 
-    In the main thread a body over its time is interrupted, also in a blocking call. In other threads it runs in a
-    helper thread, which is abandoned when the time is over.
+    In the main thread a body over its time is interrupted, also in a blocking call; in a greenlet at its next yield. In
+    other threads it runs in a helper thread, which is abandoned when the time is over.
 
     Args:
         timeout: Seconds the body may take from now on.
@@ -54,6 +54,9 @@ def call(
             return value_of(fn, args, kwargs)
         if interrupts.available():
             with interrupts.deadline(name_of(fn), timeout, allowed):
+                return value_of(fn, args, kwargs)
+        if greenlets.active():
+            with greenlets.deadline(name_of(fn), timeout):
                 return value_of(fn, args, kwargs)
         return _in_helper_thread(lambda: value_of(fn, args, kwargs), name_of(fn), timeout)
 
@@ -79,6 +82,8 @@ async def call_async(
 
 def run_coroutine(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end from synchronous code, in this thread unless a loop runs in it already."""
+    if greenlets.active() and not (greenlets.is_native() and not _loop_runs_here()):
+        return greenlets.natively(lambda: run_coroutine(make))
     if _loop_runs_here():
         return _in_helper_thread(lambda: run_coroutine(make), "a coroutine", None)
     with asyncio.Runner() as runner:

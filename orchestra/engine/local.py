@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 
-from orchestra import clock, identifiers, retries, settings, states
+from orchestra import clock, identifiers, lazy, retries, settings, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
 from orchestra.engine import bodies, interrupts, leases, operations, receiving, terminations
 from orchestra.engine.hooks import FlowRunHooks, running_state
@@ -28,14 +28,16 @@ from orchestra.hooks import hooks_of
 from orchestra.logging import engine_logger
 from orchestra.questions import Message, Pause, Receive
 from orchestra.results import check_parameters
+from orchestra.runners.carrier import Carrier
 from orchestra.runners.local import LocalRunner
 from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded, kept
 from orchestra.serializers import decode, encode
 from orchestra.specs import FlowSpec
 from orchestra.states import State, StateType
-from orchestra.store import local_runs
+from orchestra.store import claims, local_runs
 from orchestra.store.behind import behind
 from orchestra.store.database import database
+from orchestra.task_runners import CeleryTaskRunner, InlineTaskRunner
 
 #: For how long the end of a run waits for rows written behind, in seconds; they are written later if it is too short.
 FLUSH_PATIENCE = 10.0
@@ -315,8 +317,29 @@ class LocalFlowRun:
     def _open_attempt(self, earlier: Finished | None = None) -> LocalRunner:
         book = Recorded(self.run_id, self.run_attempt, bool(self.flow.persist_result))
         finished = Finished(earlier) if self.flow.max_retries else None
-        self.runner = LocalRunner(book, ChildFlows(self), max_workers=self.flow.max_workers, finished=finished)
+        runner = self.flow.task_runner
+        if isinstance(runner, CeleryTaskRunner):
+            carrier = lazy.load("remote_carrier")(runner.app)
+            if carrier is not None:
+                self.runner = self._open_remote(book, carrier, finished)
+                return self.runner
+            runner = InlineTaskRunner()
+        self.runner = LocalRunner(book, ChildFlows(self), task_runner=runner, finished=finished)
         return self.runner
+
+    def _open_remote(self, book: Recorded, carrier: Carrier, finished: Finished | None) -> LocalRunner:
+        lease = settings.current().lease_seconds
+        claim = claims.Claim("flow", self.run_id, self.run_attempt, None, self.owner, 1, lease, clock.monotonic())
+        made: LocalRunner = lazy.load("remote_runner")(
+            book,
+            ChildFlows(self),
+            flow=self.flow,
+            claim=claim,
+            carrier=carrier,
+            database=database(),
+            finished=finished,
+        )
+        return made
 
     def _next_attempt(self) -> None:
         if self._cancelled:
@@ -382,7 +405,10 @@ class LocalFlowRun:
         logger.log(logging.INFO if state.is_completed() else logging.ERROR, "ended %s", _described(state))
         try:
             result = kept(state.data, self.context.run_name) if self._keeps(state) else None
-            if not local_runs.finish_run(database(), self.run_id, self.owner, state, result=result):
+            remote = isinstance(self.flow.task_runner, CeleryTaskRunner)
+            if not local_runs.finish_run(
+                database(), self.run_id, self.owner, state, result=result, has_remote_steps=remote
+            ):
                 self._lost = True
                 logger.warning("the end of this run is not recorded: another process has ended or claimed it")
         except OrchestraError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestra import clock, retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
-from orchestra.engine import bodies, branches, definitions, history, interrupts, owed, tracing, unknown
+from orchestra.engine import bodies, branches, definitions, greenlets, history, interrupts, owed, tracing, unknown
 from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
@@ -111,6 +111,11 @@ class Segment:
 
     def run(self) -> State[Any] | None:
         """Carry the run on; gives its final state, or None where it did not end here."""
+        if self.flow.is_async and greenlets.active() and not greenlets.is_native():
+            return greenlets.natively(self._run_and_pay)
+        return self._run_and_pay()
+
+    def _run_and_pay(self) -> State[Any] | None:
         final = self._run()
         if self.hooks is not None:
             # Outside of the claim on the run, which is over.

@@ -34,7 +34,7 @@ from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import State, StateDetails
-from orchestra.store import claims, settle
+from orchestra.store import claims, in_flight, settle
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.journal import Ending
@@ -174,7 +174,10 @@ class _Step:
         self._window(self.row["queue"] or "")
         debt = None if task is None else self._debt(task, ending)
         asked_at = clock.monotonic()
-        announcements = settle.complete(self.database, self.claim, ending, window=self._window, debt=debt)
+        bounded = in_flight.is_bounded(self.row["wave"])
+        announcements = settle.complete(
+            self.database, self.claim, ending, window=self._window, debt=debt, bounded=bounded
+        )
         if task is not None and debt is not None:
             self.hooks = debt.claim(asked_at), self._hooks(task, final, attempt)
         failpoint("before_announce")
@@ -213,6 +216,7 @@ _FLOW_RUN = prepare(
         flow_runs.c.path,
         flow_runs.c.options,
         flow_runs.c.entrypoint,
+        flow_runs.c.runner,
         flow_runs.c.parent_run_id,
         flow_runs.c.root_run_id,
         flow_runs.c.start_time,
@@ -241,6 +245,9 @@ def _run_row(database: Database, run_id: str) -> Any:
 
 
 def _flow_of(row: Any) -> FlowSpec:
+    if row.path.startswith("__main__:") and row.runner == "local":
+        # The script is another process's to run: loading it here would run it, where it has no `__main__` part.
+        return unknown.unknown_flow(row.path, row.flow_name)
     try:
         return definitions.load_flow(row.path, row.entrypoint, row.options)
     except DefinitionNotFound:

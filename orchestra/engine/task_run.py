@@ -28,6 +28,9 @@ IN_PLACE = 1.0
 #: What a body may raise to fail its task on a worker: anything. Locally Ctrl-C and `sys.exit()` end the program.
 EVERYTHING: tuple[type[BaseException], ...] = (BaseException,)
 
+#: Calls a body: `(fn, args, kwargs, *, timeout, log_prints)`, as `bodies.call`.
+CallBody = Callable[..., Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -70,6 +73,7 @@ def run_attempts(
     before_attempt: Callable[[], object] = _nothing,
     on_retry: Callable[[State[Any], float], object] = _nothing,
     contain: tuple[type[BaseException], ...] = EVERYTHING,
+    call_body: CallBody = bodies.call,
 ) -> Ended | RetryLater:
     """Run the body from attempt `context.attempt` on, until it ends well or no retry is left.
 
@@ -78,6 +82,7 @@ def run_attempts(
         before_attempt: Called before each start of the body; what it raises goes to the caller.
         on_retry: Called with the failed state and the delay before a delay is slept through.
         contain: What the body may raise to fail the attempt; orchestra's signals always pass.
+        call_body: Calls the body, here or in another process.
     """
     token = task_run_context.set(context)
     try:
@@ -85,7 +90,7 @@ def run_attempts(
             before_attempt()
             if task.on_running:
                 _now_running(context, contain).run()
-            state = _attempt(task, args, kwargs, context, contain)
+            state = _attempt(task, args, kwargs, context, contain, call_body)
             step = _next(task, context, state, longest_sleep, on_retry)
             if not isinstance(step, float):
                 return step
@@ -134,11 +139,10 @@ def _attempt(
     kwargs: dict[str, Any],
     context: TaskRunContext,
     contain: tuple[type[BaseException], ...],
+    call_body: CallBody,
 ) -> State[Any]:
     try:
-        return task_state(
-            bodies.call(task.fn, args, kwargs, timeout=task.timeout_seconds, log_prints=context.log_prints)
-        )
+        return task_state(call_body(task.fn, args, kwargs, timeout=task.timeout_seconds, log_prints=context.log_prints))
     except Signal:
         raise
     except contain as error:

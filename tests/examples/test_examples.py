@@ -171,3 +171,10 @@ def test_every_common_mistake_gives_the_message_that_the_page_shows(home: Path) 
     shown = re.findall(r"^```text\n(.*?)\n```", page, re.M | re.S)
     said = re.findall(r"^[a-z_]+: (\w+: .+)$", printed, re.M)
     assert [" ".join(message.split()) for message in shown] == said
+
+
+def test_the_task_runners_example_counts_alike_everywhere(home: Path) -> None:
+    """In processes, and one by one, as its README shows."""
+    printed = run("task_runners", "primes.py", home=home)
+
+    assert "2262 primes below 20000; counted one by one: 2262" in printed
