@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orchestra import unmapped
 from orchestra.errors import IdempotencyConflict, NotImportable, ParameterBindError, ResultTimeout, UpstreamFailed
 from orchestra.handles import FlowRunHandle, TaskRunHandle
 from orchestra.store import queries, runs
@@ -48,6 +49,17 @@ def test_a_task_in_the_background_gives_its_value(start: Any) -> None:
     assert isinstance(handle, TaskRunHandle)
     assert (handle.result(timeout=30), handle.get(), handle.ready(), handle.successful()) == (5, 5, True, True)
     assert (handle.state.name, handle.state.state_details.task_run_id) == ("Completed", handle.task_run_id)
+
+
+def test_a_map_in_the_background_gives_all_values(start: Any) -> None:
+    """`deferred=True`, outside of flows: handles in the order of the elements, with `result` and `wait` for all."""
+    start()
+
+    handles = add.map([1, 2, 3], y=unmapped(10), deferred=True)
+
+    assert handles.result(timeout=30) == [11, 12, 13]
+    handles.wait(timeout=30)
+    assert [handle.state.name for handle in handles] == ["Completed"] * 3
 
 
 @ON_SQLITE
