@@ -15,7 +15,7 @@ from orchestra.engine.parameters import bind, bind_named, signature
 from orchestra.errors import DefinitionError, ReservedArgumentError
 from orchestra.retries import delay_option
 from orchestra.runners.base import Runner
-from orchestra.specs import FlowSpec, given_options, overridden, path_of, require_importable
+from orchestra.specs import FlowSpec, given_options, is_celery_task, overridden, path_of, require_importable
 from orchestra.states import State
 from orchestra.task_runners import ThreadPoolTaskRunner
 
@@ -211,6 +211,11 @@ def _spec(fn: Callable[..., Any], options: FlowOptions) -> FlowSpec:
         raise DefinitionError(f"{fn!r} is a flow already; use .with_options(...) for a copy with other options")
     if isinstance(fn, (staticmethod, classmethod)):
         raise DefinitionError("put @staticmethod or @classmethod above @flow, not below it")
+    if is_celery_task(fn):
+        raise DefinitionError(
+            "@flow takes a function, not a task of a Celery app: make a task of that, step = task(it), and call it in "
+            "a flow"
+        )
     if not callable(fn):
         raise DefinitionError(f"@flow takes a function, not {fn!r}; options go by name: @flow(retries=3)")
     if reserved := {"wait_for", "return_state"} & set(signature(fn).parameters):

@@ -23,6 +23,8 @@ DOORS = {
     "reach_broker": "orchestra.celery.reach:reach",
     "carrier": "orchestra.celery.dispatch:carrier",
     "operations": "orchestra.engine.operations",
+    "celery_task_spec": "orchestra.celery.adopted:spec_of",
+    "registered_celery_task": "orchestra.celery.adopted:registered",
     "keep_log_line": "orchestra.store.logs:keep",
     "flow_canvas": "orchestra.celery.canvas:flow_canvas",
     "entered_carrier": "orchestra.celery.canvas:Entered",

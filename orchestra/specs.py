@@ -33,6 +33,8 @@ class TaskSpec:
     queue: str | None = None
     priority: int | None = None
     lease_seconds: float | None = None
+    #: The name in its app of a Celery task that was made a task of a flow.
+    celery_name: str | None = None
     #: The fields that `with_options` has set: what a worker finds at `path` has them not.
     overrides: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -40,6 +42,11 @@ class TaskSpec:
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
         return is_async(self.fn)
+
+    @property
+    def routed_as(self) -> str:
+        """What the app's router is asked with: a Celery task's own name, else the path."""
+        return self.path if self.celery_name is None else CELERY_TASK + self.celery_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,9 @@ class FlowSpec:
 
 
 _Spec = TypeVar("_Spec", TaskSpec, FlowSpec)
+
+#: Begins the path of a Celery task that is found by its name in the app's registry. No module is called so.
+CELERY_TASK = "celery-task:"
 
 
 def overridden(spec: _Spec, fields: Mapping[str, Any]) -> _Spec:
@@ -112,6 +122,17 @@ def is_async(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
+def is_celery_task(value: Any) -> bool:
+    """Whether it is a task of a Celery app, or one of Celery's proxies, which are not looked into here.
+
+    Loads nothing: whoever has such a task has loaded Celery.
+    """
+    proxies, tasks = sys.modules.get("celery.local"), sys.modules.get("celery.app.task")
+    if proxies is not None and issubclass(type(value), proxies.Proxy):
+        return True
+    return tasks is not None and issubclass(type(value), tasks.Task)
+
+
 def path_of(fn: Callable[..., Any]) -> str:
     """`module:qualname` of a function or callable object."""
     named = fn if hasattr(fn, "__qualname__") else type(fn)
@@ -128,6 +149,8 @@ def require_importable(path: str, what: str) -> None:
         NotImportable: It lives in `__main__`, in a function or is a lambda, or something else has its name; says where
             to put it.
     """
+    if path.startswith(CELERY_TASK):
+        return
     module, _, qualname = path.partition(":")
     if module == "__main__":
         where = "`__main__` (a script or notebook)"
@@ -148,6 +171,8 @@ def _require_spec(module: str, qualname: str, what: str) -> None:
         return
     for part in qualname.split("."):
         found = getattr(found, part, None)
+    if what == "task" and is_celery_task(found):
+        return
     kind = FlowSpec if what == "flow" else TaskSpec
     if not isinstance(getattr(found, "spec", None), kind):
         raise NotImportable(

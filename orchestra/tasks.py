@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from orchestra import clock, lazy
 from orchestra.annotations import allow_failure, quote, unmapped
@@ -23,7 +23,7 @@ from orchestra.errors import (
 from orchestra.futures import Future, FutureList
 from orchestra.retries import delay_option
 from orchestra.runners.base import Runner
-from orchestra.specs import Call, TaskSpec, given_options, overridden, path_of
+from orchestra.specs import Call, TaskSpec, given_options, is_celery_task, overridden, path_of
 from orchestra.states import State
 
 P = ParamSpec("P")
@@ -64,17 +64,46 @@ class TaskOptions(TypedDict, total=False):
     lease_seconds: float | timedelta | None
 
 
+#: What of a task stands in its spec, and so is not there before a Celery task is looked into.
+_LATE = frozenset({"spec", "_is_async", "__name__", "__qualname__", "__wrapped__"})
+
+
 class Task(Generic[P, R]):
     """A function that orchestra runs, tries again, and keeps the history of."""
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:
         """Make a task of `fn`; `TaskOptions` says what can be set.
 
+        Args:
+            fn: A function, or a task of a Celery app, whose own options hold where none is given here.
+            options: See `TaskOptions`.
+
         Raises:
             DefinitionError: An unknown option, or something that is no function.
             ReservedArgumentError: A parameter of `fn` has a name that a call keeps for itself.
         """
-        self._adopt(_spec(fn, options))
+        if is_celery_task(fn):
+            # Not looked into before it is used: its app may have no configuration yet.
+            self._origin = fn, _fields(options)
+            self._bound: tuple[Any, ...] = ()
+        else:
+            self._adopt(_spec(fn, options))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What an adopted Celery task has from its first use on."""
+            origin = self.__dict__.get("_origin")
+            if origin is None or name not in _LATE:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._adopt(lazy.load("celery_task_spec")(*origin))
+            return getattr(self, name)
+
+    @property
+    def celery_task(self) -> Any:
+        """The task of a Celery app that this one was made of; None where it was made of a function."""
+        origin = self.__dict__.get("_origin")
+        return None if origin is None else origin[0]
 
     @property
     def fn(self) -> Callable[P, R]:
@@ -178,7 +207,7 @@ class Task(Generic[P, R]):
         functools.update_wrapper(self, spec.fn, updated=())
         self.spec = spec
         self._is_async = spec.is_async
-        self._bound: tuple[Any, ...] = getattr(self, "_bound", ())
+        self._bound = getattr(self, "_bound", ())
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Iterable[Any] | None) -> Call:
         args = (*self._bound, *args)
@@ -194,11 +223,14 @@ class Task(Generic[P, R]):
 
 
 @overload
-def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+def task(fn: Callable[P, R], /, **options: Unpack[TaskOptions]) -> Task[P, R]: ...
 @overload
 def task(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a task of a function: `@task`, or `@task(retries=3, …)`; `TaskOptions` says what can be set."""
+    """Make a task of a function: `@task`, or `@task(retries=3, …)`; `TaskOptions` says what can be set.
+
+    A task of a Celery app becomes one, too: `task(existing)`, or `task(existing, retries=3)`.
+    """
     if fn is None:
         return lambda fn: Task(fn, **options)
     return Task(fn, **options)

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from celery import bootsteps, signals
 
 from orchestra import clock, lazy, settings
+from orchestra.celery import flow_task
 from orchestra.celery.apps import remember_worker
 from orchestra.celery.dispatch import CeleryCarrier, StopFlag, use_carrier
 from orchestra.celery.sweeper import ENDED, READY, STOPPING, AttendantThread, Briefing
@@ -60,8 +61,12 @@ _SENDING = (
     "task_default_delivery_mode",
     "task_queues",
     "task_create_missing_queues",
+    "task_create_missing_queue_type",
+    "task_create_missing_queue_exchange_type",
     "task_queue_max_priority",
     "task_send_sent_event",
+    "task_serializer",
+    "accept_content",
 )
 
 
@@ -101,6 +106,8 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
 
     def _prepare(self, worker: Any, options: dict[str, Any]) -> None:
         definitions.import_modules(settings.current().flows)
+        if worker.time_limit or worker.soft_time_limit:
+            flow_task.lift_limits(worker.app)
         queues = _consume_wake_ups(worker.app)
         self.carrier = CeleryCarrier(worker.app, queues=queues, stop=StopFlag())
         remember_worker(worker.app)

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from orchestra import serializers
+from orchestra import lazy, serializers
 from orchestra.errors import ConfigurationError, DefinitionNotFound
-from orchestra.specs import FlowSpec, TaskSpec, overridden
+from orchestra.specs import CELERY_TASK, FlowSpec, TaskSpec, is_celery_task, overridden
 
 _Spec = TypeVar("_Spec", FlowSpec, TaskSpec)
 
@@ -98,15 +98,23 @@ def _import_named(name: str) -> ModuleType:
 
 
 def _load(path: str, kind: type[_Spec], what: str) -> _Spec:
-    where, _, qualname = path.rpartition(":")
     try:
-        found = _find(_module(where), qualname)
+        found = _at(path)
+        spec = getattr(found, "spec", None)
+        if kind is TaskSpec and not isinstance(spec, TaskSpec) and is_celery_task(found):
+            spec = lazy.load("celery_task_spec")(found)
     except (Exception, SystemExit) as error:
         raise DefinitionNotFound(path, f"{type(error).__name__}: {error}") from error
-    spec = getattr(found, "spec", None)
     if not isinstance(spec, kind):
         raise DefinitionNotFound(path, f"what stands there is no {what} but of type {type(found).__name__}")
     return spec
+
+
+def _at(path: str) -> Any:
+    if path.startswith(CELERY_TASK):
+        return lazy.load("registered_celery_task")(path.removeprefix(CELERY_TASK))
+    where, _, qualname = path.rpartition(":")
+    return _find(_module(where), qualname)
 
 
 def _find(module: ModuleType, qualname: str) -> Any:

@@ -154,7 +154,7 @@ class DurableRunner(Waiting):
 
         Gives a final state where an upstream failed, None where the call was dispatched to another queue.
         """
-        queue, priority = self.route(task.queue, task.priority, task.path)
+        queue, priority = self.route(task.queue, task.priority, task.routed_as)
         try:
             args, kwargs = _settled(call)
         except UpstreamFailed as error:
@@ -183,7 +183,7 @@ class DurableRunner(Waiting):
         """Write how an inline call ended; None where it is to be tried again later, elsewhere."""
         failpoint("after_body")
         if isinstance(outcome, RetryLater):
-            queue, priority = self.route(task.queue, task.priority, task.path)
+            queue, priority = self.route(task.queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.delay, step.attempt = outcome.delay, outcome.attempt + 1
             self._unwritten.append(step)
@@ -250,7 +250,7 @@ class DurableRunner(Waiting):
         self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))
         if self._answer(asked, inputs, upstreams=[self.key_of(future) for future, _ in found]) is None:
-            queue, priority = self.route(task.queue, task.priority, task.path)
+            queue, priority = self.route(task.queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.edges = tuple(Edge(self.key_of(future), strict) for future, strict in found)
             self._unwritten.append(step)

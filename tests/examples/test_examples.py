@@ -60,6 +60,13 @@ def test_a_flow_of_an_existing_celery_project_runs_without_celery(home: Path) ->
     assert "{'north': 500, 'south': 500, 'west': 400}" in printed
 
 
+def test_celery_tasks_of_an_existing_project_are_steps_here_too(home: Path) -> None:
+    """A flow over the app's own tasks runs without Celery's workers."""
+    printed = run("existing_celery_app", "-c", "import flows; print(flows.bill())", home=home)
+
+    assert "['north: 6.25', 'south: 6.25', 'west: 5.00']" in printed
+
+
 def test_the_canvas_example_prints_a_native_canvas(home: Path) -> None:
     """The drawn flow is a Celery signature that names its nodes."""
     printed = run("canvas", "draw.py", home=home)
