@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_a_retry_outlives_its_worker(project: dict[str, str], worker_factory: Wo
         stdout=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: "try 2" in doomed.log(), "the task to ask for another try")
+    wait_until(lambda: re.search(r"Task notes-0\S+ succeeded", doomed.log()), "the task to ask for another try")
 
     doomed.kill_group()
     heir = start(worker_factory, project, "existing,billing", concurrency=1)
