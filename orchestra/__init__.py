@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestra.annotations import allow_failure, quote, unmapped
-    from orchestra.flow_runs import pause_flow_run, resume_flow_run
+    from orchestra.client.orchestration import get_client
+    from orchestra.context import tags
+    from orchestra.flow_runs import pause_flow_run, resume_flow_run, suspend_flow_run
     from orchestra.flows import Flow, flow
     from orchestra.futures import as_completed, wait
     from orchestra.logging import disable_run_logger, get_run_logger
@@ -37,18 +39,24 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Inside a run
     "get_run_logger",
     "disable_run_logger",
+    "tags",
     "pause_flow_run",
     "resume_flow_run",
+    "suspend_flow_run",
     "sleep",
     "now",
     "once",
     "random",
     "uuid4",
+    # From outside of runs
+    "get_client",
 ]
 
 _HOMES = {
     "annotations": ("allow_failure", "quote", "unmapped"),
-    "flow_runs": ("pause_flow_run", "resume_flow_run"),
+    "client.orchestration": ("get_client",),
+    "context": ("tags",),
+    "flow_runs": ("pause_flow_run", "resume_flow_run", "suspend_flow_run"),
     "flows": ("Flow", "flow"),
     "futures": ("as_completed", "wait"),
     "logging": ("disable_run_logger", "get_run_logger"),

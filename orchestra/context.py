@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from orchestra.errors import MissingContextError
 from orchestra.runners.base import Runner
 from orchestra.specs import FlowSpec, TaskSpec
 
@@ -37,6 +40,26 @@ class FlowRunContext:
     lines: LineCounter | None = None
     depth: int = 0
 
+    @classmethod
+    def get(cls) -> FlowRunContext | None:
+        """That of the flow run whose body, or whose task's body, runs here; None outside of one."""
+        return flow_run_context.get()
+
+    @property
+    def id(self) -> str:
+        """The flow run's id."""
+        return self.run_id
+
+    @property
+    def name(self) -> str:
+        """The flow run's name."""
+        return self.run_name
+
+    @property
+    def flow_run(self) -> FlowRunContext:
+        """The run itself, by the name under which Prefect's context has it: `get_run_context().flow_run.id`."""
+        return self
+
 
 @dataclass(slots=True)
 class TaskRunContext:
@@ -55,10 +78,75 @@ class TaskRunContext:
     runner: Runner | None = None
     #: Set by a body that fails: it asks for another try after so many seconds.
     retry_delay: float | None = None
+    #: The task's own, and those in force where it was called.
+    tags: tuple[str, ...] = ()
+
+    @classmethod
+    def get(cls) -> TaskRunContext | None:
+        """That of the task run whose body runs here; None outside of one."""
+        return task_run_context.get()
+
+    @property
+    def id(self) -> str:
+        """The task run's id."""
+        return self.task_run_id
+
+    @property
+    def name(self) -> str:
+        """The task run's name."""
+        return self.task_run_name
+
+    @property
+    def run_count(self) -> int:
+        """The number of this try, 1 for the first."""
+        return self.attempt
+
+    @property
+    def task_run(self) -> TaskRunContext:
+        """The run itself, by the name under which Prefect's context has it: `get_run_context().task_run.id`."""
+        return self
 
 
 flow_run_context: ContextVar[FlowRunContext | None] = ContextVar("orchestra_flow_run", default=None)
 task_run_context: ContextVar[TaskRunContext | None] = ContextVar("orchestra_task_run", default=None)
+#: The tags in force: what `tags()` gave, and in a flow body the run's own.
+tags_context: ContextVar[frozenset[str]] = ContextVar("orchestra_tags", default=frozenset())
+
+
+@contextmanager
+def tags(*new_tags: str) -> Iterator[frozenset[str]]:
+    """Tag the flow runs and task runs that are started inside; gives all tags in force there.
+
+    Blocks nest, and their tags add up. A flow run hands its tags on to its task runs and subflow runs.
+
+    Raises:
+        TypeError: A tag is no text.
+    """
+    for tag in new_tags:
+        if not isinstance(tag, str):
+            raise TypeError(f"a tag is a text, not {tag!r}; several are given one by one: tags('daily', 'eu')")
+    token = tags_context.set(tags_context.get() | frozenset(new_tags))
+    try:
+        yield tags_context.get()
+    finally:
+        tags_context.reset(token)
+
+
+def tags_of(own: frozenset[str]) -> tuple[str, ...]:
+    """The tags of a task run that is started now: the task's own and those in force, sorted."""
+    return tuple(sorted(own | tags_context.get()))
+
+
+def get_run_context() -> FlowRunContext | TaskRunContext:
+    """The context of the task run that runs here, else of the flow run.
+
+    Raises:
+        MissingContextError: No flow or task runs here.
+    """
+    found = task_run_context.get() or flow_run_context.get()
+    if found is None:
+        raise MissingContextError("no flow or task runs here: get_run_context() works in their bodies only")
+    return found
 
 
 def current_runner() -> Runner | None:

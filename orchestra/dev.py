@@ -202,6 +202,8 @@ def _parts(
 def _environment(home: Path, url: str) -> dict[str, str]:
     current = settings.current()
     here = {"ORCHESTRA_HOME": str(home), "ORCHESTRA_BROKER_URL": url, "ORCHESTRA_FLOWS": ",".join(current.flows)}
+    if current.profile:
+        here["ORCHESTRA_PROFILE"] = current.profile
     if current.database_url:
         here["ORCHESTRA_DATABASE_URL"] = current.database_url
     return {**os.environ, **here}

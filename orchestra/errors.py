@@ -71,6 +71,32 @@ class StaticFlowError(DefinitionError):
         )
 
 
+class GraphvizNotFound(OrchestraError, ImportError):
+    """A flow cannot be drawn here: Graphviz is not installed."""
+
+    def __init__(self, missing: str) -> None:
+        super().__init__(missing)
+        self.missing = missing
+
+    def __str__(self) -> str:
+        return (
+            f"a flow is drawn by Graphviz, and {self.missing} is not installed: `pip install graphviz`, and the "
+            "program by your system's packages (`apt install graphviz`). Without it, "
+            "`orchestra flow canvas MODULE:FLOW --mermaid` prints a graph for Markdown"
+        )
+
+
+class NotThereYet(OrchestraError, ImportError):
+    """A name of Prefect's whose place is decided, and which is not built yet."""
+
+    def __init__(self, module: str, name: str, what: str) -> None:
+        super().__init__(module, name, what)
+        self.module, self.wanted, self.what = module, name, what
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.wanted} is not there yet: {self.what} will have this place in a later version"
+
+
 class ForeignThread(OrchestraError, RuntimeError):
     """Orchestra was called from a thread that a flow body started itself, so its order cannot be journaled."""
 
@@ -102,6 +128,23 @@ class ParameterBindError(ParameterError):
 
 class SignatureMismatchError(ParameterError):
     """Parameters were given that the signature has not."""
+
+
+class InvalidRunInput(OrchestraError, ValueError):
+    """What a flow run was given is not what it waits for."""
+
+    def __init__(self, what: str, *problems: str) -> None:
+        """Name the faults.
+
+        Args:
+            what: What was given, as in "the input of flow run 1234".
+            problems: What is wrong with it, each with the field that it is about.
+        """
+        super().__init__(what, *problems)
+        self.what, self.problems = what, problems
+
+    def __str__(self) -> str:
+        return f"{self.what} does not fit: {'; '.join(self.problems)}"
 
 
 class MappingLengthMismatch(OrchestraError, ValueError):
@@ -199,6 +242,25 @@ class PauseTimeout(OrchestraError, TimeoutError):
     """A paused flow run was not resumed in time."""
 
 
+class InputTimeout(OrchestraError, TimeoutError):
+    """A flow run that waited for input was sent none in time."""
+
+
+class NotSuspendable(OrchestraError, RuntimeError):
+    """A flow run that was called in a process cannot be suspended: nothing else could go on with it."""
+
+    def __init__(self, flow: str) -> None:
+        super().__init__(flow)
+        self.flow = flow
+
+    def __str__(self) -> str:
+        return (
+            f"this run of flow {self.flow!r} was called in a process, so that no worker could go on with it after it "
+            "was suspended: start it on a worker (`.delay()`, or `orchestra flow-run create`), where a suspended run "
+            "holds nothing, or wait here with pause_flow_run()"
+        )
+
+
 class NonDeterministic(OrchestraError):
     """A flow body did not ask for the steps its journal holds."""
 
@@ -243,6 +305,17 @@ class TaskRunNotFound(NotFound):
 
     def __str__(self) -> str:
         return f"there is no task run {self.task_run_id!r}; `orchestra task-run ls` lists the recent ones"
+
+
+class FlowNotFound(NotFound):
+    """There is no flow with this id or name."""
+
+    def __init__(self, flow: str) -> None:
+        super().__init__(flow)
+        self.flow = flow
+
+    def __str__(self) -> str:
+        return f"there is no flow {self.flow!r}; `orchestra flow ls` lists those that ran"
 
 
 class DefinitionNotFound(NotFound):

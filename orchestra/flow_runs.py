@@ -1,45 +1,177 @@
-"""What can be done to flow runs from Python: pause the one that runs here, resume another."""
+"""What can be done to flow runs from Python: pause or suspend the one that runs here, resume another."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable
 from datetime import timedelta
+from functools import partial
+from typing import Any, overload
 
-from orchestra import clock, lazy
+from orchestra import lazy
 from orchestra.awaitables import Done, in_coroutine
-from orchestra.context import flow_run_context, task_run_context
-from orchestra.errors import MissingContextError
+from orchestra.context import FlowRunContext, flow_run_context, task_run_context
+from orchestra.engine.branches import current_line
+from orchestra.errors import DefinitionError, MissingContextError, NotSuspendable
+from orchestra.questions import Pause, Question, wait_seconds
 
 
-def pause_flow_run(*, timeout: float | timedelta = 3600.0, key: str | None = None) -> Awaitable[None]:
+@overload
+def pause_flow_run(
+    wait_for_input: None = None,
+    timeout: float | timedelta = 3600.0,
+    poll_interval: float = 10.0,
+    key: str | None = None,
+) -> Awaitable[None]: ...
+
+
+@overload
+def pause_flow_run(
+    wait_for_input: Any,
+    timeout: float | timedelta = 3600.0,
+    poll_interval: float = 10.0,
+    key: str | None = None,
+) -> Any: ...
+
+
+def pause_flow_run(
+    wait_for_input: Any = None,
+    timeout: float | timedelta = 3600.0,
+    poll_interval: float = 10.0,
+    key: str | None = None,
+) -> Any:
     """Pause the flow run that runs here until someone resumes it; in a coroutine: `await pause_flow_run()`.
 
-    On a worker no slot is held meanwhile.
+    On a worker no slot is held meanwhile. An answer that the type refuses, though its JSON schema lets it pass, pauses
+    the run again; `orchestra flow-run inspect` shows why.
 
     Args:
+        wait_for_input: What is asked for: a `RunInput`, another pydantic model, or a type that pydantic takes as an
+            annotation. None: nothing.
         timeout: Seconds to wait for that.
-        key: The name of the pause in the run's history.
+        poll_interval: Taken for Prefect's sake; a resume is noticed sooner.
+        key: The name of the pause. Asked for again under the same name it gives the same at once.
+
+    Returns:
+        What was given, as an instance of that type; None where nothing is asked for.
 
     Raises:
         PauseTimeout: Nobody resumed it in time.
         MissingContextError: Called outside of a flow, or in a task.
+        DefinitionError: The type cannot be asked for.
     """
-    flow_run = flow_run_context.get()
-    if flow_run is None or task_run_context.get() is not None:
-        raise MissingContextError("pause_flow_run() works in a flow's own body only, not in tasks or outside of runs")
-    seconds = clock.seconds(timeout)
-    if in_coroutine():
-        return flow_run.runner.pause_async(timeout=seconds, key=key)
-    flow_run.runner.pause(timeout=seconds, key=key)
-    return Done()
+    here = _flow_run("pause_flow_run()")
+    return _wait(here, _pause(here, wait_for_input, timeout, key, "Paused"))
 
 
-def resume_flow_run(flow_run_id: str | uuid.UUID) -> None:
-    """Let a paused flow run go on.
+@overload
+def suspend_flow_run(
+    wait_for_input: None = None,
+    flow_run_id: str | uuid.UUID | None = None,
+    timeout: float | timedelta | None = 3600.0,
+    key: str | None = None,
+) -> Awaitable[None]: ...
+
+
+@overload
+def suspend_flow_run(
+    wait_for_input: Any,
+    flow_run_id: str | uuid.UUID | None = None,
+    timeout: float | timedelta | None = 3600.0,
+    key: str | None = None,
+) -> Any: ...
+
+
+def suspend_flow_run(
+    wait_for_input: Any = None,
+    flow_run_id: str | uuid.UUID | None = None,
+    timeout: float | timedelta | None = 3600.0,
+    key: str | None = None,
+) -> Any:
+    """Suspend a flow run on a worker until someone resumes it; in a coroutine: `await suspend_flow_run()`.
+
+    In the flow's own body it is a pause that is shown as Suspended. From elsewhere nothing more of the run is started;
+    what runs of it ends. Suspending a run that is suspended changes nothing.
+
+    Args:
+        wait_for_input: As of `pause_flow_run`; only in the flow's own body.
+        flow_run_id: The run to suspend; None: the one that runs here.
+        timeout: Seconds to wait; None: without an end. Only in the flow's own body.
+        key: As of `pause_flow_run`.
+
+    Returns:
+        As `pause_flow_run`.
+
+    Raises:
+        NotSuspendable: The run that runs here was called in this process; says how to run it on a worker.
+        PauseTimeout: Nobody resumed it in time.
+        MissingContextError: No `flow_run_id` is given, and no flow runs here.
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has ended, or was called in a process.
+        DefinitionError: The type cannot be asked for, or not from outside.
+    """
+    here = flow_run_context.get()
+    if flow_run_id is not None and (here is None or str(flow_run_id) != here.run_id):
+        if wait_for_input is not None:
+            raise DefinitionError("wait_for_input= is for a flow's own body: from outside nobody would get the input")
+        _act("run-suspend", lambda: lazy.load("operations").suspend(lazy.load("database")(), str(flow_run_id)))
+        return Done()
+    here = _flow_run("suspend_flow_run() without flow_run_id=")
+    if current_line.get() is None:
+        raise NotSuspendable(here.flow.name)
+    return _wait(here, _pause(here, wait_for_input, timeout, key, "Suspended"))
+
+
+def resume_flow_run(flow_run_id: str | uuid.UUID, run_input: Any = None, *, key: str | None = None) -> Awaitable[None]:
+    """Let a paused or suspended flow run go on; in a coroutine: `await resume_flow_run(…)`.
+
+    Args:
+        flow_run_id: The run.
+        run_input: What it waits for, a dictionary by field. For a type that is no model, the value, or a dictionary
+            with `value`. None: nothing, which is enough where no field is required.
+        key: The pause that is meant, where several branches of the flow wait.
 
     Raises:
         FlowRunNotFound: There is no such run.
-        IllegalTransition: It is not paused.
+        IllegalTransition: It is not paused; someone may have resumed it just before.
+        InvalidRunInput: The input does not fit; names the fields. The run waits on.
     """
-    lazy.load("operations").resume(lazy.load("database")(), str(flow_run_id))
+    _act(
+        "run-resume",
+        lambda: lazy.load("operations").resume(lazy.load("database")(), str(flow_run_id), run_input=run_input, key=key),
+    )
+    return Done()
+
+
+def _flow_run(what: str) -> FlowRunContext:
+    flow_run = flow_run_context.get()
+    if flow_run is None or task_run_context.get() is not None:
+        raise MissingContextError(f"{what} works in a flow's own body only, not in tasks or outside of runs")
+    return flow_run
+
+
+def _pause(
+    here: FlowRunContext, wait_for_input: Any, timeout: float | timedelta | None, key: str | None, state_name: str
+) -> Pause:
+    seconds = wait_seconds(timeout)
+    if wait_for_input is None:
+        return Pause(Question(key), seconds, state_name)
+    form = lazy.load("input").form_of(wait_for_input)
+    accept = partial(form.accept, key=key or "pause", flow_run_id=here.run_id)
+    return Pause(form.question(key), seconds, state_name, accept, form.lasting)
+
+
+def _wait(here: FlowRunContext, pause: Pause) -> Any:
+    if in_coroutine():
+        return here.runner.pause_async(pause)
+    value = here.runner.pause(pause)
+    return Done() if pause.accept is None else value
+
+
+def _act(name: str, act: Any) -> None:
+    """Do something to another run; in a flow's body it is a step, so that a replay does not do it again."""
+    here = flow_run_context.get()
+    if here is None or task_run_context.get() is not None:
+        act()
+    else:
+        here.runner.observe(name, act)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
-from orchestra import clock, lazy, names
+from orchestra import lazy, names
 from orchestra.context import current_runner
-from orchestra.engine.parameters import bind, bind_named, signature
-from orchestra.errors import DefinitionError, ReservedArgumentError
-from orchestra.retries import delay_option
+from orchestra.decorated import Decorated, require_function, spec_fields
+from orchestra.engine.parameters import bind, bind_named
+from orchestra.errors import DefinitionError
+from orchestra.hooks import FlowHooks, HookOption, hook_options
 from orchestra.runners.base import Runner
-from orchestra.specs import FlowSpec, given_options, is_celery_task, overridden, path_of, require_importable
+from orchestra.specs import FlowSpec, TaskSpec, is_celery_task, overridden, path_of, require_importable
 from orchestra.states import State
 from orchestra.task_runners import ThreadPoolTaskRunner
+from orchestra.unbuilt import absent
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -54,10 +54,20 @@ class FlowOptions(TypedDict, total=False):
     priority: int | None
     #: Send the whole flow as one Celery canvas.
     static: bool
+    #: Hooks, called with `(flow, flow_run, state)` when a run has come into such a state: one, or several.
+    on_completion: HookOption
+    on_failure: HookOption
+    on_cancellation: HookOption
+    on_crashed: HookOption
+    #: Called each time the function is started: at first, and for each retry.
+    on_running: HookOption
 
 
-class Flow(Generic[P, R]):
+class Flow(Decorated[P, R], FlowHooks):
     """A function whose calls are runs: recorded, retried, and on Celery carried on by any worker."""
+
+    kind = "flow"
+    spec: FlowSpec
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:
         """Make a flow of `fn`; `FlowOptions` says what can be set.
@@ -67,16 +77,6 @@ class Flow(Generic[P, R]):
             ReservedArgumentError: A parameter of `fn` has a name that a call keeps for itself.
         """
         self._adopt(_spec(fn, options))
-
-    @property
-    def fn(self) -> Callable[P, R]:
-        """The function itself, which runs without orchestra when called."""
-        return functools.partial(self.spec.fn, *self._bound) if self._bound else self.spec.fn
-
-    @property
-    def name(self) -> str:
-        """The flow's name."""
-        return self.spec.name
 
     @overload
     def __call__(
@@ -103,10 +103,10 @@ class Flow(Generic[P, R]):
         return_state, wait_for = kwargs.pop("return_state", False), kwargs.pop("wait_for", None)
         parameters = bind(self.spec.fn, (*self._bound, *args), kwargs)
         runner: Runner = current_runner() or lazy.load("local_runner")()
-        waited_for = () if wait_for is None else tuple(wait_for)
+        upstreams = () if wait_for is None else tuple(wait_for)
         if self._is_async:
-            return _awaited(runner, self.spec, parameters, waited_for, return_state)
-        state = runner.call_flow(self.spec, parameters, waited_for)
+            return _awaited(runner, self.spec, parameters, upstreams, return_state)
+        state = runner.call_flow(self.spec, parameters, upstreams)
         return state if return_state else state.result()
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -161,10 +161,22 @@ class Flow(Generic[P, R]):
         """The whole flow as a native Celery canvas; traces the body, so it is called with placeholders."""
         return lazy.load("flow_canvas")(self.spec, bind_named(self.spec.fn, parameters))
 
+    def visualize(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Draw the tasks that a call with these arguments would ask for, and show the picture.
+
+        The body is called with placeholders for results; no task runs. In a notebook the drawing is returned, elsewhere
+        it is written to a PNG file, which is opened. `orchestra flow canvas --mermaid` draws without Graphviz.
+
+        Raises:
+            GraphvizNotFound: The package `graphviz`, or the program `dot`, is not installed.
+            StaticFlowError: The body looks into a result, which is not there before a run.
+        """
+        return lazy.load("draw_flow")(self.spec, bind(self.spec.fn, (*self._bound, *args), dict(kwargs)))
+
     def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R]:
         """A copy of this flow with other options; those not named stay."""
-        made = copy.copy(self)
-        made._adopt(overridden(self.spec, _fields(options)))
+        made = self.having(overridden(self.spec, _fields(options)))
+        made._is_copy = True
         return made
 
     @overload
@@ -172,20 +184,15 @@ class Flow(Generic[P, R]):
     @overload
     def __get__(self: Flow[Concatenate[S, Q], R], instance: S, owner: type) -> Flow[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            return self
-        bound = copy.copy(self)
-        bound._bound = (instance, *self._bound)
-        return bound
+        return self if instance is None else self._bind(instance)
 
-    def __repr__(self) -> str:
-        return f"<flow {self.spec.name!r} at {self.spec.path}>"
-
-    def _adopt(self, spec: FlowSpec) -> None:
-        functools.update_wrapper(self, spec.fn, updated=())
-        self.spec = spec
-        self._is_async = spec.is_async
-        self._bound: tuple[Any, ...] = getattr(self, "_bound", ())
+    def _adopt(self, spec: FlowSpec | TaskSpec) -> None:
+        if isinstance(spec, FlowSpec) and spec.static and spec.on_running:
+            raise DefinitionError(
+                f"flow {spec.name!r} is static, so no process starts its function on a worker, and it cannot have "
+                "on_running= hooks; put what they do into a first task"
+            )
+        super()._adopt(spec)
 
 
 @overload
@@ -199,6 +206,20 @@ def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     return Flow(fn, **options)
 
 
+def load_flow_from_entrypoint(entrypoint: str) -> Flow[..., Any]:
+    """The flow at `file.py:flow` or `module:flow`. A file is loaded under its path as its name, once in a process.
+
+    Raises:
+        DefinitionNotFound: It cannot be imported here, or is no flow; says why.
+    """
+    definitions = lazy.load("definitions")
+    definitions.see_working_directory()
+    # `module.flow` as Prefect writes it, too.
+    path = entrypoint if ":" in entrypoint else ":".join(entrypoint.rpartition(".")[::2])
+    found: Flow[..., Any] = definitions.object_at(path, FlowSpec, "flow")
+    return found
+
+
 async def _awaited(
     runner: Runner, spec: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...], return_state: bool
 ) -> Any:
@@ -207,22 +228,12 @@ async def _awaited(
 
 
 def _spec(fn: Callable[..., Any], options: FlowOptions) -> FlowSpec:
-    if isinstance(fn, Flow):
-        raise DefinitionError(f"{fn!r} is a flow already; use .with_options(...) for a copy with other options")
-    if isinstance(fn, (staticmethod, classmethod)):
-        raise DefinitionError("put @staticmethod or @classmethod above @flow, not below it")
     if is_celery_task(fn):
         raise DefinitionError(
             "@flow takes a function, not a task of a Celery app: make a task of that, step = task(it), and call it in "
             "a flow"
         )
-    if not callable(fn):
-        raise DefinitionError(f"@flow takes a function, not {fn!r}; options go by name: @flow(retries=3)")
-    if reserved := {"wait_for", "return_state"} & set(signature(fn).parameters):
-        raise ReservedArgumentError(
-            f"flow function {fn!r} has a parameter named {min(reserved)!r}, which calls of a flow keep for themselves; "
-            "rename it"
-        )
+    require_function(fn, Flow)
     fields = _fields(options)
     fields.setdefault("name", names.flow_name(getattr(fn, "__name__", type(fn).__name__)))
     fields.setdefault("description", inspect.getdoc(fn) or "")
@@ -237,15 +248,12 @@ def _entrypoint(fn: Callable[..., Any], path: str) -> str | None:
 
 def _fields(options: FlowOptions) -> dict[str, Any]:
     """The options as fields of a spec."""
-    if unknown := sorted(set(options) - FlowOptions.__annotations__.keys()):
-        known = ", ".join(sorted(FlowOptions.__annotations__))
-        raise DefinitionError(f"a flow has no option {', '.join(map(repr, unknown))}; it has {known}")
-    fields = given_options(options, FlowSpec, "flow")
-    if fields.get("timeout_seconds") is not None:
-        fields["timeout_seconds"] = clock.seconds(fields["timeout_seconds"])
-    if "retry_delay_seconds" in fields:
-        fields["retry_delay_seconds"] = delay_option(fields["retry_delay_seconds"])
+    fields = spec_fields(options, FlowOptions.__annotations__, FlowSpec)
     if "task_runner" in fields:
         runner = fields.pop("task_runner")
         fields["max_workers"] = None if runner is None else runner.max_workers
+    hook_options(fields, "flow")
     return fields
+
+
+__getattr__ = absent(__name__, "deployments", "serve aserve deploy adeploy")

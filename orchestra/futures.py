@@ -117,6 +117,11 @@ class FutureList(list[Future[T]]):
         return [future.final_state().result(raise_on_failure) for future in self]
 
 
+#: Under the names that they have in Prefect.
+OrchestraFuture = Future
+OrchestraFutureList = FutureList
+
+
 def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> Iterator[Future[T]]:
     """The futures in the order in which they end.
 

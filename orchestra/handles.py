@@ -53,7 +53,7 @@ class FlowRunHandle:
         Raises:
             FlowRunNotFound: The run was deleted.
         """
-        if (runner := _durable_body()) is not None:
+        if (runner := durable_body()) is not None:
             return runner.observe("run-state", lambda: _state(runs.read(database(), self.id)))
         if self._final is None:
             row = runs.read(database(), self.id)
@@ -69,7 +69,7 @@ class FlowRunHandle:
         In a flow body a direct call of the flow is quicker to go on: this looks after a second, then less and less
         often, at last every 30 seconds.
         """
-        if (runner := _durable_body()) is not None:
+        if (runner := durable_body()) is not None:
             return self._wait_in_body(runner, timeout)
         started = clock.monotonic()
         while not (state := self.state).is_final():
@@ -129,7 +129,7 @@ class FlowRunHandle:
         Raises:
             IllegalTransition: It has ended.
         """
-        if (runner := _durable_body()) is not None:
+        if (runner := durable_body()) is not None:
             runner.observe("run-cancel", self._cancel)
         else:
             self._cancel()
@@ -140,7 +140,7 @@ class FlowRunHandle:
             self._carrier.announce(announcements)
 
 
-def _durable_body() -> Runner | None:
+def durable_body() -> Runner | None:
     """What carries out the steps of the flow body that asks; None outside of one, and where nothing is replayed."""
     here = flow_run_context.get()
     if here is None or task_run_context.get() is not None or current_line.get() is None:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from orchestra import lazy, settings
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, task_run_context
@@ -97,6 +97,41 @@ def _extras(context: FlowRunContext | TaskRunContext) -> dict[str, Any]:
         "task_run_name": context.task_run_name,
         "task_name": context.task.name,
     }
+
+
+class _Run(Protocol):
+    @property
+    def id(self) -> Any: ...
+    @property
+    def name(self) -> str: ...
+
+
+def flow_run_logger(flow_run: _Run, flow: Any = None, **extra: Any) -> RunLogger:
+    """The logger of a flow run that need not run here, as a hook has it.
+
+    Args:
+        flow_run: With the run's `id` and `name`.
+        flow: With the flow's `name`.
+        extra: Further attributes of its records.
+    """
+    found = {"flow_run_id": str(flow_run.id), "flow_run_name": flow_run.name}
+    return RunLogger(_ready(FLOW_RUNS), {**found, **({} if flow is None else {"flow_name": flow.name}), **extra})
+
+
+def task_run_logger(task_run: _Run, task: Any = None, flow_run: _Run | None = None, **extra: Any) -> RunLogger:
+    """The logger of a task run that need not run here. As `flow_run_logger` otherwise."""
+    of_run = {} if flow_run is None else {"flow_run_id": str(flow_run.id), "flow_run_name": flow_run.name}
+    if not of_run and (run_id := getattr(task_run, "flow_run_id", None)) is not None:
+        of_run = {"flow_run_id": str(run_id)}
+    own = {"task_run_id": str(task_run.id), "task_run_name": task_run.name}
+    return RunLogger(
+        _ready(TASK_RUNS), {**of_run, **own, **({} if task is None else {"task_name": task.name}), **extra}
+    )
+
+
+def get_logger(name: str | None = None) -> logging.Logger:
+    """The logger `orchestra.NAME`, else `orchestra`: one of your own code, whose lines belong to no run."""
+    return logging.getLogger(f"orchestra.{name}" if name else "orchestra")
 
 
 # -- the loggers -------------------------------------------------------------------------------------------------

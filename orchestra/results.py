@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from orchestra import settings
 from orchestra.errors import ValueTooLarge
+from orchestra.unbuilt import absent
+
+__getattr__ = absent(__name__, "result storage", "ResultStore ResultRecord ResultRecordMetadata get_result_store")
 
 
 def split(data: bytes, *, what: str = "the result") -> tuple[bytes | None, bool]:

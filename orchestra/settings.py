@@ -1,14 +1,19 @@
-"""Settings: one frozen record, and the only reader of the environment."""
+"""Settings: one frozen record, and the only reader of the environment.
+
+What the environment says counts before what the profile in use says, and that before the defaults.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from orchestra import profiles
 from orchestra.errors import ConfigurationError
 
 
@@ -21,6 +26,8 @@ class Settings:
 
     #: Where the SQLite database, the secret key and the embedded broker's files live.
     home: Path = Path("~/.orchestra")
+    #: The profile in use; empty: the active one of `profiles.toml` under `home`, if any.
+    profile: str = ""
     #: SQLAlchemy URL of the database; empty means `orchestra.db` under `home`.
     database_url: str = ""
     #: Celery broker URL of the app that orchestra builds itself.
@@ -76,21 +83,79 @@ class Settings:
         return self.database_url or f"sqlite:///{self.home_path / 'orchestra.db'}"
 
 
+#: Settings that no profile can hold, as they say where profiles are.
+NOT_IN_PROFILES = frozenset({"home", "profile"})
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"ORCHESTRA_{name.upper()}"
+
+
 def from_env(environ: Mapping[str, str]) -> Settings:
-    """Settings as the environment gives them.
+    """Settings as the environment, and the profile that it names, give them.
 
     Raises:
-        ConfigurationError: A value cannot be read as its setting's type.
+        ConfigurationError: A value cannot be read as its setting's type; there is no such profile.
     """
-    given: dict[str, Any] = {}
-    for field in fields(Settings):
-        name = f"ORCHESTRA_{field.name.upper()}"
-        if text := environ.get(name, "").strip():
-            given[field.name] = _read(name, text, field.default)
-    return Settings(**given)
+    return _found(environ).settings
 
 
-def _read(name: str, text: str, default: Any) -> Any:
+def parse(name: str, text: str) -> Any:
+    """The value of a setting given as text.
+
+    Args:
+        name: The setting's environment variable.
+
+    Raises:
+        ConfigurationError: There is no such setting; it cannot stand in a profile; the text cannot be read as it.
+    """
+    by_variable = {variable(each.name): each for each in fields(Settings)}
+    if name not in by_variable:
+        raise ConfigurationError(f"there is no setting {name!r}; `orchestra config view` lists them")
+    if by_variable[name].name in NOT_IN_PROFILES:
+        raise ConfigurationError(f"{name} says where profiles are, so none can hold it: set it in the environment")
+    return _read(name, text.strip(), by_variable[name].default)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    settings: Settings
+    #: By field: the environment variable's name, or "profile 'NAME'"; absent: the default.
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+def _found(environ: Mapping[str, str]) -> _Found:
+    given = {each.name: text for each in fields(Settings) if (text := environ.get(variable(each.name), "").strip())}
+    home = Path(given["home"]) if "home" in given else Settings().home
+    name, kept = _profile(home, _chosen_profile or given.get("profile", ""))
+    values: dict[str, Any] = {"profile": name}
+    sources: dict[str, str] = {}
+    for each in fields(Settings):
+        shown = variable(each.name)
+        if each.name in given and each.name != "profile":
+            values[each.name], sources[each.name] = _read(shown, given[each.name], each.default), shown
+        elif each.name not in NOT_IN_PROFILES and (text := kept.get(shown, "").strip()):
+            source = f"profile {name!r}"
+            values[each.name], sources[each.name] = _read(shown, text, each.default, source), source
+    if name:
+        named = variable("profile") if "profile" in given else profiles.FILE
+        sources["profile"] = "option" if _chosen_profile else named
+    return _Found(Settings(**values), sources)
+
+
+def _profile(home: Path, asked: str) -> tuple[str, Mapping[str, str]]:
+    """The name and the settings of the profile in use."""
+    try:
+        all_of_them = profiles.load(home.expanduser())
+    except RuntimeError:  # this user has no home to expand
+        all_of_them = profiles.Profiles()
+    name = asked or all_of_them.active or ""
+    return name, all_of_them.get(name) if name else {}
+
+
+def _read(name: str, text: str, default: Any, source: str = "") -> Any:
+    where = f" ({source})" if source else ""
     try:
         if isinstance(default, bool):
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
@@ -98,26 +163,50 @@ def _read(name: str, text: str, default: Any) -> Any:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         value = type(default)(text)
         if isinstance(value, int | float) and not 0 < value < float("inf"):
-            raise ConfigurationError(f"{name}={text!r} is no number above 0; mend or unset it")
+            raise ConfigurationError(f"{name}={text!r}{where} is no number above 0; mend or unset it")
         return value
     except ConfigurationError:
         raise
     except (ValueError, KeyError) as error:
         kind = type(default).__name__
-        raise ConfigurationError(f"{name}={text!r} cannot be read as {kind}; mend or unset it") from error
+        raise ConfigurationError(f"{name}={text!r}{where} cannot be read as {kind}; mend or unset it") from error
 
 
 @lru_cache(maxsize=1)
-def _from_process() -> Settings:
-    return from_env(os.environ)
+def _from_process() -> _Found:
+    return _found(os.environ)
 
 
 _override: Settings | None = None
+#: The profile that the command line names, before what the environment names.
+_chosen_profile = ""
 
 
 def current() -> Settings:
-    """The settings in force in this process; the environment is read once."""
-    return _override or _from_process()
+    """The settings in force in this process; environment and profile are read once."""
+    return _override or _from_process().settings
+
+
+def home() -> Path:
+    """The home, created if need be; asks no profile, so that a broken one can be mended.
+
+    Raises:
+        ConfigurationError: It is no folder, or cannot be created.
+    """
+    if _override is not None:
+        return _override.home_path
+    given = os.environ.get("ORCHESTRA_HOME", "").strip()
+    return (Settings(home=Path(given)) if given else Settings()).home_path
+
+
+def asked_profile() -> str:
+    """The profile that the command line or the environment names; empty: neither."""
+    return _chosen_profile or os.environ.get(variable("profile"), "").strip()
+
+
+def is_in_environment(name: str) -> bool:
+    """Whether the environment variable `name` says anything."""
+    return bool(os.environ.get(name, "").strip())
 
 
 def override(**changes: Any) -> Settings:
@@ -127,19 +216,63 @@ def override(**changes: Any) -> Settings:
     return _override
 
 
+def choose_profile(name: str) -> None:
+    """Use this profile in this process, whatever the environment names. It is looked for at the next use."""
+    global _chosen_profile
+    reset()
+    _chosen_profile = name
+
+
 def sources() -> dict[str, str]:
-    """Where each setting in force comes from, by its name: "default", an environment variable's name, or "option"."""
-    read, now = _from_process(), current()
-    found = {}
-    for field in fields(Settings):
-        name = f"ORCHESTRA_{field.name.upper()}"
-        overridden = getattr(now, field.name) != getattr(read, field.name)
-        found[field.name] = "option" if overridden else name if os.environ.get(name, "").strip() else "default"
-    return found
+    """Where each setting in force comes from, by its name.
+
+    That is an environment variable's name, "profile 'NAME'", "option" or "default".
+    """
+    found, now = _from_process(), current()
+    read = found.settings
+    return {
+        each.name: "option"
+        if getattr(now, each.name) != getattr(read, each.name)
+        else found.sources.get(each.name, "default")
+        for each in fields(Settings)
+    }
 
 
 def reset() -> None:
-    """Forget what was overridden or read, so that the environment is read again."""
-    global _override
+    """Forget what was overridden, chosen or read, so that environment and profile are read again."""
+    global _override, _chosen_profile
     _override = None
+    _chosen_profile = ""
     _from_process.cache_clear()
+
+
+#: What says where things are: within `elsewhere` none of it is the caller's.
+_PLACES = ("home", "profile", "database_url", "broker_url", "secret_key")
+
+
+@contextmanager
+def elsewhere(home: Path) -> Iterator[None]:
+    """Use another home, with neither profile, database, broker nor key of the surrounding one (tests).
+
+    It is so for processes started inside, too. What is open must be closed before and after by the caller.
+    """
+    global _override, _chosen_profile
+    names = [variable(name) for name in _PLACES]
+    before = {name: os.environ.pop(name, None) for name in names}
+    kept = (_override, _chosen_profile)
+    os.environ["ORCHESTRA_HOME"] = str(home)
+    reset()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        reset()
+        _override, _chosen_profile = kept
+
+
+def runtime_override(what: str, name: str) -> str | None:
+    """What the environment says of an attribute of `orchestra.runtime`: `ORCHESTRA__RUNTIME__FLOW_RUN__NAME`."""
+    return os.environ.get(f"ORCHESTRA__RUNTIME__{what.upper()}__{name.upper()}")

@@ -6,9 +6,25 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from orchestra.errors import DefinitionError, NotImportable
+
+#: State hooks, in the order in which they run: `hook(flow, flow_run, state)`, `hook(task, task_run, state)`.
+Hooks = tuple[Callable[..., Any], ...]
+
+
+class Decorated(Protocol):
+    """The Flow or Task that a spec belongs to."""
+
+    @property
+    def spec(self) -> Any:
+        """Its spec."""
+        ...
+
+    def having(self, spec: Any) -> Any:
+        """A copy of it with another spec."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +51,13 @@ class TaskSpec:
     lease_seconds: float | None = None
     #: The name in its app of a Celery task that was made a task of a flow.
     celery_name: str | None = None
+    on_completion: Hooks = field(default=(), compare=False)
+    on_failure: Hooks = field(default=(), compare=False)
+    on_running: Hooks = field(default=(), compare=False)
     #: The fields that `with_options` has set: what a worker finds at `path` has them not.
     overrides: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    #: What the user knows it as: handed to hooks.
+    decorated: Decorated | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_async(self) -> bool:
@@ -72,8 +93,14 @@ class FlowSpec:
     queue: str | None = None
     priority: int | None = None
     static: bool = False
+    on_completion: Hooks = field(default=(), compare=False)
+    on_failure: Hooks = field(default=(), compare=False)
+    on_cancellation: Hooks = field(default=(), compare=False)
+    on_crashed: Hooks = field(default=(), compare=False)
+    on_running: Hooks = field(default=(), compare=False)
     #: As of a task.
     overrides: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    decorated: Decorated | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_async(self) -> bool:

@@ -247,3 +247,26 @@ def aggregate(states: Iterable[State[Any]]) -> State[Any]:
             return State(kind, message=counted)
     first = next((state.data for state in bad if isinstance(state.data, BaseException)), None)
     return Failed(counted, data=first)
+
+
+def is_state(value: object) -> bool:
+    """Whether a value is a state."""
+    return isinstance(value, State)
+
+
+def get_state_exception(state: State[Any]) -> BaseException:
+    """The exception with which a run ended.
+
+    Raises:
+        ValueError: It ended well, or has not ended.
+    """
+    if not state.is_final() or state.is_completed():
+        raise ValueError(f"a run that is {state.name} has no exception")
+    found = state.result(raise_on_failure=False)
+    return found if isinstance(found, BaseException) else errors.FailedRun(state.message or state.name)
+
+
+def raise_state_exception(state: State[Any]) -> None:
+    """Raise the exception of a run that ended otherwise than well; does nothing where it completed or goes on."""
+    if state.is_final() and not state.is_completed():
+        raise get_state_exception(state)

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
-from orchestra import clock, lazy
+from orchestra import lazy
 from orchestra.annotations import allow_failure, quote, unmapped
 from orchestra.context import current_runner, flow_run_context, task_run_context
-from orchestra.engine.parameters import bind, signature
-from orchestra.errors import (
-    DefinitionError,
-    MappingLengthMismatch,
-    MappingMissingIterable,
-    MissingContextError,
-    ReservedArgumentError,
-)
+from orchestra.decorated import Decorated, require_function, spec_fields, waited_for
+from orchestra.engine.parameters import bind
+from orchestra.errors import MappingLengthMismatch, MappingMissingIterable, MissingContextError
 from orchestra.futures import Future, FutureList
-from orchestra.retries import delay_option
+from orchestra.hooks import HookOption, TaskHooks, hook_options
+from orchestra.retries import exponential_backoff as exponential_backoff
 from orchestra.runners.base import Runner
-from orchestra.specs import Call, TaskSpec, given_options, is_celery_task, overridden, path_of
+from orchestra.specs import Call, TaskSpec, is_celery_task, overridden, path_of
 from orchestra.states import State
+from orchestra.unbuilt import absent
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -62,14 +57,22 @@ class TaskOptions(TypedDict, total=False):
     priority: int | None
     #: How long a worker's claim on it holds unless renewed.
     lease_seconds: float | timedelta | None
+    #: Hooks, called with `(task, task_run, state)` when it has ended so, no retry being left: one, or several.
+    on_completion: HookOption
+    on_failure: HookOption
+    #: Called at the start of each try.
+    on_running: HookOption
 
 
 #: What of a task stands in its spec, and so is not there before a Celery task is looked into.
 _LATE = frozenset({"spec", "_is_async", "__name__", "__qualname__", "__wrapped__"})
 
 
-class Task(Generic[P, R]):
+class Task(Decorated[P, R], TaskHooks):
     """A function that orchestra runs, tries again, and keeps the history of."""
+
+    kind = "task"
+    spec: TaskSpec
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:
         """Make a task of `fn`; `TaskOptions` says what can be set.
@@ -85,7 +88,7 @@ class Task(Generic[P, R]):
         if is_celery_task(fn):
             # Not looked into before it is used: its app may have no configuration yet.
             self._origin = fn, _fields(options)
-            self._bound: tuple[Any, ...] = ()
+            self._bound, self._is_copy = (), True
         else:
             self._adopt(_spec(fn, options))
 
@@ -104,16 +107,6 @@ class Task(Generic[P, R]):
         """The task of a Celery app that this one was made of; None where it was made of a function."""
         origin = self.__dict__.get("_origin")
         return None if origin is None else origin[0]
-
-    @property
-    def fn(self) -> Callable[P, R]:
-        """The function itself, which runs without orchestra when called."""
-        return functools.partial(self.spec.fn, *self._bound) if self._bound else self.spec.fn
-
-    @property
-    def name(self) -> str:
-        """The task's name."""
-        return self.spec.name
 
     @overload
     def __call__(
@@ -179,14 +172,14 @@ class Task(Generic[P, R]):
             MappingMissingIterable: There is none.
             MissingContextError: Outside of a flow.
         """
-        runner, waited_for = self._submitter(), _waited_for(wait_for)
-        calls = [self._call(*row, waited_for) for row in _rows(args, kwargs)]
+        runner, upstreams = self._submitter(), waited_for(wait_for)
+        calls = [self._call(*row, upstreams) for row in _rows(args, kwargs)]
         return FutureList([runner.submit_task(self.spec, call) for call in calls])
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """A copy of this task with other options; those not named stay."""
-        made = copy.copy(self)
-        made._adopt(overridden(self.spec, _fields(options)))
+        made = self.having(overridden(self.spec, _fields(options)))
+        made._is_copy = True
         return made
 
     @overload
@@ -194,25 +187,12 @@ class Task(Generic[P, R]):
     @overload
     def __get__(self: Task[Concatenate[S, Q], R], instance: S, owner: type) -> Task[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            return self
-        bound = copy.copy(self)
-        bound._bound = (instance, *self._bound)
-        return bound
-
-    def __repr__(self) -> str:
-        return f"<task {self.spec.name!r} at {self.spec.path}>"
-
-    def _adopt(self, spec: TaskSpec) -> None:
-        functools.update_wrapper(self, spec.fn, updated=())
-        self.spec = spec
-        self._is_async = spec.is_async
-        self._bound = getattr(self, "_bound", ())
+        return self if instance is None else self._bind(instance)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Iterable[Any] | None) -> Call:
         args = (*self._bound, *args)
         bind(self.spec.fn, args, kwargs)
-        return Call(args, kwargs, _waited_for(wait_for))
+        return Call(args, kwargs, waited_for(wait_for))
 
     def _submitter(self) -> Runner:
         if flow_run_context.get() is None and task_run_context.get() is None:
@@ -250,27 +230,11 @@ def _runner() -> Runner:
     return plain
 
 
-def _waited_for(wait_for: Iterable[Any] | None) -> tuple[Any, ...]:
-    if wait_for is None:
-        return ()
-    return (wait_for,) if isinstance(wait_for, (Future, State, allow_failure)) else tuple(wait_for)
-
-
 # -- options -----------------------------------------------------------------------------------------------------
 
 
 def _spec(fn: Callable[..., Any], options: TaskOptions) -> TaskSpec:
-    if isinstance(fn, Task):
-        raise DefinitionError(f"{fn!r} is a task already; use .with_options(...) for a copy with other options")
-    if isinstance(fn, (staticmethod, classmethod)):
-        raise DefinitionError("put @staticmethod or @classmethod above @task, not below it")
-    if not callable(fn):
-        raise DefinitionError(f"@task takes a function, not {fn!r}; options go by name: @task(retries=3)")
-    if reserved := {"wait_for", "return_state"} & set(signature(fn).parameters):
-        raise ReservedArgumentError(
-            f"task function {fn!r} has a parameter named {min(reserved)!r}, which calls of a task keep for themselves; "
-            "rename it"
-        )
+    require_function(fn, Task)
     fields = _fields(options)
     fields.setdefault("name", getattr(fn, "__name__", type(fn).__name__))
     fields.setdefault("description", inspect.getdoc(fn) or "")
@@ -279,17 +243,10 @@ def _spec(fn: Callable[..., Any], options: TaskOptions) -> TaskSpec:
 
 def _fields(options: TaskOptions) -> dict[str, Any]:
     """The options as fields of a spec."""
-    if unknown := sorted(set(options) - TaskOptions.__annotations__.keys()):
-        known = ", ".join(sorted(TaskOptions.__annotations__))
-        raise DefinitionError(f"a task has no option {', '.join(map(repr, unknown))}; it has {known}")
-    fields = given_options(options, TaskSpec, "task")
-    for name in ("timeout_seconds", "lease_seconds"):
-        if fields.get(name) is not None:
-            fields[name] = clock.seconds(fields[name])
+    fields = spec_fields(options, TaskOptions.__annotations__, TaskSpec)
     if "tags" in fields:
         fields["tags"] = frozenset(fields["tags"] or ())
-    if "retry_delay_seconds" in fields:
-        fields["retry_delay_seconds"] = delay_option(fields["retry_delay_seconds"])
+    hook_options(fields, "task")
     return fields
 
 
@@ -333,3 +290,6 @@ def _elements(value: Any) -> Sequence[Any]:
         if not hasattr(value, "__iter__"):
             raise MappingMissingIterable(f"a future given to .map() has the value {value!r}, which is not iterable")
     return value if isinstance(value, (list, tuple)) else list(value)
+
+
+__getattr__ = absent(__name__, "caching", "task_input_hash")

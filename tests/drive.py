@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from orchestra import clock, serializers
+from orchestra.context import tags_context
 from orchestra.engine.heartbeat import Heart
+from orchestra.engine.owed import run_hooks
 from orchestra.engine.segment import run_segment
 from orchestra.engine.step import run_step
 from orchestra.engine.values import state_of
@@ -26,7 +28,7 @@ from orchestra.store.claims import Claim
 from orchestra.store.database import Database
 from orchestra.store.journal import StepRecord
 from orchestra.store.runs import NewRun
-from orchestra.store.tables import Phase, flow_runs, queue_marks, steps
+from orchestra.store.tables import Phase, flow_runs, owed_hooks, queue_marks, steps
 
 T = TypeVar("T")
 
@@ -77,12 +79,19 @@ class Mortal:
 
     def write(self, work: Callable[[Any], T], *, durable: bool = False, relaxed: bool = False) -> T:
         """As `Database.write`, if alive."""
+        return self._write(lambda: self._database.write(work, durable=durable, relaxed=relaxed))
+
+    def write_alone(self, work: Callable[[Any], T]) -> T:
+        """As `Database.write_alone`, if alive."""
+        return self._write(lambda: self._database.write_alone(work))
+
+    def _write(self, write: Callable[[], T]) -> T:
         self._access()
         if self.writes_left is not None:
             self.writes_left -= 1
             if self.dead and not self.after_commit:
                 raise Killed
-        done = self._database.write(work, durable=durable, relaxed=relaxed)
+        done = write()
         if self.dead:
             raise Killed
         return done
@@ -157,6 +166,7 @@ class Driver:
             parameters=serializers.encode(parameters),
             queue=spec.queue or "default",
             timeout_seconds=spec.timeout_seconds,
+            tags=sorted(tags_context.get()),
             **({"id": run_id} if run_id else {}),
         )
         created = runs.create(self.database, new)
@@ -182,6 +192,10 @@ class Driver:
             run_segment(self.workers_database, message.run_id, self.carrier, self.heart)
             return
         assert message.step_key is not None
+        if message.kind == "hooks":
+            place = message.run_id, message.run_attempt, message.step_key
+            run_hooks(self.workers_database, *place, self.carrier, self.heart)
+            return
         run_step(self.workers_database, message.run_id, message.run_attempt, message.step_key, self.carrier, self.heart)
 
     def sweep(self) -> None:
@@ -217,7 +231,7 @@ class Driver:
         """As if that much time had passed for everything that is due later, and for deadlines."""
 
         def work(connection: sa.Connection) -> None:
-            for table in (steps, flow_runs):
+            for table in (steps, flow_runs, owed_hooks):
                 for column in (table.c.due_at, table.c.announce_at):
                     later = sa.and_(table.c.phase == Phase.READY, column.is_not(None))
                     connection.execute(sa.update(table).where(later).values({column: column - seconds}))
@@ -241,7 +255,7 @@ class Driver:
     def lapse(self) -> None:
         """Let every lease lapse, as if the workers had been dead for long enough, and start new ones."""
         self.workers_database.revive()
-        for table in (steps, flow_runs):
+        for table in (steps, flow_runs, owed_hooks):
             statement = sa.update(table).where(table.c.phase == Phase.CLAIMED).values(lease_until=0.0, announce_at=0.0)
             self.database.write(lambda connection, statement=statement: connection.execute(statement).rowcount)
 

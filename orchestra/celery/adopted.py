@@ -37,6 +37,16 @@ from orchestra.specs import CELERY_TASK, TaskSpec, is_async, is_celery_task, ove
 _REQUEUE_PAUSE = 1.0
 
 
+def adopted(origin: Any) -> tasks.Task[..., Any]:
+    """A Celery task as a task of flows, without options of its own; the same one each time.
+
+    Raises:
+        DefinitionError: It is no Celery task, or one that Celery itself could not run.
+        ReservedArgumentError: A parameter has a name that a call keeps for itself.
+    """
+    return _adopted(resolved(origin))
+
+
 def spec_of(origin: Any, options: Mapping[str, Any] | None = None) -> TaskSpec:
     """A Celery task as the engine sees it.
 
@@ -246,6 +256,11 @@ def _replacing() -> Iterator[None]:
 
 
 # -- the spec ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def _adopted(task: Any) -> tasks.Task[..., Any]:
+    return tasks.Task(task)
 
 
 @cache

@@ -16,7 +16,7 @@ from orchestra.celery.embedded import read_address
 from orchestra.errors import ConfigurationError, NoBroker
 
 #: Names of orchestra's Celery tasks.
-FLOW_TASK, STEP_TASK = "orchestra.flow", "orchestra.task"
+FLOW_TASK, STEP_TASK, HOOKS_TASK = "orchestra.flow", "orchestra.task", "orchestra.hooks"
 #: Those of canvases that are applied by hand: the first and the last node, and one that only joins.
 ENTER_TASK, PASS_ON_TASK, JOIN_TASK = "orchestra.enter", "orchestra.pass_on", "orchestra.join"
 

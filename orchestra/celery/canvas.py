@@ -121,7 +121,7 @@ def plan_static(spec: FlowSpec, parameters: dict[str, Any], new: NewRun, carryin
         Exception: What the body raises of its own accord.
     """
     route = router(spec, carrying, new.queue)
-    plan = tracing.trace(spec, parameters, route, run_id=new.id, run_name=new.name)
+    plan = tracing.trace(spec, parameters, route, run_id=new.id, run_name=new.name, tags=new.tags)
     drawing = _Drawing(plan, new.id, carrying.app, new.queue)
     if not drawing.may_be_sent():
         return StaticRun(Planned(plan.steps, plan.outcome, lambda queue: graph.window(carrying.slots(queue))), None)

@@ -1,7 +1,8 @@
 """How announcements become Celery messages, and what this process's worker is.
 
-A message carries ids only: `(run)` for a flow, `(run, run attempt, step key)` for a step. Several at once go out as one
-Celery group, through one producer and, where kombu can, in one batch; `shadow` shows Flower the real names.
+A message carries ids only: `(run)` for a flow, `(run, run attempt, step key)` for a step, or for hooks. Several at
+once go out as one Celery group, through one producer and, where kombu can, in one batch; `shadow` shows Flower the real
+names.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ from kombu.entity import Queue
 from kombu.messaging import Producer
 
 from orchestra import clock
-from orchestra.celery.apps import CONSUMER_TIMEOUTS, FLOW_TASK, STEP_TASK, current_app, message_serializer
+from orchestra.celery.apps import (
+    CONSUMER_TIMEOUTS,
+    FLOW_TASK,
+    HOOKS_TASK,
+    STEP_TASK,
+    current_app,
+    message_serializer,
+)
 from orchestra.errors import ConfigurationError, StoreError
 from orchestra.failpoints import failpoint
 from orchestra.specs import CELERY_TASK
@@ -282,7 +290,8 @@ class CeleryCarrier:
 def _task_and_args(announcement: Announcement) -> tuple[str, list[Any]]:
     if announcement.kind == "flow":
         return FLOW_TASK, [announcement.run_id]
-    return STEP_TASK, [announcement.run_id, announcement.run_attempt, announcement.step_key]
+    name = HOOKS_TASK if announcement.kind == "hooks" else STEP_TASK
+    return name, [announcement.run_id, announcement.run_attempt, announcement.step_key]
 
 
 def _batch(producer: Producer) -> contextlib.AbstractContextManager[Any]:

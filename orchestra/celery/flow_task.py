@@ -1,4 +1,4 @@
-"""The two Celery tasks that carry everything: a segment of a flow run, and a step of one."""
+"""The Celery tasks that carry everything: a segment of a flow run, a step of one, and hooks that are still owed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from billiard.common import EX_SOFTWARE, TERM_SIGNAL
 from celery import Celery, Task, current_task
 
 from orchestra import lazy
-from orchestra.celery.apps import FLOW_TASK, STEP_TASK, in_pool_child, message_serializer
+from orchestra.celery.apps import FLOW_TASK, HOOKS_TASK, STEP_TASK, in_pool_child, message_serializer
 from orchestra.errors import Conflict, Signal, StoreError, Terminated
 
 logger = logging.getLogger("orchestra.worker")
@@ -56,14 +56,14 @@ class Pinned(Task):  # type: ignore[misc]  # Celery has no types
 
 
 def register(app: Celery) -> None:
-    """Register both tasks in `app`, with options of their own."""
-    app.task(name=FLOW_TASK, base=Pinned, **_PINNED)(run_flow)
-    app.task(name=STEP_TASK, base=Pinned, **_PINNED)(run_task)
+    """Register the tasks in `app`, with options of their own."""
+    for name, run in ((FLOW_TASK, run_flow), (STEP_TASK, run_task), (HOOKS_TASK, run_hooks)):
+        app.task(name=name, base=Pinned, **_PINNED)(run)
 
 
 def lift_limits(app: Celery) -> None:
     """On a worker that was started with `--time-limit` or `--soft-time-limit`."""
-    for name in (FLOW_TASK, STEP_TASK):
+    for name in (FLOW_TASK, STEP_TASK, HOOKS_TASK):
         task = app.tasks[name]
         task.time_limit = task.soft_time_limit = NO_LIMIT
 
@@ -88,6 +88,17 @@ def run_task(run_id: str, *place: Any) -> None:
         carrier = lazy.load("entered_carrier")(carrier, run_id)
     ids = (run_id, attempt[0] if attempt else 1, step_key)
     _guarded(lambda: _load("run_step", *ids, carrier=carrier), f"step {step_key!r} of flow run {run_id}")
+
+
+def run_hooks(run_id: str, run_attempt: int, step_key: str) -> None:
+    """Run the hooks of a run or step that has ended, if they are owed.
+
+    Args:
+        run_id: Of the flow run.
+        run_attempt: In which it, or the step, ended.
+        step_key: The step's; empty: the flow run's own.
+    """
+    _guarded(lambda: _load("run_hooks", run_id, run_attempt, step_key), f"the hooks of flow run {run_id}")
 
 
 def _load(door: str, *ids: Any, carrier: Any = None) -> None:

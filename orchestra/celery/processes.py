@@ -63,6 +63,7 @@ class Watch:
     def __init__(self, pid: int) -> None:
         """Watch the process `pid` and the children that it has and will have."""
         self.pid = pid
+        self._started = process_start(pid) or ""
         self._alive: set[str] = set()
         self._died: set[str] = set()
 
@@ -85,6 +86,16 @@ class Watch:
     def has_died(self, name: str) -> bool:
         """Whether the process `pid:start` was one of them, and is dead."""
         return name in self._died
+
+    def may_have_died(self, name: str) -> bool:
+        """Whether the process `pid:start` is dead and may have been one of them: it started after the worker did.
+
+        For the end of a worker that died before all of its children were seen.
+        """
+        start = name.partition(":")[2]
+        return (
+            start.isdigit() and self._started.isdigit() and int(start) >= int(self._started) and not self._lives(name)
+        )
 
     def runs(self, name: str) -> bool:
         """Whether the process `pid:start` is one of them, lives and is not stopped."""

@@ -10,12 +10,13 @@ from typing import Any
 from orchestra import clock, identifiers, names
 from orchestra.celery.canvas import StaticRun, plan_static
 from orchestra.celery.dispatch import CeleryCarrier, carrier
-from orchestra.context import flow_run_context, task_run_context
+from orchestra.context import flow_run_context, tags_context, task_run_context
 from orchestra.engine import definitions, local, run_names
 from orchestra.engine import parameters as binding
 from orchestra.engine.branches import current_line
 from orchestra.errors import MissingContextError, ParameterError
 from orchestra.handles import FlowRunHandle
+from orchestra.hooks import has_final_hooks
 from orchestra.results import check_parameters
 from orchestra.serializers import clean_text, encode
 from orchestra.specs import FlowSpec, require_importable
@@ -43,6 +44,7 @@ def submit_flow_run(
 
     Args:
         parameters: By name, defaults included.
+        tags: Beside those in force here.
         queue: Celery queue; else the decorator's, else the app's route for the flow, else its default.
         countdown: Seconds until it is due.
         eta: When it is due; a naive one is read as UTC.
@@ -65,7 +67,7 @@ def submit_flow_run(
         binding.validate(spec.fn, parameters)
     new = new_run(spec, parameters, carrying, queue, priority)
     new.idempotency_key = None if idempotency_key is None else clean_text(idempotency_key)
-    new.tags = [clean_text(tag) for tag in tags]
+    new.tags = [clean_text(tag) for tag in {*tags, *tags_context.get()}]
     new.delay, new.due_at = _when(countdown, eta)
     if name is not None:
         new.name = clean_text(name)[:LONGEST_NAME]
@@ -109,6 +111,7 @@ def new_run(
         priority=ranked,
         version=spec.version,
         timeout_seconds=spec.timeout_seconds,
+        has_hooks=has_final_hooks(spec),
     )
 
 

@@ -69,6 +69,10 @@ class Sweeper:
             self._lead_at = float("-inf")
             return LONGEST_WAIT
 
+    def hasten(self) -> None:
+        """Look for lapsed leases at the next tick; those of dead processes do not wait for the period to be over."""
+        self._sweep_at = float("-inf")
+
     def step_down(self) -> None:
         """Let another lead at once."""
         if self._is_leader:
@@ -176,16 +180,23 @@ class Attendant:
         while died and self._watch.any_alive and clock.monotonic() < end:
             select.select([], [], [], 0.05)
             self._guard(self._look_after_dead)
+        if died:
+            # Those that it forked just before, and that we never saw, end as well.
+            select.select([], [], [], _WATCH_EVERY)
+            self._guard(lambda: self._free(lambda owner: not self._watch.may_have_died(_process(owner))))
         self._guard(lambda: workers.leave(self._database, self._worker.name))
 
     def _look_after_dead(self) -> None:
         if self._watch.look():
-            freed = claims.expire_dead(self._database, self._worker.host, self._may_live, orderly=self.stopping)
-            if freed:
-                logger.warning("freed %d claims of processes that died", freed)
+            self._free(lambda owner: not self._watch.has_died(_process(owner)))
 
-    def _may_live(self, owner: str) -> bool:
-        return not self._watch.has_died(_process(owner))
+    def _free(self, may_live: Callable[[str], bool]) -> None:
+        """Let go what dead processes held, and have it announced at once."""
+        freed = claims.expire_dead(self._database, self._worker.host, may_live, orderly=self.stopping)
+        if freed:
+            logger.warning("freed %d claims of processes that died", freed)
+            self._sweeper.hasten()
+            self._sweep_at = float("-inf")
 
     def _beat(self) -> None:
         if not workers.beat(self._database, self._worker.name, stopping=self.stopping):

@@ -113,7 +113,7 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         remember_worker(worker.app)
         use_carrier(self.carrier)
         # Loaded before the pool forks: every child has it from the start, and they share the memory.
-        for door in ("run_segment", "run_step", "heart"):
+        for door in ("run_segment", "run_step", "run_hooks", "heart"):
             lazy.load(door)
         self.attending = _attending(worker, self.carrier, _row(worker, queues, options.get("autoscale")))
         self.attending.start()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import rich_click as click
 
-from orchestra import lazy
+from orchestra import lazy, settings
 from orchestra.cli import _support
 
 _COMMANDS = {
@@ -17,8 +17,11 @@ _COMMANDS = {
     "flow": "orchestra.cli.flow:flow",
     "flow-run": "orchestra.cli.flow_run:flow_run",
     "task-run": "orchestra.cli.task_run:task_run",
+    "worker": "orchestra.cli.worker:worker",
     "db": "orchestra.cli.db:db",
     "config": "orchestra.cli.config:config",
+    "profile": "orchestra.cli.profile:profile",
+    "completion": "orchestra.cli.completion:completion",
     "doctor": "orchestra.cli.doctor:doctor",
 }
 
@@ -27,8 +30,9 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 
 
 @click.group("orchestra", cls=_support.Group, lazy_commands=_COMMANDS, context_settings=_HELP)
+@click.option("--profile", metavar="NAME", help="Use the settings of this profile.")
 @click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli(ctx: click.Context, profile: str | None) -> None:
     """Flows and tasks on Celery, journaled in SQL.
 
     \b
@@ -39,6 +43,8 @@ def cli(ctx: click.Context) -> None:
       orchestra flow-run retry RUN_ID
       orchestra doctor
     """
+    if profile:
+        settings.choose_profile(profile)
     # As `celery -A proj orchestra …` the context brings Celery's app; imported, it is the one in use.
     if ctx.parent is not None and ctx.parent.params.get("app"):
         lazy.load("require_installed")(ctx.obj.app, f"-A {ctx.obj.app.main}")

@@ -53,6 +53,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (errors.ConfigurationError, ExitCode.USAGE),
     (errors.DefinitionError, ExitCode.USAGE),
     (errors.ParameterError, ExitCode.USAGE),
+    (errors.InvalidRunInput, ExitCode.USAGE),
 )
 
 
@@ -195,6 +196,13 @@ def state_options(command: F) -> F:
     return by_name(by_type(command))
 
 
+def tag_option(command: F) -> F:
+    """`--tag` of a list."""
+    return click.option(
+        "-t", "--tag", "tags", multiple=True, help="Only those with this tag; repeatable, all must be."
+    )(command)
+
+
 def _state_names(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """State names as they are written: "failed" reads as "Failed"."""
     return tuple(value[:1].upper() + value[1:] if not value.isupper() else value.capitalize() for value in values)
@@ -208,10 +216,7 @@ def parameters(pairs: Iterable[str], text: str | None) -> dict[str, Any]:
     """
     found: Any = {}
     if text:
-        try:
-            found = json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
-        except (ValueError, OSError) as error:
-            raise click.UsageError(f"--params cannot be read as JSON: {error}") from error
+        found = read_json("--params", text)
         if not isinstance(found, dict):
             raise click.UsageError('--params must be a JSON object, as \'{"day": "2026-11-22"}\'')
     for pair in pairs:
@@ -220,6 +225,18 @@ def parameters(pairs: Iterable[str], text: str | None) -> dict[str, Any]:
             raise click.UsageError(f"--param {pair!r} must read name=value, as --param day=2026-11-22")
         found[name] = _value(value)
     return dict(found)
+
+
+def read_json(option: str, text: str) -> Any:
+    """The value of an option that holds JSON, or `@` and the name of a file that does.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except (ValueError, OSError) as error:
+        raise click.UsageError(f"{option} cannot be read as JSON: {error}") from error
 
 
 def _value(text: str) -> Any:
@@ -323,8 +340,25 @@ def emit_details(record: dict[str, Any]) -> None:
     state = record["state"]
     shown = {name: value for name, value in record.items() if name != "state" and not (value == 0 and name in _COUNTS)}
     shown |= {"state_message": state.message, "result": _in_words(record["result"])}
+    if "pauses" in record:
+        shown["pauses"] = "\n".join(map(_pause_lines, record["pauses"]))
     shown["states"] = "\n".join(_state_line(each) for each in record["states"])
     emit_record(shown)
+
+
+def _pause_lines(pause: Any) -> str:
+    """A pause in words: its key and until when it waits, then what it asks for, a field a line."""
+    lines = [f"{pause.key}, until {cell(pause.until)}" + (f": {pause.description}" if pause.description else "")]
+    if pause.refused:
+        lines.append(f"  refused before: {pause.refused}")
+    schema = pause.schema or {}
+    for name, field in schema.get("properties", {}).items():
+        kind = field.get("type") or json.dumps({key: value for key, value in field.items() if key != "title"})
+        needed = ", required" if name in schema.get("required", ()) else ""
+        default = f", else {json.dumps(field['default'])}" if "default" in field else ""
+        told = f": {field['description']}" if "description" in field and "type" in field else ""
+        lines.append(f"  {name} ({kind}{needed}{default}){told}")
+    return "\n".join(lines)
 
 
 def _state_line(state: Any) -> str:

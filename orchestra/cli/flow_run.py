@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import rich_click as click
 
-from orchestra import clock, lazy
-from orchestra.cli import _drawing, _support, _watch
+from orchestra import lazy
+from orchestra.cli import _drawing, _logs, _support, _watch
 from orchestra.engine import leases, operations
 from orchestra.engine.parameters import bind_named
-from orchestra.store import logs as log_lines
 from orchestra.store import queries
 from orchestra.store.database import Database, database
-
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-#: Lines read at once.
-_PAGE = 1000
 
 
 def _runs() -> Database:
@@ -40,6 +31,7 @@ def flow_run() -> None:
 @_support.parameter_options
 @click.option("-q", "--queue", help="Celery queue; else the flow's own.")
 @click.option("--name", help="Name of the run; else two random words.")
+@click.option("-t", "--tag", "tags", multiple=True, help="Tag of the run; repeatable.")
 @click.option("--countdown", type=click.FloatRange(min=0), metavar="SECONDS", help="Start that much later.")
 @click.option("--priority", type=int, help="Celery message priority.")
 @click.option("--idempotency-key", metavar="KEY", help="The same key gives the same run, however often.")
@@ -51,6 +43,7 @@ def create(
     text: str | None,
     queue: str | None,
     name: str | None,
+    tags: tuple[str, ...],
     countdown: float | None,
     priority: int | None,
     idempotency_key: str | None,
@@ -66,7 +59,14 @@ def create(
     spec = _support.load_flow(path)
     given = bind_named(spec.fn, _support.parameters(pairs, text))
     handle = lazy.load("submit_flow_run")(
-        spec, given, queue=queue, name=name, countdown=countdown, priority=priority, idempotency_key=idempotency_key
+        spec,
+        given,
+        queue=queue,
+        name=name,
+        tags=tags,
+        countdown=countdown,
+        priority=priority,
+        idempotency_key=idempotency_key,
     )
     _support.emit(handle.id)
     if watch:
@@ -76,12 +76,14 @@ def create(
 @flow_run.command("ls")
 @click.option("--flow-name", help="Only runs of this flow.")
 @click.option("--parent", "parent_flow_run_id", metavar="ID", help="Only subflow runs of this run.")
+@_support.tag_option
 @_support.state_options
 @_support.page_options(15, "flow run")
 @_support.output_option
 def ls(
     flow_name: str | None,
     parent_flow_run_id: str | None,
+    tags: tuple[str, ...],
     state_names: tuple[str, ...],
     state_types: tuple[str, ...],
     limit: int,
@@ -103,6 +105,7 @@ def ls(
         state_types=state_types,
         state_names=state_names,
         parent_flow_run_id=parent_flow_run_id,
+        tags=tags,
     )
     if output == "json":
         _support.emit_json(page.items)
@@ -116,7 +119,7 @@ def ls(
 @click.argument("flow_run_id", metavar="ID")
 @_support.output_option
 def inspect(flow_run_id: str, output: str) -> None:
-    """Show one flow run: state, parameters, result or error, times, state history."""
+    """Show one flow run: state, parameters, result or error, times, what it waits for, state history."""
     record = _support.flat(queries.read_flow_run(_runs(), flow_run_id))
     if output == "json":
         _support.emit_json(record)
@@ -126,18 +129,15 @@ def inspect(flow_run_id: str, output: str) -> None:
 
 @flow_run.command()
 @click.argument("flow_run_id", metavar="ID")
-@click.option("--head", type=click.IntRange(min=1), metavar="N", help="Only the first N lines.")
-@click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
-@click.option("--level", type=click.Choice(_LEVELS, case_sensitive=False), help="Only lines of this level and above.")
+@_logs.options
 @click.option("--task-run", "task_run_id", metavar="ID", help="Only lines of this task run.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until the run has ended.")
 @_support.output_option
 def logs(
     flow_run_id: str,
+    task_run_id: str | None,
     head: int | None,
     tail: int | None,
     level: str | None,
-    task_run_id: str | None,
     follow: bool,
     output: str,
 ) -> None:
@@ -148,95 +148,9 @@ def logs(
       orchestra flow-run logs RUN_ID --tail 50 --follow
       orchestra flow-run logs RUN_ID --level WARNING -o json
     """
-    if head and (tail or follow):
-        raise click.UsageError("--head goes with neither --tail nor --follow")
     db = _runs()
     queries.flow_run_state(db, flow_run_id)
-    shown = _Lines(db, flow_run_id, task_run_id, logging.getLevelName(level) if level else None)
-    lines = shown.follow(tail) if follow else shown.last(tail) if tail else shown.first(head)
-    if output == "text":
-        _print_text(lines, _Names(db, flow_run_id))
-    elif follow:
-        _print_json_lines(lines)
-    else:
-        _support.emit_json([_log(line) for line in lines])
-
-
-class _Lines:
-    """The log lines that were asked for, in the order of their time."""
-
-    def __init__(self, db: Database, flow_run_id: str, task_run_id: str | None, level: int | None) -> None:
-        self._db, self._run_id, self._step_id, self._level = db, flow_run_id, task_run_id, level
-
-    def first(self, most: int | None) -> Iterator[log_lines.LogLine]:
-        """From the beginning, page by page."""
-        last, left = 0, most
-        while left is None or left > 0:
-            size = _PAGE if left is None else min(_PAGE, left)
-            page = self._read(after_id=last, limit=size)
-            yield from sorted(page, key=lambda line: line.timestamp)
-            if len(page) < size:
-                return
-            last, left = page[-1].id, None if left is None else left - size
-
-    def last(self, count: int) -> Iterator[log_lines.LogLine]:
-        """The newest `count` lines."""
-        yield from sorted(self._read(tail=count), key=lambda line: line.timestamp)
-
-    def follow(self, tail: int | None) -> Iterator[log_lines.LogLine]:
-        """New lines as they come, until the run has ended and all are given."""
-        following = log_lines.Tail(self._db, self._run_id, step_id=self._step_id, level=self._level)
-        yield from following.poll()[-tail if tail else 0 :]
-        for final in _watch.until_final(self._db, self._run_id):
-            yield from following.poll()
-            if final:
-                # Lines are written behind the outcome by up to a second.
-                time.sleep(_watch.WRITTEN_BEHIND)
-                yield from following.poll()
-
-    def _read(self, **page: int) -> list[log_lines.LogLine]:
-        return log_lines.read(self._db, self._run_id, step_id=self._step_id, level=self._level, **page)
-
-
-class _Names:
-    """Who wrote a line: the flow run, or a task run by its name."""
-
-    def __init__(self, db: Database, flow_run_id: str) -> None:
-        self._db, self._run_id = db, flow_run_id
-        self._names: dict[str, str] = {}
-
-    def of(self, line: log_lines.LogLine) -> str:
-        """The writer's name; read anew when a task run is met that was not there before."""
-        if line.step_id is None:
-            return "flow run"
-        if line.step_id not in self._names:
-            self._names = {line.step_id: line.step_id} | queries.task_run_names(self._db, self._run_id)
-        return self._names[line.step_id]
-
-
-def _print_text(lines: Iterator[log_lines.LogLine], names: _Names) -> None:
-    for line in lines:
-        moment = clock.to_datetime(line.timestamp)
-        when = moment.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if moment else ""
-        _support.emit(_support.visible(f"{when} | {line.level_name:<7} | {names.of(line)} - {line.message}"))
-
-
-def _print_json_lines(lines: Iterator[log_lines.LogLine]) -> None:
-    for line in lines:
-        _support.emit(json.dumps(_support.jsonable(_log(line))))
-
-
-def _log(line: log_lines.LogLine) -> dict[str, Any]:
-    """A log line with Prefect's field names."""
-    return {
-        "id": line.id,
-        "flow_run_id": line.run_id,
-        "task_run_id": line.step_id,
-        "name": line.logger,
-        "level": line.level,
-        "timestamp": clock.to_datetime(line.timestamp),
-        "message": line.message,
-    }
+    _logs.show(db, flow_run_id, task_run_id, head=head, tail=tail, level=level, follow=follow, output=output)
 
 
 @flow_run.command()
@@ -293,11 +207,30 @@ def pause(flow_run_ids: tuple[str, ...]) -> None:
 
 @flow_run.command()
 @_ids
-@_support.app_option
-def resume(flow_run_ids: tuple[str, ...]) -> None:
-    """Let paused flow runs go on."""
+def suspend(flow_run_ids: tuple[str, ...]) -> None:
+    """As `pause`, shown as Suspended."""
     db = _runs()
-    _each(flow_run_ids, lambda run_id: operations.resume(db, run_id), "goes on")
+    _each(flow_run_ids, lambda run_id: operations.suspend(db, run_id), "is suspended")
+
+
+@flow_run.command()
+@_ids
+@click.option("--input", "text", metavar="JSON", help="What the run waits for, as JSON, or @file.json (one run only).")
+@click.option("--key", help="The pause that is meant, where the run waits at several (`inspect` shows them).")
+@_support.app_option
+def resume(flow_run_ids: tuple[str, ...], text: str | None, key: str | None) -> None:
+    """Let paused flow runs go on; with --input, give one what it waits for.
+
+    \b
+    Examples:
+      orchestra flow-run resume RUN_ID
+      orchestra flow-run resume RUN_ID --input '{"approved": true}'
+    """
+    if len(flow_run_ids) > 1 and (text is not None or key is not None):
+        raise click.UsageError("--input and --key take one run")
+    given = None if text is None else _support.read_json("--input", text)
+    db = _runs()
+    _each(flow_run_ids, lambda run_id: operations.resume(db, run_id, run_input=given, key=key), "goes on")
 
 
 @flow_run.command()

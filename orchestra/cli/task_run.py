@@ -7,7 +7,7 @@ import sys
 
 import rich_click as click
 
-from orchestra.cli import _support
+from orchestra.cli import _logs, _support
 from orchestra.store import queries
 from orchestra.store.database import database
 from orchestra.store.tables import Kind
@@ -22,6 +22,7 @@ def task_run() -> None:
 @click.option("--flow-run", "flow_run_id", metavar="ID", help="Only those of this flow run, in order of asking.")
 @click.option("--all-attempts", is_flag=True, help="Also those of earlier attempts of that flow run.")
 @click.option("--all-steps", is_flag=True, help="Also subflows, sleeps, pauses and observations.")
+@_support.tag_option
 @_support.state_options
 @_support.page_options(15, "task run")
 @_support.output_option
@@ -29,6 +30,7 @@ def ls(
     flow_run_id: str | None,
     all_attempts: bool,
     all_steps: bool,
+    tags: tuple[str, ...],
     state_names: tuple[str, ...],
     state_types: tuple[str, ...],
     limit: int,
@@ -51,6 +53,7 @@ def ls(
         kinds=() if all_steps else (Kind.TASK,),
         state_types=state_types,
         state_names=state_names,
+        tags=tags,
     )
     if output == "json":
         _support.emit_json(page.items)
@@ -78,3 +81,20 @@ def inspect(task_run_id: str, output: str) -> None:
         _support.emit_json(record)
     else:
         _support.emit_details(record)
+
+
+@task_run.command()
+@click.argument("task_run_id", metavar="ID")
+@_logs.options
+@_support.output_option
+def logs(task_run_id: str, head: int | None, tail: int | None, level: str | None, follow: bool, output: str) -> None:
+    """Print the log lines of a task run; with --follow until its flow run has ended.
+
+    \b
+    Examples:
+      orchestra task-run logs TASK_RUN_ID --level WARNING
+      orchestra task-run logs TASK_RUN_ID --tail 50 -o json
+    """
+    db = database()
+    flow_run_id = queries.read_task_run(db, task_run_id).run.flow_run_id
+    _logs.show(db, flow_run_id, task_run_id, head=head, tail=tail, level=level, follow=follow, output=output)

@@ -76,6 +76,12 @@ def run_coroutine(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return runner.run(make())
 
 
+def is_being_cancelled() -> bool:
+    """Whether the asyncio Task around a call was cancelled; else a CancelledError was raised by the body itself."""
+    running = asyncio.current_task() if _loop_runs_here() else None
+    return running is not None and running.cancelling() > 0
+
+
 def name_of(fn: Callable[..., Any]) -> str:
     """A function's name as it stands in messages."""
     return repr(getattr(fn, "__name__", type(fn).__name__))

@@ -41,6 +41,15 @@ def load_task(path: str, options: bytes | None = None) -> TaskSpec:
     return _with(options, _load(path, TaskSpec, "task"))
 
 
+def object_at(path: str, kind: type[FlowSpec | TaskSpec], what: str) -> Any:
+    """The decorated flow or task itself, at `module:qualname` or `file.py:qualname`.
+
+    Raises:
+        DefinitionNotFound: It cannot be imported in this process; says why.
+    """
+    return _found_at(path, kind, what)
+
+
 def encoded_options(spec: FlowSpec | TaskSpec) -> bytes | None:
     """What another process needs besides the path to have this very flow or task.
 
@@ -98,16 +107,22 @@ def _import_named(name: str) -> ModuleType:
 
 
 def _load(path: str, kind: type[_Spec], what: str) -> _Spec:
+    spec: _Spec = _found_at(path, kind, what).spec
+    return spec
+
+
+def _found_at(path: str, kind: type[FlowSpec | TaskSpec], what: str) -> Any:
     try:
         found = _at(path)
         spec = getattr(found, "spec", None)
         if kind is TaskSpec and not isinstance(spec, TaskSpec) and is_celery_task(found):
-            spec = lazy.load("celery_task_spec")(found)
+            found = lazy.load("adopted_celery_task")(found)
+            spec = found.spec
     except (Exception, SystemExit) as error:
         raise DefinitionNotFound(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(spec, kind):
         raise DefinitionNotFound(path, f"what stands there is no {what} but of type {type(found).__name__}")
-    return spec
+    return found
 
 
 def _at(path: str) -> Any:

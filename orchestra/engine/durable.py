@@ -11,17 +11,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestra import clock, identifiers, names, results, serializers, states
-from orchestra.context import TaskRunContext
-from orchestra.engine import definitions
+from orchestra.context import TaskRunContext, tags_context, tags_of
+from orchestra.engine import definitions, interrupts, owed
 from orchestra.engine.arguments import find_futures, replace_futures, settled
+from orchestra.engine.asking import Asking
 from orchestra.engine.branches import Waiters
 from orchestra.engine.future import JournalFuture
+from orchestra.engine.heartbeat import Heart
 from orchestra.engine.journaled import fingerprint_of
 from orchestra.engine.parameters import bind, signature
 from orchestra.engine.run_names import flow_run_name, task_run_name
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.engine.values import decode_inputs, encode_inputs, ending_of
-from orchestra.engine.waiting import Waiting, abandoned
+from orchestra.engine.waiting import abandoned
 from orchestra.errors import (
     OrchestraError,
     SerializationError,
@@ -30,6 +32,7 @@ from orchestra.errors import (
 from orchestra.failpoints import failpoint
 from orchestra.futures import Future
 from orchestra.graph import Edge
+from orchestra.hooks import has_final_hooks, hooks_of
 from orchestra.journal import Asked
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import StepRef, clean_text
@@ -52,7 +55,7 @@ _UNCHANGING = frozenset({type(None), bool, int, float, complex, str, bytes})
 RunChild = Callable[[FlowSpec, Claimed], "State[Any] | None"]
 
 
-class DurableRunner(Waiting):
+class DurableRunner(Asking):
     """Carries out the calls of one segment of one flow run."""
 
     def __init__(
@@ -64,6 +67,7 @@ class DurableRunner(Waiting):
         records: Sequence[StepRecord],
         run_child: RunChild,
         waiters: Waiters,
+        heart: Heart,
     ) -> None:
         """Begin a segment.
 
@@ -72,9 +76,10 @@ class DurableRunner(Waiting):
             records: The journal of its run attempt.
             run_child: Runs a child run inside this segment.
             waiters: Of the event loop that the body runs in, or would run in.
+            heart: Holds the claims on the hooks of inline calls while they run.
         """
         super().__init__(database, claimed, flow, carrier, records, waiters)
-        self._run_child = run_child
+        self._run_child, self._heart = run_child, heart
 
     def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
         """Run the task inline if this worker consumes its queue, else dispatch it and wait."""
@@ -97,7 +102,7 @@ class DurableRunner(Waiting):
         outcome = run_attempts(
             task, args, kwargs, context, longest_sleep=_longest_sleep(task, inputs), before_attempt=self._before_body
         )
-        final = self._journal_inline(asked, task, inputs, outcome, start_time)
+        final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
         if final is None:
             self._wait_for_keys([asked.key])
             return self._state(asked.key)
@@ -133,7 +138,7 @@ class DurableRunner(Waiting):
             raise
         finally:
             self._inline.discard(asked.key)
-        final = self._journal_inline(asked, task, inputs, outcome, start_time)
+        final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
         if final is None:
             await self._wait_for_keys_async([asked.key])
             return self._state(asked.key)
@@ -178,7 +183,13 @@ class DurableRunner(Waiting):
         return args, kwargs, self._task_context(asked, task, args, kwargs)
 
     def _journal_inline(
-        self, asked: Asked, task: TaskSpec, inputs: bytes | None, outcome: Ended | RetryLater, start_time: float
+        self,
+        asked: Asked,
+        task: TaskSpec,
+        inputs: bytes | None,
+        context: TaskRunContext,
+        outcome: Ended | RetryLater,
+        start_time: float,
     ) -> State[Any] | None:
         """Write how an inline call ended; None where it is to be tried again later, elsewhere."""
         failpoint("after_body")
@@ -195,8 +206,31 @@ class DurableRunner(Waiting):
         step = self._new(asked, task, None, ending=ending)
         step.fingerprint = fingerprint_of(inputs)
         step.inline, step.attempt = True, outcome.attempt
+        final = self._with_details(final, asked.key)
+        if hooks_of(task, final.type):
+            self._write_with_hooks(step, task, inputs, context, final)
+        else:
+            self._write([step])
+        return final
+
+    def _write_with_hooks(
+        self, step: NewStep, task: TaskSpec, inputs: bytes | None, context: TaskRunContext, final: State[Any]
+    ) -> None:
+        """Write an ended inline call, and then run the hooks that its end calls for.
+
+        In an async body they hold the loop up: were they awaited, what cancels a branch could reach it here, and not in
+        a replay, in which they do not run.
+        """
+        assert step.ending is not None
+        queue, priority = self.route(task.queue, task.priority, task.routed_as)
+        debt = owed.task_debt(task, self.claim, step.key, step.name, queue, priority, step.ending)
+        # For whoever runs them if this process dies.
+        step.debt, step.inputs = debt, inputs
+        asked_at = clock.monotonic()
         self._write([step])
-        return self._with_details(final, asked.key)
+        if debt is not None:
+            hooks = owed.task_hooks(context, final, step.ending.start_time)
+            owed.pay(self.database, self._heart, debt.claim(asked_at), hooks)
 
     def _abandon_inline(self, asked: Asked, task: TaskSpec, inputs: bytes | None) -> None:
         """Keep that the branch of an inline call was cancelled while its body ran: so it is in a replay."""
@@ -213,7 +247,9 @@ class DurableRunner(Waiting):
         started = self._begin_unjournaled(task, call)
         if isinstance(started, State):
             return started
-        return run_attempts(task, *started, before_attempt=self._before_body).state
+        state = run_attempts(task, *started, before_attempt=self._before_body).state
+        _run_unowed(started[2], state)
+        return state
 
     async def _call_unjournaled_async(self, task: TaskSpec, call: Call) -> State[Any]:
         self.check(task.name)
@@ -221,7 +257,9 @@ class DurableRunner(Waiting):
         started = self._begin_unjournaled(task, call)
         if isinstance(started, State):
             return started
-        return (await run_attempts_async(task, *started, before_attempt=self._before_body)).state
+        state = (await run_attempts_async(task, *started, before_attempt=self._before_body)).state
+        _run_unowed(started[2], state)
+        return state
 
     def _begin_unjournaled(
         self, task: TaskSpec, call: Call
@@ -323,12 +361,14 @@ class DurableRunner(Waiting):
             queue=queue,
             priority=priority,
             version=flow.version,
+            tags=[clean_text(tag) for tag in sorted(tags_context.get())],
             timeout_seconds=flow.timeout_seconds,
             parent_run_id=self.claim.run_id,
             parent_attempt=self.claim.run_attempt,
             parent_step_key=asked.key,
             root_run_id=self.row["root_run_id"],
             depth=self.row["depth"] + 1,
+            has_hooks=has_final_hooks(flow),
         )
 
     def _write_child(self, step: NewStep, child: NewRun, inline: bool) -> Claimed | None:
@@ -388,6 +428,7 @@ class DurableRunner(Waiting):
             idempotency_key=identifiers.idempotency_key(run_id, asked.key),
             parameters=parameters,
             log_prints=self.context.log_prints if task.log_prints is None else task.log_prints,
+            tags=tags_of(task.tags),
         )
 
     def _new(
@@ -414,8 +455,16 @@ class DurableRunner(Waiting):
             queue=queue,
             priority=priority,
             lease_seconds=task.lease_seconds,
+            tags=tags_of(task.tags),
             ending=ending,
         )
+
+
+def _run_unowed(context: TaskRunContext, state: State[Any]) -> None:
+    """Run the hooks of a call that is not journaled: they run each time that it does."""
+    if hooks_of(context.task, state.type):
+        with interrupts.shielded():
+            owed.task_hooks(context, state, None).run()
 
 
 def _longest_sleep(task: TaskSpec, inputs: bytes | None) -> float:

@@ -17,17 +17,20 @@ from functools import wraps
 from typing import Any
 
 from orchestra import clock, identifiers, retries, settings, states
-from orchestra.context import FlowRunContext, flow_run_context, task_run_context
-from orchestra.engine import bodies, interrupts, leases
+from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
+from orchestra.engine import bodies, interrupts, leases, operations, receiving, terminations
+from orchestra.engine.hooks import FlowRunHooks, running_state
 from orchestra.engine.outcomes import flow_state
 from orchestra.engine.parameters import call_with, validate
 from orchestra.engine.run_names import flow_run_name
-from orchestra.errors import Cancelled, OrchestraError, ParameterError, PauseTimeout
+from orchestra.errors import Cancelled, OrchestraError, ParameterError, PauseTimeout, Terminated
+from orchestra.hooks import hooks_of
 from orchestra.logging import engine_logger
+from orchestra.questions import Message, Pause, Receive
 from orchestra.results import check_parameters
 from orchestra.runners.local import LocalRunner
 from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded
-from orchestra.serializers import encode
+from orchestra.serializers import decode, encode
 from orchestra.specs import FlowSpec
 from orchestra.states import State, StateType
 from orchestra.store import local_runs
@@ -59,14 +62,26 @@ class ChildFlows:
         """Run `flow`, whose function is a coroutine function, in the running loop."""
         return await LocalFlowRun(flow, parameters, step, self.parent).run_async()
 
-    async def pause(self, step: Step, timeout: float) -> None:
-        """Wait until the parent run is resumed.
+    async def pause(self, step: Step, pause: Pause) -> Any:
+        """Wait until the parent run is resumed; gives the answer.
 
         Raises:
-            PauseTimeout: Nobody resumed it within `timeout` seconds.
+            PauseTimeout: Nobody resumed it in time.
         """
-        if self.parent is not None:
-            await self.parent.pause(step, timeout)
+        return None if self.parent is None else await self.parent.pause(step, pause)
+
+    async def receive(self, step: Step, wanted: Receive, check: Callable[[], None]) -> Any:
+        """The next message to the parent run.
+
+        Raises:
+            InputTimeout: None came in time.
+        """
+        assert self.parent is not None
+        return await receiving.receive(database(), self.parent.run_id, wanted, step.id, check)
+
+    def send(self, message: Message) -> None:
+        """Send a message to a run."""
+        operations.send(database(), message)
 
 
 @dataclass(slots=True)
@@ -84,6 +99,8 @@ class LocalFlowRun:
     _invalid: State[Any] | None = None
     _cancelled: bool = False
     _over: bool = False
+    #: Another process has ended or claimed the run: its hooks are not ours to run.
+    _lost: bool = False
 
     @property
     def run_id(self) -> str:
@@ -92,6 +109,12 @@ class LocalFlowRun:
 
     def run(self) -> State[Any]:
         """Carry it out."""
+        with self._told_to_end(lambda: interrupts.raise_in_main(Terminated("SIGTERM"))):
+            state = self._carry_out()
+            self._run_hooks(state)
+            return state
+
+    def _carry_out(self) -> State[Any]:
         in_main = threading.current_thread() is threading.main_thread()
         try:
             with self._running(self._interrupt if in_main else _nothing):
@@ -108,6 +131,14 @@ class LocalFlowRun:
         """Carry it out in the running loop."""
         loop, branch = asyncio.get_running_loop(), asyncio.current_task()
         assert branch is not None
+        with self._told_to_end(lambda: loop.call_soon_threadsafe(self._interrupt_branch, branch)):
+            state = await self._carry_out_async(loop, branch)
+            if self._owes(state):
+                await self._hooks(state).run_to_end_async()
+                self._flush()
+            return state
+
+    async def _carry_out_async(self, loop: asyncio.AbstractEventLoop, branch: asyncio.Task[Any]) -> State[Any]:
         try:
             with self._running(lambda: loop.call_soon_threadsafe(self._interrupt_branch, branch)):
                 state = self._invalid or await self._attempt_async()
@@ -120,21 +151,24 @@ class LocalFlowRun:
             return self._cancelled_here()
         return self._end(state)
 
-    async def pause(self, step: Step, timeout: float) -> None:
-        """Show as Paused until `resume_flow_run`."""
+    async def pause(self, step: Step, pause: Pause) -> Any:
+        """Show as Paused until `resume_flow_run`; gives the answer."""
         book = self.runner.book
         assert isinstance(book, Recorded)
-        db, until = database(), clock.now() + timeout
-        local_runs.open_pause(db, book.pause_row(step, until))
-        local_runs.set_state(db, self.run_id, states.Paused(), run_attempt=self.run_attempt)
-        while (ended := local_runs.pause_state(db, step.id)) is None and clock.now() < until:
-            await asyncio.sleep(min(PAUSE_POLL, timeout))
-        if ended == StateType.CANCELLED:
+        db, until = database(), clock.now() + pause.timeout
+        shown = states.Paused(pause.question.refused, name=pause.state_name)
+        local_runs.open_pause(db, book.pause_row(step, until, pause.question), shown)
+        while (ended := local_runs.pause_ending(db, step.id)) is None and clock.now() < until:
+            await asyncio.sleep(min(PAUSE_POLL, pause.timeout))
+        if ended is None and not local_runs.end_pause(db, step.id):
+            # Resumed just now: whoever did so was told that it goes on.
+            ended = local_runs.pause_ending(db, step.id)
+        if ended is not None and ended[0] == StateType.CANCELLED:
             raise Cancelled("the flow run was cancelled while it was paused")
         local_runs.set_state(db, self.run_id, states.Running(), run_attempt=self.run_attempt)
-        if ended != StateType.COMPLETED:
-            local_runs.end_pause(db, step.id)
-            raise PauseTimeout(f"flow run {self.context.run_name!r} was not resumed within {timeout:g} s")
+        if ended is None or ended[0] != StateType.COMPLETED:
+            raise PauseTimeout(f"flow run {self.context.run_name!r} was not resumed within {pause.timeout:g} s")
+        return None if ended[1] is None else decode(ended[1])
 
     # -- the parts of a run --------------------------------------------------------------------------------------
 
@@ -156,7 +190,7 @@ class LocalFlowRun:
                 self._begin()
         except KeyboardInterrupt as error:
             # The row may be there already, and would be shown as running until its lease lapses.
-            self._end(states.Crashed(states.describe(error)))
+            self._crash(error)
             raise
         flow_token, task_token = flow_run_context.set(self.context), task_run_context.set(None)
         try:
@@ -168,12 +202,35 @@ class LocalFlowRun:
             self.runner.abandon()
             if self._cancelled or isinstance(error, Cancelled):
                 raise Cancelled(str(error)) from error
-            self._end(states.Crashed(states.describe(error)))
+            self._crash(error)
             raise
         finally:
             self._over = True
             task_run_context.reset(task_token)
             flow_run_context.reset(flow_token)
+
+    def _told_to_end(self, stop: Callable[[], object]) -> AbstractContextManager[None]:
+        return terminations.caught(stop) if self.parent is None else nullcontext()
+
+    def _crash(self, error: BaseException) -> None:
+        """End the run by what is no failure of its own, and is raised on."""
+        if isinstance(error, asyncio.CancelledError) and terminations.told():
+            error = Terminated("SIGTERM")
+        self._run_hooks(self._end(states.Crashed(states.describe(error))))
+
+    def _run_hooks(self, state: State[Any]) -> None:
+        if self._owes(state):
+            # A cancel of the run around this one is raised when they have run.
+            with interrupts.shielded():
+                self._hooks(state).run()
+            self._flush()
+
+    def _hooks(self, state: State[Any]) -> FlowRunHooks:
+        return FlowRunHooks(self.context, state, end_time=clock.now())
+
+    def _owes(self, state: State[Any]) -> bool:
+        """Whether the end of this run calls for hooks; where another process has ended it, they are not ours."""
+        return bool(hooks_of(self.flow, state.type)) and not self._lost
 
     def _armed(self) -> AbstractContextManager[None]:
         return interrupts.armed() if self.parent is None else nullcontext()
@@ -219,6 +276,7 @@ class LocalFlowRun:
             run_name=flow_run_name(self.flow, self.parameters),
             parameters=self.parameters,
             runner=self._open_attempt(),
+            tags=tuple(sorted(tags_context.get())),
             parent_run_id=above.run_id if above else None,
             root_run_id=(above.root_run_id or above.run_id) if above else self.run_id,
             start_time=clock.now(),
@@ -243,6 +301,7 @@ class LocalFlowRun:
             description=self.flow.description,
             version=self.flow.version,
             parameters=_encoded(self.parameters),
+            tags=self.context.tags,
             parent_run_id=self.context.parent_run_id,
             parent_attempt=above.run_attempt if above else None,
             parent_step_key=self.step.key,
@@ -266,6 +325,8 @@ class LocalFlowRun:
         local_runs.set_state(database(), self.run_id, states.Running(name="Retrying"), run_attempt=self.run_attempt)
 
     def _attempt(self) -> State[Any]:
+        if self.flow.on_running:
+            FlowRunHooks(self.context, running_state(self.run_attempt)).run()
         args, kwargs = call_with(self.flow.fn, self.parameters)
         body = _body(self.flow.fn, self.runner.drain)
         try:
@@ -275,6 +336,8 @@ class LocalFlowRun:
             return states.from_body(error)
 
     async def _attempt_async(self) -> State[Any]:
+        if self.flow.on_running:
+            await FlowRunHooks(self.context, running_state(self.run_attempt)).run_async()
         args, kwargs = call_with(self.flow.fn, self.parameters)
         body = _body_async(self.flow.fn, self.runner.drain_async)
         try:
@@ -312,12 +375,16 @@ class LocalFlowRun:
         logger.log(logging.INFO if state.is_completed() else logging.ERROR, "ended %s", _described(state))
         try:
             if not local_runs.finish_run(database(), self.run_id, self.owner, state):
+                self._lost = True
                 logger.warning("the end of this run is not recorded: another process has ended or claimed it")
         except OrchestraError as error:
             logger.warning("the end of this run is not recorded: %s", error)
+        self._flush()
+        return state
+
+    def _flush(self) -> None:
         if self.context.parent_run_id is None:
             behind().flush(FLUSH_PATIENCE)
-        return state
 
 
 def _body(fn: Callable[..., Any], drain: Callable[[], None]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What people do to runs, wherever those run: cancel, retry, pause, resume, delete.
+"""What people do to runs, wherever those run: cancel, retry, pause, suspend, resume, send to, delete.
 
 One place for handles, the command line and the API.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from orchestra import lazy
+from orchestra.engine.answers import answers_for
 from orchestra.errors import IllegalTransition, NoBroker
-from orchestra.store import interventions, runs
+from orchestra.questions import Message
+from orchestra.store import inputs, interventions, runs
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
 
@@ -55,14 +58,50 @@ def pause(database: Database, flow_run_id: str) -> None:
     interventions.hold(database, flow_run_id)
 
 
-def resume(database: Database, flow_run_id: str, announce: Announce | None = None) -> None:
+def suspend(database: Database, flow_run_id: str) -> None:
+    """As `pause`, shown as Suspended.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has ended, or is being cancelled, or runs in a process of its own.
+    """
+    _refuse_local(database, flow_run_id, "suspended from outside: it runs in a process of its own")
+    interventions.hold(database, flow_run_id, state_name="Suspended")
+
+
+def resume(
+    database: Database,
+    flow_run_id: str,
+    announce: Announce | None = None,
+    *,
+    run_input: Any = None,
+    key: str | None = None,
+) -> None:
     """Let a paused run go on.
+
+    Args:
+        announce: Tells the workers.
+        run_input: What it waits for, as JSON has it; None: nothing, which is enough where nothing is required.
+        key: The pause that is meant, where its body waits at more than one.
 
     Raises:
         FlowRunNotFound: There is no such run.
         IllegalTransition: It is not paused.
+        InvalidRunInput: What was given does not fit the schema of what it waits for; it waits on.
     """
-    _tell(interventions.resume(database, flow_run_id), announce)
+    row, pauses = interventions.open_pauses(database, flow_run_id)
+    answers = answers_for(row, pauses, run_input, key)
+    _tell(interventions.resume(database, flow_run_id, answers), announce)
+
+
+def send(database: Database, message: Message, announce: Announce | None = None) -> None:
+    """Send a message to a run. Safe to repeat.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It has ended.
+    """
+    _tell(inputs.send(database, message), announce)
 
 
 def delete(database: Database, flow_run_id: str) -> None:

@@ -6,17 +6,19 @@ Nothing is raised for what a user's code did.
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
-from orchestra import retries, serializers, states
-from orchestra.context import FlowRunContext, flow_run_context, task_run_context
-from orchestra.engine import bodies, branches, definitions, history, interrupts, tracing, unknown
+from orchestra import clock, retries, serializers, states
+from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
+from orchestra.engine import bodies, branches, definitions, history, interrupts, owed, tracing, unknown
 from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.heartbeat import Heart
+from orchestra.engine.hooks import FlowRunHooks, running_state
 from orchestra.engine.outcomes import flow_state
 from orchestra.engine.parameters import call_with, validate
 from orchestra.engine.values import ending_of
@@ -42,7 +44,7 @@ from orchestra.specs import FlowSpec
 from orchestra.states import State
 from orchestra.store import claims, interventions, journal, logs, runs, waits
 from orchestra.store.announcements import WAKE_SUFFIX
-from orchestra.store.claims import Claimed
+from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.journal import Ending
 from orchestra.store.waits import Park
@@ -102,11 +104,20 @@ class Segment:
         self.heart = heart
         self.waiters = waiters or Waiters()
         self.is_invalid = False
+        #: The hooks that the run's end calls for, once that is recorded, and the claim on them.
+        self.hooks: tuple[Claim, FlowRunHooks] | None = None
         self.runner: DurableRunner
         self.context: FlowRunContext
 
     def run(self) -> State[Any] | None:
         """Carry the run on; gives its final state, or None where it did not end here."""
+        final = self._run()
+        if self.hooks is not None:
+            # Outside of the claim on the run, which is over.
+            owed.pay(self.database, self.heart, *self.hooks)
+        return final
+
+    def _run(self) -> State[Any] | None:
         try:
             with self.heart.hold(self.claim):
                 return self._carry_on()
@@ -143,7 +154,7 @@ class Segment:
         records = [] if first else journal.load(self.database, self.claim.run_id, self.claim.run_attempt)
         written = {} if first else self.database.read(lambda c: logs.written_lines(c, self.claim.run_id))
         self.runner = DurableRunner(
-            self.database, self.claimed, self.flow, self.carrier, records, self._run_child, self.waiters
+            self.database, self.claimed, self.flow, self.carrier, records, self._run_child, self.waiters, self.heart
         )
         self.context = FlowRunContext(
             flow=self.flow,
@@ -151,6 +162,7 @@ class Segment:
             run_name=self.row["name"],
             parameters={},
             runner=self.runner,
+            tags=tuple(json.loads(self.row["tags"])),
             run_attempt=self.claim.run_attempt,
             parent_run_id=self.row["parent_run_id"],
             root_run_id=self.row["root_run_id"],
@@ -183,6 +195,7 @@ class Segment:
                 lambda task: runner.route(task.queue, task.priority, task.routed_as),
                 run_id=self.claim.run_id,
                 run_name=self.row["name"],
+                tags=self.context.tags,
             )
         except Exception as error:
             return self._finish(states.from_exception(error))
@@ -202,6 +215,7 @@ class Segment:
             flow_run_context.set(self.context),
             task_run_context.set(None),
             current_line.set(Line()),
+            tags_context.set(frozenset(self.context.tags)),
         )
         try:
             state = self._call_body()
@@ -211,6 +225,7 @@ class Segment:
             self._hold(error)
             return None
         finally:
+            tags_context.reset(tokens[3])
             current_line.reset(tokens[2])
             task_run_context.reset(tokens[1])
             flow_run_context.reset(tokens[0])
@@ -276,6 +291,8 @@ class Segment:
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.runner.guard(lambda: claims.ensure(self.database, self.claim))
+        if self.flow.on_running and self.row["hooks_attempt"] != self.claim.run_attempt:
+            self._now_running()
         if self.flow.is_async:
             body = bodies.call_async(self.flow.fn, args, kwargs, log_prints=self.context.log_prints)
             with interrupts.armed():
@@ -288,6 +305,16 @@ class Segment:
             # Nothing can stop a body in a thread of a pool; that it took too long shows at its end.
             raise self._timeout_error()
         return value
+
+    def _now_running(self) -> None:
+        """Run the hooks of a run attempt that starts; a process that dies before that is noted leaves them to the next.
+
+        What they may ask of the run is what its body may, but they are no part of it.
+        """
+        state = running_state(self.claim.run_attempt)
+        with interrupts.shielded():
+            owed.flow_hooks(self.flow, self.row, state, self.claim.run_attempt).run()
+        self.runner.guard(lambda: runs.hooks_ran(self.database, self.claim))
 
     def _timeout_error(self) -> RunTimeout:
         return interrupts.timeout_error(bodies.name_of(self.flow.fn), self.flow.timeout_seconds or 0.0)
@@ -391,11 +418,16 @@ class Segment:
         history.note(self.claim.run_id, ending.state_type, ending.state_name, ending.message)
         level = logging.INFO if final.is_completed() else logging.ERROR
         engine_logger(self.context).log(level, "ended %s%s", final.name, f": {final.message}" if final.message else "")
+        debt = owed.flow_debt(self.flow, self.claim, self.row, ending)
+        asked_at = clock.monotonic()
         runner.guard(
             lambda: self.carrier.announce(
-                runs.finish(self.database, self.claim, ending, runner.take_unwritten(), window=runner.window)
+                runs.finish(self.database, self.claim, ending, runner.take_unwritten(), window=runner.window, debt=debt)
             )
         )
+        if debt is not None and debt.owner is not None:
+            due = owed.flow_hooks(self.flow, self.row, final, self.claim.run_attempt)
+            self.hooks = debt.claim(asked_at), due
         return final
 
     def _retry_delay(self, state: State[Any]) -> float | None:
@@ -408,7 +440,7 @@ class Segment:
             return None
 
     def _finish_cancelled(self) -> State[Any] | None:
-        """End a cancelled run, once its running steps have ended. This is where hooks and rollbacks are due first."""
+        """End a cancelled run, once its running steps have ended. This is where rollbacks are due first."""
         # The signal may have been meant for a run around this one: whoever cancels it is still to reach this one's row.
         self.claim.cancelled = True
         self.runner.take_unwritten()

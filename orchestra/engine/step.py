@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from orchestra import graph, identifiers, serializers, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
-from orchestra.engine import definitions, history, interrupts, unknown
-from orchestra.engine.arguments import find_refs, replace_refs
+from orchestra import clock, graph, identifiers, serializers, states
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context
+from orchestra.engine import definitions, history, interrupts, owed, unknown
 from orchestra.engine.heartbeat import Heart
+from orchestra.engine.hooks import TaskRunHooks
+from orchestra.engine.inputs import resolved_inputs
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts
-from orchestra.engine.values import decode_inputs, ending_of, state_of
+from orchestra.engine.values import ending_of
 from orchestra.errors import (
     Cancelled,
     CancelledRun,
@@ -27,12 +31,14 @@ from orchestra.errors import (
 )
 from orchestra.failpoints import failpoint
 from orchestra.runners.carrier import Carrier
-from orchestra.serializers import StepRef, clean_text
+from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
-from orchestra.states import State
-from orchestra.store import claims, journal, settle
-from orchestra.store.claims import Claimed
+from orchestra.states import State, StateDetails
+from orchestra.store import claims, settle
+from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
+from orchestra.store.journal import Ending
+from orchestra.store.owed import Debt
 from orchestra.store.prepared import prepare
 from orchestra.store.tables import flow_runs
 
@@ -49,13 +55,17 @@ def run_step(database: Database, run_id: str, run_attempt: int, step_key: str, c
     if claimed is None:
         return
     heart.mark(claimed.row["queue"], claimed.row["announced_at"])
+    step = _Step(database, claimed, carrier)
     try:
         with heart.hold(claimed.claim):
-            _Step(database, claimed, carrier).run()
+            step.run()
     except (Fenced, ClaimLost) as lost:
         logger.warning(
             "step %s of flow run %s goes on elsewhere: %s", step_key, run_id, lost or "its claim was taken over"
         )
+        return
+    if step.hooks is not None:
+        owed.pay(database, heart, *step.hooks)
 
 
 class _Step:
@@ -65,6 +75,9 @@ class _Step:
         self.claim = claimed.claim
         self.row = claimed.row
         self.carrier = carrier
+        self.context: TaskRunContext | None = None
+        #: Those that its end calls for, once that is recorded, and the claim on them.
+        self.hooks: tuple[Claim, TaskRunHooks] | None = None
 
     def run(self) -> None:
         if self.claim.cancelled:
@@ -86,23 +99,25 @@ class _Step:
         if isinstance(outcome, RetryLater):
             self._retry_later(outcome)
         else:
-            self._end(outcome.state, outcome.attempt)
+            self._end(outcome.state, outcome.attempt, task)
 
     def _attempts(self, task: TaskSpec) -> Ended | RetryLater:
         try:
-            args, kwargs = self._inputs()
+            args, kwargs = resolved_inputs(self.database, self.claim.run_id, self.claim.run_attempt, self.row["inputs"])
         except StoreError:
             raise
         except Exception as error:
             return Ended(states.from_exception(error), self.row["attempt"])
-        context = self._context(task, args, kwargs)
+        context = self.context = self._context(task, args, kwargs)
         token = flow_run_context.set(context.flow_run)
+        tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
             with interrupts.armed():
                 return run_attempts(
                     task, args, kwargs, context, longest_sleep=IN_PLACE, before_attempt=self._before_body
                 )
         finally:
+            tags_context.reset(tags_token)
             flow_run_context.reset(token)
 
     def _before_body(self) -> None:
@@ -111,23 +126,6 @@ class _Step:
         if self.claim.cancelled:
             raise Cancelled
         failpoint("in_body")
-
-    def _inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments, with the results of upstreams in the place of their keys."""
-        args, kwargs = decode_inputs(self.row["inputs"])
-        keys = sorted({ref.step_key for ref in find_refs([args, kwargs])})
-        if not keys:
-            return args, kwargs
-        records = journal.inputs_of(self.database, self.claim.run_id, self.claim.run_attempt, keys)
-        values = {
-            key: state_of(record.state_type, record.state_name, record.state_message, record.result)
-            for key, record in records.items()
-        }
-
-        def fill(ref: StepRef) -> Any:
-            return values[ref.step_key].result(raise_on_failure=not ref.allow_failure)
-
-        return replace_refs(args, fill), replace_refs(kwargs, fill)
 
     def _context(self, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskRunContext:
         flow_run = self._flow_run()
@@ -147,12 +145,12 @@ class _Step:
             idempotency_key=identifiers.idempotency_key(self.claim.run_id, self.row["step_key"]),
             parameters=parameters,
             log_prints=log_prints,
+            tags=_tags(task, self.row["tags"]),
         )
 
     def _flow_run(self) -> FlowRunContext:
         """The run this step belongs to, as its body may ask for it."""
-        names = {"b_run": self.claim.run_id}
-        row = self.database.read(lambda connection: _FLOW_RUN.first(connection, names))
+        row = _run_row(self.database, self.claim.run_id)
         flow = _flow_of(row)
         return FlowRunContext(
             flow=flow,
@@ -160,6 +158,7 @@ class _Step:
             run_name=row.name,
             parameters=serializers.decode(row.parameters) if row.parameters else {},
             runner=None,  # type: ignore[arg-type]  # a task's calls run plainly, in its process
+            tags=tuple(json.loads(row.tags)),
             run_attempt=self.claim.run_attempt,
             parent_run_id=row.parent_run_id,
             root_run_id=row.root_run_id,
@@ -168,15 +167,28 @@ class _Step:
             depth=row.depth,
         )
 
-    def _end(self, state: State[Any], attempt: int = 1) -> None:
+    def _end(self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None) -> None:
         failpoint("after_body")
-        ending, _ = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
+        ending, final = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
         # Counted here at the latest: within the transaction it is only looked up.
         self._window(self.row["queue"] or "")
-        announcements = settle.complete(self.database, self.claim, ending, window=self._window)
+        debt = None if task is None else self._debt(task, ending)
+        asked_at = clock.monotonic()
+        announcements = settle.complete(self.database, self.claim, ending, window=self._window, debt=debt)
+        if task is not None and debt is not None:
+            self.hooks = debt.claim(asked_at), self._hooks(task, final, attempt)
         failpoint("before_announce")
         self.carrier.announce(announcements)
         failpoint("after_announce")
+
+    def _debt(self, task: TaskSpec, ending: Ending) -> Debt | None:
+        row = self.row
+        return owed.task_debt(task, self.claim, row["step_key"], row["name"], row["queue"], row["priority"], ending)
+
+    def _hooks(self, task: TaskSpec, final: State[Any], attempt: int) -> TaskRunHooks:
+        context = replace(self.context or self._context(task, (), {}), attempt=attempt)
+        details = StateDetails(self.claim.run_id, self.row["id"])
+        return owed.task_hooks(context, replace(final, state_details=details), self.row["start_time"])
 
     def _window(self, queue: str) -> int:
         return graph.window(self.carrier.slots(queue))
@@ -206,8 +218,32 @@ _FLOW_RUN = prepare(
         flow_runs.c.start_time,
         flow_runs.c.depth,
         flow_runs.c.parameters,
+        flow_runs.c.tags,
     ).where(flow_runs.c.id == sa.bindparam("b_run"))
 )
+
+
+#: Rows of runs of which steps ran here last; what is read of them stays as it is once the run has started.
+_known_runs: OrderedDict[str, Any] = OrderedDict()
+#: So many, as each may hold parameters of up to 512 KiB.
+_KNOWN = 32
+
+
+def _run_row(database: Database, run_id: str) -> Any:
+    row = _known_runs.get(run_id)
+    if row is None:
+        row = database.read(lambda connection: _FLOW_RUN.first(connection, {"b_run": run_id}))
+        if row.start_time is not None:
+            _known_runs[run_id] = row
+        while len(_known_runs) > _KNOWN:
+            _known_runs.popitem(last=False)
+    return row
+
+
+def _tags(task: TaskSpec, kept: str | None) -> tuple[str, ...]:
+    """A task run's tags: the task's own as they are declared, and the others as the row has them."""
+    others = set(json.loads(kept or "[]")) - {serializers.clean_text(tag) for tag in task.tags}
+    return tuple(sorted({*task.tags, *others}))
 
 
 def _flow_of(row: Any) -> FlowSpec:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestra import retries, states
+from orchestra import clock, retries, states
 from orchestra.context import TaskRunContext, task_run_context
 from orchestra.engine import bodies
+from orchestra.engine.hooks import TaskRunHooks, running_state
 from orchestra.engine.outcomes import task_state
 from orchestra.errors import Signal
 from orchestra.logging import engine_logger
@@ -85,6 +86,8 @@ def run_attempts(
     try:
         while True:
             before_attempt()
+            if task.on_running:
+                _now_running(context, contain).run()
             state = _attempt(task, args, kwargs, context, contain)
             step = _next(task, context, state, longest_sleep, on_retry)
             if not isinstance(step, float):
@@ -111,6 +114,8 @@ async def run_attempts_async(
     try:
         while True:
             before_attempt()
+            if task.on_running:
+                await _now_running(context, contain).run_async()
             state = await _attempt_async(task, args, kwargs, context, contain)
             step = _next(task, context, state, longest_sleep, on_retry)
             if not isinstance(step, float):
@@ -119,6 +124,11 @@ async def run_attempts_async(
             context.attempt += 1
     finally:
         task_run_context.reset(token)
+
+
+def _now_running(context: TaskRunContext, contain: tuple[type[BaseException], ...]) -> TaskRunHooks:
+    """The hooks of a try that starts now. If the process dies meanwhile, they run again with the try."""
+    return TaskRunHooks(context, running_state(context.attempt), start_time=clock.now(), contain=contain)
 
 
 def _attempt(
@@ -152,17 +162,11 @@ async def _attempt_async(
     except Signal:
         raise
     except asyncio.CancelledError as error:
-        if _is_being_cancelled() or not issubclass(asyncio.CancelledError, contain):
+        if bodies.is_being_cancelled() or not issubclass(asyncio.CancelledError, contain):
             raise
         return states.from_body(error)
     except contain as error:
         return states.from_body(error)
-
-
-def _is_being_cancelled() -> bool:
-    """Whether the asyncio Task around the call was cancelled; else the body raised the CancelledError by itself."""
-    running = asyncio.current_task()
-    return running is not None and running.cancelling() > 0
 
 
 def _next(

@@ -14,7 +14,7 @@ import inspect
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ from types import CodeType, FrameType
 from typing import Any, NoReturn, TypeVar
 
 from orchestra import identifiers, names, serializers, states
-from orchestra.context import FlowRunContext, flow_run_context, task_run_context
+from orchestra.context import FlowRunContext, flow_run_context, tags_context, tags_of, task_run_context
 from orchestra.engine import branches, definitions
 from orchestra.engine.arguments import find_futures, replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
@@ -33,6 +33,7 @@ from orchestra.errors import DefinitionError, ForeignThread, StaticFlowError
 from orchestra.futures import Future
 from orchestra.graph import Edge, Node
 from orchestra.journal import Branch
+from orchestra.questions import Message, Pause, Receive
 from orchestra.serializers import StepRef
 from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
 from orchestra.states import State
@@ -64,7 +65,15 @@ class Plan:
         return [Node(step.key, step.edges) for step in self.steps]
 
 
-def trace(flow: FlowSpec, parameters: dict[str, Any], route: Route, *, run_id: str = "", run_name: str = "") -> Plan:
+def trace(
+    flow: FlowSpec,
+    parameters: dict[str, Any],
+    route: Route,
+    *,
+    run_id: str = "",
+    run_name: str = "",
+    tags: Iterable[str] = (),
+) -> Plan:
     """Call the body of `flow` with placeholders for results. No task runs; log lines of the body are dropped.
 
     Args:
@@ -73,6 +82,7 @@ def trace(flow: FlowSpec, parameters: dict[str, Any], route: Route, *, run_id: s
         route: Where the messages of a task go.
         run_id: The run that the plan is for, if it is known.
         run_name: Its name.
+        tags: Its tags, which its steps have too.
 
     Raises:
         StaticFlowError: The body looks into a result, or does what a canvas cannot hold.
@@ -85,7 +95,29 @@ def trace(flow: FlowSpec, parameters: dict[str, Any], route: Route, *, run_id: s
         parameters = validate(flow.fn, parameters)
     tracer = _Tracer(flow, route)
     context = FlowRunContext(
-        flow=flow, run_id=run_id, run_name=run_name, parameters=parameters, runner=tracer, lines=_NoLines()
+        flow=flow,
+        run_id=run_id,
+        run_name=run_name,
+        parameters=parameters,
+        runner=tracer,
+        tags=tuple(tags),
+        lines=_NoLines(),
+    )
+    return contextvars.copy_context().run(tracer.run, context)
+
+
+def sketch(flow: FlowSpec, parameters: dict[str, Any]) -> Plan:
+    """As `trace`, to be looked at only: flows that the body calls are steps too, and nothing need be importable.
+
+    Raises:
+        StaticFlowError: The body looks into a result.
+        Exception: What the body raises of its own accord.
+    """
+    if flow.validate_parameters:
+        parameters = validate(flow.fn, parameters)
+    tracer = _Sketcher(flow, lambda task: ("", None))
+    context = FlowRunContext(
+        flow=flow, run_id="", run_name=flow.name, parameters=parameters, runner=tracer, lines=_NoLines()
     )
     return contextvars.copy_context().run(tracer.run, context)
 
@@ -285,6 +317,7 @@ class _Tracer:
         """Call the body; this context is the caller's own, and left as it is."""
         flow_run_context.set(context)
         task_run_context.set(None)
+        tags_context.set(frozenset(context.tags))
         value = self._call(*call_with(self.flow.fn, context.parameters))
         if self._error is not None:
             # The body may have caught it.
@@ -391,13 +424,25 @@ class _Tracer:
         """As `sleep`."""
         self.sleep(seconds)
 
-    def pause(self, *, timeout: float, key: str | None) -> None:
+    def pause(self, pause: Pause) -> Any:
         """Refuse: no step of a canvas waits for a person."""
         self.refuse("pauses for a person")
 
-    async def pause_async(self, *, timeout: float, key: str | None) -> None:
+    async def pause_async(self, pause: Pause) -> Any:
         """As `pause`."""
-        self.pause(timeout=timeout, key=key)
+        self.pause(pause)
+
+    def receive(self, wanted: Receive) -> Any:
+        """Refuse: no step of a canvas waits for a message."""
+        self.refuse("waits for input")
+
+    async def receive_async(self, wanted: Receive) -> Any:
+        """As `receive`."""
+        self.receive(wanted)
+
+    def send(self, message: Message) -> None:
+        """Refuse: a body that is only drawn has no effects."""
+        self.refuse("sends input")
 
     def observe(self, name: str, look: Callable[[], T]) -> T:
         """Refuse: what is seen while tracing is not what a run would see."""
@@ -407,7 +452,7 @@ class _Tracer:
 
     def _note(self, task: TaskSpec, call: Call, *, direct: bool) -> str:
         line = self._line(task.name)
-        require_importable(task.path, "task")
+        self._check(task)
         found = [*find_futures([call.args, call.kwargs]), *find_futures(list(call.wait_for))]
         edges = dict(self._behind.get(line.id, {}))
         for future, strict in found:
@@ -431,10 +476,14 @@ class _Tracer:
             queue=queue,
             priority=priority,
             lease_seconds=task.lease_seconds,
+            tags=tags_of(task.tags),
         )
         self.steps.append(step)
         self._by_key[step.key] = step
         return step.key
+
+    def _check(self, task: TaskSpec) -> None:
+        require_importable(task.path, "task")
 
     def _put_behind(self, key: str, *, strict: bool) -> None:
         behind = self._behind.setdefault(self._line("wait").id, {})
@@ -474,6 +523,23 @@ class _Tracer:
                 return None
             frame = frame.f_back
         return None
+
+
+class _Sketcher(_Tracer):
+    """A tracer for people to look at: its plan is never run."""
+
+    def _check(self, task: TaskSpec) -> None:
+        pass
+
+    def call_flow(self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]) -> Any:
+        """Note it as one step."""
+        return self.call_task(TaskSpec(flow.fn, flow.name, flow.path), Call((), parameters, wait_for))
+
+    def sleep(self, seconds: float) -> None:
+        """A sleep is not drawn."""
+
+    def pause(self, pause: Pause) -> None:
+        """A pause is not drawn; a body that looks into the answer cannot be."""
 
 
 def _is_ours(frame: FrameType) -> bool:

@@ -27,7 +27,12 @@ def wait_for_code(database: Database, claim: Claim, error: DefinitionNotFound) -
 
 def unknown_flow(path: str, name: str) -> FlowSpec:
     """What stands for a flow whose code is not here: enough to say which it is, nothing to call."""
-    return FlowSpec(fn=_unknown, name=name, path=path)
+    return FlowSpec(fn=_unknown, name=name, path=path, validate_parameters=False)
+
+
+def is_unknown(flow: FlowSpec) -> bool:
+    """Whether this only stands for a flow whose code is not here."""
+    return flow.fn is _unknown
 
 
 def _unknown(*args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Waiting: for steps that others run, for time, for a person. A segment that can only wait parks and frees its slot."""
+"""Waiting: for steps that others run, for time. A segment that can only wait parks and frees its slot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestra import clock, serializers
 from orchestra.context import task_run_context
@@ -46,7 +46,17 @@ OFFER = 0.008
 #: For how long a slot is held that nothing else wants, so that a timer of the body's can end a wait, in seconds.
 TIMER = 5.0
 _NONE = serializers.encode(None)
-_WAITING, _PAUSED = (StateType.RUNNING, "Waiting"), (StateType.PAUSED, "Paused")
+
+
+class Shown(NamedTuple):
+    """What people see of a run that waits."""
+
+    type: StateType
+    name: str
+    message: str | None = None
+
+
+_WAITING = Shown(StateType.RUNNING, "Waiting")
 
 
 @dataclass(eq=False, slots=True)
@@ -57,7 +67,7 @@ class _Suspended:
     keys: list[str]
     first: bool
     #: What people see where the run waits for nothing else.
-    shown: tuple[StateType, str]
+    shown: Shown
     #: The step in whose body it is, if it is a task's.
     inside: str | None
 
@@ -132,33 +142,6 @@ class Waiting(Journaled):
         self._states[step.key] = State(StateType.COMPLETED)
         self._unwritten.append(step)
 
-    def pause(self, *, timeout: float, key: str | None) -> None:
-        """Wait for a person.
-
-        Raises:
-            PauseTimeout: Nobody resumed the run in time.
-        """
-        step_key = self._ask_pause(timeout)
-        self._wait_for_keys([step_key], shown=_PAUSED)
-        self._state(step_key).result()
-
-    async def pause_async(self, *, timeout: float, key: str | None) -> None:
-        """As `pause`; the other branches stand still as well when all wait."""
-        step_key = self._ask_pause(timeout)
-        await self._wait_for_keys_async([step_key], shown=_PAUSED)
-        self._state(step_key).result()
-
-    def _ask_pause(self, timeout: float) -> str:
-        self.check("pause_flow_run")
-        self._check_deadline()
-        asked = self._line().ask("pause")
-        if self._answer(asked, None) is None:
-            step = self._plain(asked, Kind.PAUSE)
-            step.delay = timeout
-            self._unwritten.append(step)
-            self._open.add(asked.key)
-        return asked.key
-
     def wait(self, futures: Sequence[Future[Any]], timeout: float | None, *, first: bool = False) -> None:
         """Return when all futures are done (`first`: when one is), or after `timeout` seconds."""
         self.check("wait")
@@ -227,7 +210,7 @@ class Waiting(Journaled):
         *,
         first: bool = False,
         beyond: bool = False,
-        shown: tuple[StateType, str] = _WAITING,
+        shown: Shown = _WAITING,
     ) -> None:
         """Return when the steps are done; parks the segment where they are not.
 
@@ -270,7 +253,7 @@ class Waiting(Journaled):
         *,
         first: bool = False,
         beyond: bool = False,
-        shown: tuple[StateType, str] = _WAITING,
+        shown: Shown = _WAITING,
     ) -> None:
         """As `_wait_for_keys`, but lets the other branches go on; the loop parks when none can.
 
@@ -371,8 +354,8 @@ class Waiting(Journaled):
             return False
         if stuck and (self._may_linger(keys) or self._may_await_timer()):
             return False
-        paused = all(each.shown == _PAUSED for each in open_)
-        self._park(keys, 1, _PAUSED if paused else _WAITING)
+        paused = all(each.shown.type is StateType.PAUSED for each in open_)
+        self._park(keys, 1, open_[0].shown if paused else _WAITING)
         self._learn_all(keys)
         return self._wake(open_)
 
@@ -446,7 +429,7 @@ class Waiting(Journaled):
             self.dispatch()
             self._offered_until = clock.monotonic() + OFFER
 
-    def _park(self, keys: Sequence[str], count: int, shown: tuple[StateType, str]) -> None:
+    def _park(self, keys: Sequence[str], count: int, shown: Shown) -> None:
         """Park, if what is needed is still not there.
 
         Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from orchestra.futures import Future, Waiter
+from orchestra.questions import Message, Pause, Receive
 from orchestra.specs import Call, FlowSpec, TaskSpec
 from orchestra.states import State
 
@@ -45,14 +46,35 @@ class Runner(Waiter, Protocol):
         """As `sleep`, holding up the calling branch only."""
         ...
 
-    def pause(self, *, timeout: float, key: str | None) -> None:
-        """Go on when a person resumes the run.
+    def pause(self, pause: Pause) -> Any:
+        """Go on when a person resumes the run; gives what the pause makes of the answer.
 
         Raises:
-            PauseTimeout: Nobody did within `timeout` seconds.
+            PauseTimeout: Nobody did in time.
         """
         ...
 
-    async def pause_async(self, *, timeout: float, key: str | None) -> None:
+    async def pause_async(self, pause: Pause) -> Any:
         """As `pause`, holding up the calling branch only."""
+        ...
+
+    def receive(self, wanted: Receive) -> Any:
+        """Go on when a message has come: a dictionary of `value`, `key` and `sender`.
+
+        Raises:
+            InputTimeout: None came in time.
+        """
+        ...
+
+    async def receive_async(self, wanted: Receive) -> Any:
+        """As `receive`, holding up the calling branch only."""
+        ...
+
+    def send(self, message: Message) -> None:
+        """Send a message to another run.
+
+        Raises:
+            FlowRunNotFound: There is no such run.
+            IllegalTransition: It has ended.
+        """
         ...

@@ -12,15 +12,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
-from orchestra import identifiers, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context
+from orchestra import clock, identifiers, states
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of
 from orchestra.engine import bodies
 from orchestra.engine.arguments import find_futures, replace_futures, settled
+from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
 from orchestra.engine.task_run import EVERYTHING, Ended, RetryLater, run_attempts, run_attempts_async
-from orchestra.errors import Cancelled, UpstreamFailed
+from orchestra.errors import Cancelled, InputTimeout, InvalidRunInput, UpstreamFailed
 from orchestra.futures import Future
+from orchestra.hooks import hooks_of
+from orchestra.questions import Message, Pause, Receive
 from orchestra.runners.local_future import LocalFuture, help_with, in_pool_thread, mark_pool_thread, shadow
 from orchestra.runners.steps import Finished, Step, StepBook
 from orchestra.specs import Call, FlowSpec, TaskSpec
@@ -46,8 +49,16 @@ class FlowRunner(Protocol):
         """As `run`, for a coroutine function."""
         ...
 
-    def pause(self, step: Step, timeout: float) -> Coroutine[Any, Any, None]:
-        """Wait until the run is resumed."""
+    def pause(self, step: Step, pause: Pause) -> Coroutine[Any, Any, Any]:
+        """Wait until the run is resumed; gives the answer."""
+        ...
+
+    def receive(self, step: Step, wanted: Receive, check: Callable[[], None]) -> Coroutine[Any, Any, Any]:
+        """Wait for a message to the run; what `check` raises ends the wait."""
+        ...
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
         ...
 
 
@@ -77,18 +88,20 @@ class LocalRunner:
         self._lock = threading.Lock()
         #: In the order of submission: upstreams before what depends on them.
         self._submitted: dict[LocalFuture, None] = {}
+        #: What the pauses that have a key were given.
+        self._given: dict[str, Any] = {}
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
     def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
         """The final state of a direct call."""
-        step = self._open(task.name, Kind.TASK, task.path)
+        step = self._open_task(task)
         self.wait(_upstreams(call), None)
         return self._run_step(task, call, step, _HERE)
 
     async def call_task_async(self, task: TaskSpec, call: Call) -> State[Any]:
         """The final state of a direct call to a coroutine function."""
-        step = self._open(task.name, Kind.TASK, task.path)
+        step = self._open_task(task)
         await self.wait_async(_upstreams(call), None)
         try:
             args, kwargs = _inputs(call)
@@ -99,12 +112,15 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
             ended = await run_attempts_async(task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE)
-        return self._ended(context, step, (args, kwargs), ended)
+        state = self._ended(context, step, (args, kwargs), ended)
+        if hooks_of(task, state.type):
+            await _hooks(context, state, step).run_async()
+        return state
 
     def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
         """Run the task in the pool when its upstreams have ended."""
         upstreams = [future for future in _upstreams(call) if isinstance(future, LocalFuture)]
-        step = self._open(task.name, Kind.TASK, task.path)
+        step = self._open_task(task)
         future = LocalFuture(step, self, upstreams)
         run = partial(self._run_step, task, call, step, EVERYTHING)
         future.prepare(partial(contextvars.copy_context().run, run))
@@ -156,7 +172,10 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
             ended = run_attempts(task, args, kwargs, context, on_retry=self._on_retry(step), contain=contain)
-        return self._ended(context, step, (args, kwargs), ended)
+        state = self._ended(context, step, (args, kwargs), ended)
+        if hooks_of(task, state.type):
+            _hooks(context, state, step).run()
+        return state
 
     def _context(self, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], step: Step) -> TaskRunContext:
         flow_run = flow_run_context.get()
@@ -173,6 +192,7 @@ class LocalRunner:
             parameters=parameters,
             log_prints=_prints(task, flow_run),
             runner=self,
+            tags=step.tags,
         )
 
     def _not_run(self, task: TaskSpec, step: Step, error: UpstreamFailed) -> State[Any]:
@@ -200,10 +220,14 @@ class LocalRunner:
             self.book.close(step, state)
         return state
 
+    def _open_task(self, task: TaskSpec) -> Step:
+        step = self._open(task.name, Kind.TASK, task.path)
+        step.tags = tags_of(task.tags)
+        return step
+
     def _open(self, name: str, kind: Kind, path: str | None = None) -> Step:
         # The thread of a body whose time is over cannot be stopped; it ends here, at its next call.
-        if self._stopped:
-            raise Cancelled("the flow run was cancelled, or has ended")
+        self._check()
         return self.book.open(name, kind, path)
 
     # -- flows ---------------------------------------------------------------------------------------------------
@@ -257,14 +281,60 @@ class LocalRunner:
         await asyncio.sleep(seconds)
         self.book.close(step, states.Completed())
 
-    def pause(self, *, timeout: float, key: str | None) -> None:
-        """Go on when a person resumes the run."""
-        step = self._open(key or "pause", Kind.PAUSE)
-        bodies.run_coroutine(lambda: self.flows.pause(step, timeout))
+    def pause(self, pause: Pause) -> Any:
+        """Go on when a person resumes the run; gives what the pause makes of the answer."""
+        return bodies.run_coroutine(lambda: self.pause_async(pause))
 
-    async def pause_async(self, *, timeout: float, key: str | None) -> None:
-        """Go on when a person resumes the run, holding up the calling branch only."""
-        await self.flows.pause(self._open(key or "pause", Kind.PAUSE), timeout)
+    async def pause_async(self, pause: Pause) -> Any:
+        """As `pause`, holding up the calling branch only."""
+        key, refused = pause.question.key, None
+        while key is None or key not in self._given:
+            step = self._open(key or "pause", Kind.PAUSE)
+            asked = replace(pause, question=replace(pause.question, refused=refused))
+            answer = await self._answered(step, pause.question, partial(self.flows.pause, step, asked))
+            try:
+                value = None if pause.accept is None else pause.accept(answer)
+            except InvalidRunInput as error:
+                refused = str(error)
+                continue
+            if key is None:
+                return value
+            self._given[key] = value
+        return self._given[key]
+
+    def receive(self, wanted: Receive) -> Any:
+        """Go on when a message has come."""
+        return bodies.run_coroutine(lambda: self.receive_async(wanted))
+
+    async def receive_async(self, wanted: Receive) -> Any:
+        """As `receive`, holding up the calling branch only."""
+        step = self._open("receive", Kind.INPUT)
+        try:
+            return await self._answered(step, wanted, partial(self.flows.receive, step, wanted, self._check))
+        except InputTimeout as error:
+            self.book.close(step, states.from_exception(error))
+            raise
+
+    async def _answered(self, step: Step, asked: Any, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """What a step is answered; in a further attempt of the run what it was answered before."""
+        if (state := self._find(step, asked)) is not None:
+            return state.data
+        state = states.Completed(data=await ask())
+        if step.kind is not Kind.PAUSE:
+            # A pause is a row of its own from its beginning, which whoever resumes the run ends.
+            self.book.close(step, state)
+        if self.finished is not None:
+            self.finished.keep(step, (asked,), state)
+        return state.data
+
+    def send(self, message: Message) -> None:
+        """Send a message to another run."""
+        self._check()
+        self.flows.send(message)
+
+    def _check(self) -> None:
+        if self._stopped:
+            raise Cancelled("the flow run was cancelled, or has ended")
 
     def observe(self, name: str, look: Callable[[], T]) -> T:
         """What `look` gives: a local body is not replayed."""
@@ -336,6 +406,11 @@ class _closing:
         if error is not None:
             state = states.Crashed(states.describe(error))
             self.book.close(self.step, state, attempt=self.context.attempt, task=self.context.task)
+
+
+def _hooks(context: TaskRunContext, state: State[Any], step: Step) -> TaskRunHooks:
+    """The hooks of a task run that has ended; one whose result was taken over from an earlier run attempt has none."""
+    return TaskRunHooks(context, state, start_time=step.start_time, end_time=clock.now())
 
 
 def _upstreams(call: Call) -> list[Future[Any]]:

@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 from orchestra import clock, identifiers, names, results
 from orchestra.errors import OrchestraError
+from orchestra.questions import Question
 from orchestra.serializers import clean_text, encode
 from orchestra.specs import TaskSpec
 from orchestra.states import Paused, State
 from orchestra.store import tables
 from orchestra.store.behind import behind
-from orchestra.store.tables import Kind, Phase
+from orchestra.store.tables import Kind, Phase, encode_tags
 
 _logger = logging.getLogger("orchestra.task_runs")
 
@@ -35,6 +36,7 @@ class Step:
     start_time: float
     path: str | None = None
     child_run_id: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 class StepBook(Protocol):
@@ -99,9 +101,10 @@ class Recorded:
         if attempt > 1:
             behind().add(tables.states, self._state(step, state))
 
-    def pause_row(self, step: Step, until: float) -> dict[str, Any]:
-        """The row of a pause that begins now and ends at `until` at the latest."""
+    def pause_row(self, step: Step, until: float, question: Question) -> dict[str, Any]:
+        """The row of a pause that begins now, asks for this, and ends at `until` at the latest."""
         return self._row(step, Paused(), 1, None) | {
+            "inputs": question.encoded(),
             "phase": Phase.READY.value,
             "due_at": until,
             "announce_at": until,
@@ -124,6 +127,7 @@ class Recorded:
             "attempt": attempt,
             "inline": True,
             "child_run_id": step.child_run_id,
+            "tags": encode_tags(step.tags),
             "phase": Phase.DONE.value,
             "state_type": state.type.value,
             "state_name": clean_text(state.name),

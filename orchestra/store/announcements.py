@@ -15,7 +15,7 @@ from orchestra.store.tables import flow_runs, steps
 class Announcement:
     """A row that may be claimed from `due_at` on (seconds since the epoch), and where to say so."""
 
-    kind: Literal["flow", "step"]
+    kind: Literal["flow", "step", "hooks"]
     run_id: str
     run_attempt: int
     step_key: str | None
@@ -76,6 +76,13 @@ def of_run(row: Any) -> Announcement:
         row.priority,
         row.due_at or 0.0,
         wake=row.claim_number > 0,
+    )
+
+
+def of_hooks(row: Any) -> Announcement:
+    """The announcement of owed hooks, from a row of theirs; on the queue for wake-ups, as their run has ended."""
+    return Announcement(
+        "hooks", row.run_id, row.run_attempt, row.step_key, row.name, row.queue or "", row.priority, 0.0, wake=True
     )
 
 

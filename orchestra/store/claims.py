@@ -17,16 +17,19 @@ from orchestra import clock, identifiers, settings
 from orchestra.errors import CancelRequested, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store.database import Database, now
+from orchestra.store.database import Database, now, unwaited
 from orchestra.store.prepared import Prepared, prepare
-from orchestra.store.tables import Phase, flow_runs, phase_is, steps
+from orchestra.store.tables import Phase, flow_runs, owed_hooks, phase_is, steps
+
+#: What may be claimed, by the kind of the claim.
+_TABLES: dict[str, sa.Table] = {"flow": flow_runs, "step": steps, "hooks": owed_hooks}
 
 
 @dataclass(slots=True)
 class Claim:
     """One claim, as its process holds it. The heartbeat changes `renewed_at`, `lost` and `cancelled`."""
 
-    kind: Literal["flow", "step"]
+    kind: Literal["flow", "step", "hooks"]
     run_id: str
     run_attempt: int
     step_key: str | None
@@ -79,7 +82,7 @@ def claim_run(database: Database, run_id: str, *, owner: str | None = None) -> C
     lease = settings.current().lease_seconds
     asked_at = clock.monotonic()
     parameters = {"b_run": run_id, "b_owner": name, "b_lease": lease}
-    row = database.write(lambda connection: _claim(connection, _CLAIM_RUN, _OWN_RUN, parameters), relaxed=True)
+    row = database.write_alone(lambda connection: _claim(connection, _CLAIM_RUN, _OWN_RUN, parameters))
     if row is None:
         return None
     failpoint("after_claim")
@@ -97,7 +100,7 @@ def claim_step(
     lease = settings.current().lease_seconds
     asked_at = clock.monotonic()
     parameters = {"b_run": run_id, "b_attempt": run_attempt, "b_key": step_key, "b_owner": name, "b_lease": lease}
-    row = database.write(lambda connection: _claim(connection, _CLAIM_STEP, _OWN_STEP, parameters), relaxed=True)
+    row = database.write_alone(lambda connection: _claim(connection, _CLAIM_STEP, _OWN_STEP, parameters))
     if row is None:
         return None
     failpoint("after_claim")
@@ -113,12 +116,12 @@ def renew(database: Database, claims: Sequence[Claim]) -> None:
     """
     for claim in claims:
         asked_at = clock.monotonic()
-        state = database.write(lambda connection, claim=claim: _renew_one(connection, claim), relaxed=True)  # type: ignore[misc]
-        if state is None:
+        found = database.write_alone(lambda c, claim=claim: _RENEW[claim.kind].first(c, fence_names(claim)))  # type: ignore[misc]
+        if found is None:
             claim.lost = True
             continue
         claim.renewed_at = asked_at
-        claim.cancelled |= state == StateType.CANCELLING
+        claim.cancelled |= found.state_type == StateType.CANCELLING
 
 
 def ensure(database: Database, claim: Claim) -> None:
@@ -187,7 +190,7 @@ def give_back(database: Database, claim: Claim, *, due_in: float = 0.0, message:
     values = _returned(_table(claim)) | {"due_at": now() + due_in, "announce_at": now() + due_in}
     if message is not None:
         values["state_message"] = message
-    statement = sa.update(_table(claim)).where(*_held(claim)).values(**values)
+    statement = sa.update(_table(claim)).where(*held(claim)).values(**values)
     return database.write(lambda connection: connection.execute(statement).rowcount == 1)
 
 
@@ -213,7 +216,7 @@ def let_lapse(database: Database, given_up: Sequence[Claim]) -> None:
 
     def work(connection: Connection) -> None:
         for claim in given_up:
-            connection.execute(sa.update(_table(claim)).where(*_held(claim)).values(**_LAPSED))
+            connection.execute(sa.update(_table(claim)).where(*held(claim)).values(**_LAPSED))
 
     database.write(work)
 
@@ -238,7 +241,7 @@ def expire_dead(database: Database, host: str, is_alive: Callable[[str], bool], 
         dead = [claim for claim in _claims_of(connection, host) if not is_alive(claim.owner)]
         for claim in dead:
             if not (orderly and _give_back_to_workers(connection, claim)):
-                connection.execute(sa.update(_table(claim)).where(*_held(claim)).values(**_LAPSED))
+                connection.execute(sa.update(_table(claim)).where(*held(claim)).values(**_LAPSED))
         return len(dead)
 
     dead = database.read(lambda c: [claim for claim in _claims_of(c, host) if not is_alive(claim.owner)])
@@ -250,7 +253,7 @@ def _give_back_to_workers(connection: Connection, claim: Claim) -> bool:
     on_workers = flow_runs.c.runner != "local" if claim.kind == "flow" else sa.true()
     return (
         connection.execute(
-            sa.update(_table(claim)).where(*_held(claim), on_workers).values(**_returned(_table(claim)))
+            sa.update(_table(claim)).where(*held(claim), on_workers).values(**_returned(_table(claim)))
         ).rowcount
         == 1
     )
@@ -263,10 +266,10 @@ def about_to_lapse(database: Database, host: str) -> list[Claim]:
 
 def _claims_of(connection: Connection, host: str, *, nearly: bool = False) -> list[Claim]:
     found: list[Claim] = []
-    for kind, table in (("flow", flow_runs), ("step", steps)):
-        key = sa.null() if kind == "flow" else steps.c.step_key
-        run_id = flow_runs.c.id if kind == "flow" else steps.c.run_id
+    for kind, table in _TABLES.items():
         column = table.c
+        key = sa.null() if kind == "flow" else column.step_key
+        run_id = column.id if kind == "flow" else column.run_id
         query = sa.select(
             run_id.label("run_id"),
             column.run_attempt,
@@ -295,24 +298,19 @@ def _claim(connection: Connection, claim: Prepared, own: Any, parameters: dict[s
     return row
 
 
-def _renew_one(connection: Connection, claim: Claim) -> str | None:
-    table = _table(claim)
-    statement = sa.update(table).where(*_held(claim)).values(lease_until=now() + claim.lease_seconds)
-    return connection.execute(statement.returning(table.c.state_type)).scalar()
-
-
 def _table(claim: Claim) -> sa.Table:
-    return flow_runs if claim.kind == "flow" else steps
+    return _TABLES[claim.kind]
 
 
 def _row(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
     if claim.kind == "flow":
         return (flow_runs.c.id == claim.run_id,)
-    column = steps.c
+    column = _table(claim).c
     return column.run_id == claim.run_id, column.run_attempt == claim.run_attempt, column.step_key == claim.step_key
 
 
-def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+def held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    """The condition that picks the claimed row, while the claim holds."""
     table = _table(claim)
     ours = (*_row(claim), table.c.owner == claim.owner, table.c.claim_number == claim.number)
     return *ours, phase_is(table, Phase.CLAIMED)
@@ -320,10 +318,13 @@ def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
 
 def name_of(claim: Claim) -> str:
     """What is claimed, for people."""
-    return f"flow run {claim.run_id}" if claim.kind == "flow" else f"step {claim.step_key!r} of flow run {claim.run_id}"
+    run = f"flow run {claim.run_id}"
+    named = f"step {claim.step_key!r} of {run}" if claim.step_key else run
+    return f"the hooks of {named}" if claim.kind == "hooks" else named
 
 
-def _may_be_claimed(table: sa.Table) -> sa.ColumnElement[bool]:
+def may_be_claimed(table: sa.Table) -> sa.ColumnElement[bool]:
+    """The condition that a row is due and nobody holds a claim on it that still counts."""
     column = table.c
     due = sa.and_(phase_is(table, Phase.READY), column.due_at <= now())
     lapsed = sa.and_(phase_is(table, Phase.CLAIMED), column.lease_until < now())
@@ -349,9 +350,9 @@ def _claim_values(table: sa.Table) -> dict[str, Any]:
     }
 
 
-_CLAIM_RUN = prepare(
+_CLAIM_RUN = unwaited(
     sa.update(flow_runs)
-    .where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_(None), _may_be_claimed(flow_runs))
+    .where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_(None), may_be_claimed(flow_runs))
     .values(
         **_claim_values(flow_runs),
         wait_needed=None,
@@ -365,13 +366,13 @@ _CLAIM_RUN = prepare(
 _OWN_RUN = sa.select(flow_runs, now().label("claimed_at")).where(
     flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.owner == sa.bindparam("b_owner")
 )
-_CLAIM_STEP = prepare(
+_CLAIM_STEP = unwaited(
     sa.update(steps)
     .where(
         steps.c.run_id == sa.bindparam("b_run"),
         steps.c.run_attempt == sa.bindparam("b_attempt"),
         steps.c.step_key == sa.bindparam("b_key"),
-        _may_be_claimed(steps),
+        may_be_claimed(steps),
         # Looked up by the primary key, in the same statement. A mark on the steps themselves would have to be set by
         # everything that makes a step READY meanwhile: ends, joins, retries.
         ~sa.exists().where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_not(None)),
@@ -399,25 +400,35 @@ def fence_names(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _fence_of(table: sa.Table, *row: sa.ColumnElement[bool]) -> sa.Update:
+def _renewal_of(table: sa.Table, *row: sa.ColumnElement[bool]) -> sa.Update:
     ours = (table.c.owner == sa.bindparam("b_owner"), table.c.claim_number == sa.bindparam("b_number"))
     lease = sa.bindparam("b_lease", type_=sa.Double)
     return (
         sa.update(table)
         .where(*row, *ours, phase_is(table, Phase.CLAIMED))
-        .values(lease_until=now() + lease, lapses=0)
-        .returning(table.c.state_type, now().label("moment"))
+        .values(lease_until=now() + lease)
+        .returning(table.c.state_type)
     )
 
 
-#: The fence of each kind of claim, for statements that pass it and write more of the same row.
-FENCE_STATEMENTS: dict[str, sa.Update] = {
-    "flow": _fence_of(flow_runs, flow_runs.c.id == sa.bindparam("b_run")),
-    "step": _fence_of(
+_RENEWALS: dict[str, sa.Update] = {
+    "flow": _renewal_of(flow_runs, flow_runs.c.id == sa.bindparam("b_run")),
+    "step": _renewal_of(
         steps,
         steps.c.run_id == sa.bindparam("b_run"),
         steps.c.run_attempt == sa.bindparam("b_attempt"),
         steps.c.step_key == sa.bindparam("b_key"),
     ),
+    "hooks": _renewal_of(
+        owed_hooks,
+        owed_hooks.c.run_id == sa.bindparam("b_run"),
+        owed_hooks.c.run_attempt == sa.bindparam("b_attempt"),
+        owed_hooks.c.step_key == sa.bindparam("b_key"),
+    ),
+}
+_RENEW = {kind: unwaited(statement) for kind, statement in _RENEWALS.items()}
+#: The fence of each kind of claim, for statements that pass it and write more of the same row.
+FENCE_STATEMENTS: dict[str, sa.Update] = {
+    kind: statement.values(lapses=0).returning(now().label("moment")) for kind, statement in _RENEWALS.items()
 }
 _FENCES = {kind: prepare(statement) for kind, statement in FENCE_STATEMENTS.items()}

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import serializers, settings
-from orchestra.errors import PauseTimeout
+from orchestra.errors import InputTimeout, PauseTimeout
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store import leaders
@@ -23,6 +23,7 @@ from orchestra.store.announcements import (
     STEP_COLUMNS,
     WAKE_SUFFIX,
     Announcement,
+    of_hooks,
     of_run,
     of_step,
     of_steps,
@@ -31,13 +32,13 @@ from orchestra.store.database import Database, instant, now
 from orchestra.store.journal import Ending, upstream_failed
 from orchestra.store.local_runs import DEAD
 from orchestra.store.settle import WAIT_COLUMNS, complete_open, make_ready, wake_if_over
-from orchestra.store.tables import Kind, Phase, edges, flow_runs, phase_is, phase_is_not, queue_marks, steps
+from orchestra.store.tables import Kind, Phase, edges, flow_runs, owed_hooks, phase_is, phase_is_not, queue_marks, steps
 
 __all__ = ["Announcement", "complete_due", "expire_local", "keep_watch", "next_due", "recount", "take_due"]
 
 #: Steps that a message starts; the others end by themselves when they are due.
 _CARRIED = (Kind.TASK.value,)
-_TIMERS = (Kind.SLEEP.value, Kind.PAUSE.value)
+_TIMERS = (Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value)
 #: The longest time from one message of a row to the next, in seconds, before jitter, where the lease is no longer.
 LONGEST_AHEAD = 600.0
 
@@ -67,14 +68,14 @@ def take_due(database: Database, *, limit: int = 500, lapsed: bool = True) -> li
             lost = _seems_lost(row, marks.get(_mark_of(row)), moment)
             _set_ahead(connection, table, row, moment, announced=lost)
             if lost:
-                taken.append(of_step(row) if table is steps else of_run(row))
+                taken.append(_ANNOUNCEMENT_OF[table](row))
         return taken
 
     return database.write(work)
 
 
 def complete_due(database: Database) -> list[Announcement]:
-    """End the sleeps and pauses that are over, and make parked runs READY whose deadline has come."""
+    """End the sleeps, pauses and waits for input that are over, and make parked runs READY whose deadline has come."""
     announcements: list[Announcement] = []
     while over := database.read(lambda connection: list(connection.execute(_OVER))):
         for row in over:
@@ -144,9 +145,10 @@ def keep_watch(database: Database) -> None:
 
 def _owed(connection: Connection, limit: int, lapsed: bool) -> list[tuple[sa.Table, Any]]:
     found: list[tuple[sa.Table, Any]] = []
-    for query, table in ((_OWED_RUNS, flow_runs), (_OWED_STEPS, steps)):
+    for query, table in ((_OWED_RUNS, flow_runs), (_OWED_STEPS, steps), (_OWED_HOOKS, owed_hooks)):
         found.extend((table, row) for row in connection.execute(query.limit(limit)))
-    for query, table in ((_LAPSED_RUNS, flow_runs), (_LAPSED_STEPS, steps)) if lapsed else ():
+    lapsed_rows = ((_LAPSED_RUNS, flow_runs), (_LAPSED_STEPS, steps), (_LAPSED_HOOKS, owed_hooks))
+    for query, table in lapsed_rows if lapsed else ():
         found.extend((table, row) for row in connection.execute(query.limit(limit)))
     return found[:limit]
 
@@ -168,7 +170,7 @@ def _set_ahead(connection: Connection, table: sa.Table, row: Any, moment: float,
     seconds = _seconds_ahead(row, moment) if announced else settings.current().lease_seconds
     ahead = moment + seconds * random.uniform(1.0, 1.25)
     values = {"announce_at": ahead, "announced_at": moment} if announced else {"announce_at": ahead}
-    same = [flow_runs.c.id == row.id] if table is flow_runs else _this_step(row)
+    same = [flow_runs.c.id == row.id] if table is flow_runs else _this_step(table, row)
     connection.execute(sa.update(table).where(*same, phase_is_not(table, Phase.DONE)).values(**values))
 
 
@@ -182,8 +184,10 @@ def _seconds_ahead(row: Any, moment: float) -> float:
     return max(settings.current().lease_seconds, min(waited, LONGEST_AHEAD))
 
 
-def _this_step(row: Any) -> list[sa.ColumnElement[bool]]:
-    return [steps.c.run_id == row.run_id, steps.c.run_attempt == row.run_attempt, steps.c.step_key == row.step_key]
+def _this_step(table: sa.Table, row: Any) -> list[sa.ColumnElement[bool]]:
+    """The step, or the owed hooks, of a row."""
+    column = table.c
+    return [column.run_id == row.run_id, column.run_attempt == row.run_attempt, column.step_key == row.step_key]
 
 
 _OWED_RUNS = (
@@ -225,6 +229,17 @@ _LAPSED_STEPS = (
     .order_by(steps.c.lease_until)
 )
 
+_hooks_due = sa.and_(owed_hooks.c.announce_at <= now(), owed_hooks.c.due_at <= now())
+_OWED_HOOKS = (
+    sa.select(owed_hooks).where(phase_is(owed_hooks, Phase.READY), _hooks_due).order_by(owed_hooks.c.announce_at)
+)
+_LAPSED_HOOKS = (
+    sa.select(owed_hooks)
+    .where(phase_is(owed_hooks, Phase.CLAIMED), owed_hooks.c.lease_until < now(), _hooks_due)
+    .order_by(owed_hooks.c.lease_until)
+)
+_ANNOUNCEMENT_OF = {flow_runs: of_run, steps: of_step, owed_hooks: of_hooks}
+
 # -- timers ------------------------------------------------------------------------------------------------------
 
 _OVER = (
@@ -248,7 +263,10 @@ def _end_timer(connection: Connection, row: Any) -> list[Announcement]:
 def _timer_ending(row: Any) -> Ending:
     if row.kind == Kind.SLEEP:
         return Ending(StateType.COMPLETED, "Completed", result=serializers.encode(None))
-    error = PauseTimeout("the flow run was paused and not resumed in time")
+    if row.kind == Kind.INPUT:
+        error: Exception = InputTimeout("the flow run was sent no input in time")
+    else:
+        error = PauseTimeout("the flow run was paused and not resumed in time")
     data, _ = serializers.encode_exception(error)
     return Ending(StateType.FAILED, "TimedOut", str(error), data)
 

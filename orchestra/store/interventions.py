@@ -6,6 +6,8 @@ tells that from a run that was never in the right state.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,12 +16,14 @@ from sqlalchemy.engine import Connection
 from orchestra import serializers, settings
 from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.failpoints import failpoint
+from orchestra.questions import Question
 from orchestra.states import StateType
 from orchestra.store import blobs
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_steps
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
 from orchestra.store.journal import Ending
+from orchestra.store.owed import Debt, owe
 from orchestra.store.runs import next_attempt
 from orchestra.store.settle import cancelled, complete_open, ending_values
 from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
@@ -29,8 +33,10 @@ PAUSED = "paused"
 NONDETERMINISTIC = "nondeterministic"
 #: How many steps of a cancelled run end in one transaction.
 _PAGE = 1000
+#: What a pause is given that asks for nothing.
+NOTHING = serializers.encode(None)
 #: What nobody works on; the step of a child run ends with its child.
-_ENDED_BY_CANCEL = (Kind.TASK.value, Kind.SLEEP.value, Kind.PAUSE.value)
+_ENDED_BY_CANCEL = (Kind.TASK.value, Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value)
 
 
 def cancel(database: Database, run_id: str) -> list[Announcement]:
@@ -135,8 +141,11 @@ def _was_released(row: Any, before: Any) -> bool:
     return before.held is not None and row.held is None and row.state_type != StateType.CANCELLING
 
 
-def hold(database: Database, run_id: str) -> None:
+def hold(database: Database, run_id: str, *, state_name: str = "Paused") -> None:
     """Pause a run from outside: no segment and no task of it is started until it is resumed; what runs ends.
+
+    Args:
+        state_name: What people see meanwhile.
 
     Raises:
         FlowRunNotFound: There is no such run.
@@ -151,7 +160,7 @@ def hold(database: Database, run_id: str) -> None:
             # It would hide why the run stands still, and that `retry` is what lets it go on.
             wanted = "paused: nothing of it is started anyway; mend its code and retry it, or cancel it"
             raise IllegalTransition(run_id, row.state_name, wanted)
-        values = {"held": PAUSED, "state_type": StateType.PAUSED.value, "state_name": "Paused"}
+        values = {"held": PAUSED, "state_type": StateType.PAUSED.value, "state_name": state_name}
         connection.execute(sa.update(flow_runs).where(flow_runs.c.id == run_id).values(**values))
 
     database.write(work)
@@ -175,32 +184,111 @@ def hold_claimed(database: Database, claim: Claim, reason: str, name: str, messa
     database.write(lambda connection: fence(connection, claim, going_on=True, **values))
 
 
-def resume(database: Database, run_id: str) -> list[Announcement]:
-    """Let a paused run go on, whether its body paused it or someone from outside.
+@dataclass(frozen=True, slots=True)
+class OpenPause:
+    """A pause that a run's body waits at."""
+
+    step_key: str
+    name: str
+    question: Question
+    #: When it is given up, seconds since the epoch.
+    due_at: float | None
+    created_at: float
+
+
+def open_pauses(database: Database, run_id: str) -> tuple[Mapping[str, Any], list[OpenPause]]:
+    """A run's row, and the pauses that its body waits at, in the order of asking.
 
     Raises:
         FlowRunNotFound: There is no such run.
-        IllegalTransition: It is not paused.
     """
 
-    first: list[tuple[Any, list[str]]] = []
+    def look(connection: Connection) -> tuple[Mapping[str, Any], list[OpenPause]]:
+        row = connection.execute(sa.select(flow_runs).where(flow_runs.c.id == run_id)).mappings().first()
+        if row is None:
+            raise FlowRunNotFound(run_id)
+        pauses = [] if row["phase"] == Phase.DONE else read_pauses(connection, run_id, row["run_attempt"])
+        return dict(row), pauses
+
+    return database.read(look)
+
+
+def read_pauses(connection: Connection, run_id: str, run_attempt: int, *, lock: bool = False) -> list[OpenPause]:
+    """The pauses of a run attempt that have not ended, in the order of asking."""
+    query = (
+        sa.select(steps.c.step_key, steps.c.name, steps.c.inputs, steps.c.due_at, steps.c.created_at)
+        .where(
+            steps.c.run_id == run_id,
+            steps.c.run_attempt == run_attempt,
+            steps.c.kind == Kind.PAUSE.value,
+            phase_is_not(steps, Phase.DONE),
+        )
+        .order_by(steps.c.sequence)
+    )
+    found = connection.execute(query.with_for_update() if lock else query).all()
+    return [
+        OpenPause(row.step_key, row.name, Question.decoded(row.inputs), row.due_at, row.created_at) for row in found
+    ]
+
+
+def resume(database: Database, run_id: str, answers: Mapping[str, bytes] | None = None) -> list[Announcement]:
+    """Let a paused run go on, whether its body paused it or someone from outside.
+
+    Of two at once, one finds it paused. A crash before leaves it paused, one after a run that the sweeper announces.
+
+    Args:
+        answers: The pauses to end, by step key, and what each is given, encoded; None: those that ask for nothing.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It is not paused, or not at one of these.
+    """
+
+    first: list[tuple[Any, dict[str, bytes]]] = []
 
     def work(connection: Connection) -> list[Announcement]:
         row = _lock(connection, run_id)
-        pauses = _open_steps(connection, run_id, row.run_attempt, Kind.PAUSE)
+        pauses = _to_end(connection, row, answers)
         first.append((row, pauses))
         before, wanted = first[0]
         # A pause that was reached since is not what was to be ended.
-        pauses = [key for key in pauses if key in wanted]
+        pauses = {key: given for key, given in pauses.items() if key in wanted}
         if row.held != PAUSED and not pauses:
-            if _was_released(row, before) or (len(first) > 1 and wanted):
+            if _was_released(row, before) or (len(first) > 1 and _were_given(connection, row, wanted)):
                 return [of_run(row), *_announce_again(connection, run_id, row.run_attempt)]
             raise IllegalTransition(run_id, row.state_type, "resumed: it is not paused")
         announcements = _release(connection, run_id) if row.held == PAUSED else []
-        ending = Ending(StateType.COMPLETED, "Completed", result=serializers.encode(None))
-        return announcements + complete_open(connection, run_id, row.run_attempt, pauses, ending)
+        for key, given in pauses.items():
+            ending = Ending(StateType.COMPLETED, "Completed", result=given)
+            announcements += complete_open(connection, run_id, row.run_attempt, [key], ending)
+        return announcements
 
-    return database.write(work)
+    failpoint("before_resume")
+    announcements = database.write(work)
+    failpoint("after_resume")
+    return announcements
+
+
+def _to_end(connection: Connection, row: Any, answers: Mapping[str, bytes] | None) -> dict[str, bytes]:
+    """The open pauses that `answers` are for, with what each is given. Locked: their time may be over just now."""
+    if row.phase == Phase.DONE:
+        # The process of a local run may have died while it was paused.
+        return {}
+    found = read_pauses(connection, row.id, row.run_attempt, lock=True)
+    if answers is None:
+        return {pause.step_key: NOTHING for pause in found if pause.question.schema is None}
+    return {pause.step_key: answers[pause.step_key] for pause in found if pause.step_key in answers}
+
+
+def _were_given(connection: Connection, row: Any, wanted: Mapping[str, bytes]) -> bool:
+    """Whether these pauses have ended with just that: an earlier try of the same resume was committed."""
+    query = sa.select(steps.c.step_key, steps.c.result).where(
+        steps.c.run_id == row.id,
+        steps.c.run_attempt == row.run_attempt,
+        steps.c.step_key.in_(list(wanted)),
+        steps.c.state_type == StateType.COMPLETED.value,
+    )
+    return bool(wanted) and {key: result for key, result in connection.execute(query)} == dict(wanted)
 
 
 def delete(database: Database, run_id: str) -> None:
@@ -297,16 +385,6 @@ def _announce_again(connection: Connection, run_id: str, run_attempt: int) -> li
     return of_steps(connection.execute(statement))
 
 
-def _open_steps(connection: Connection, run_id: str, run_attempt: int, *kinds: Kind) -> list[str]:
-    query = sa.select(steps.c.step_key).where(
-        steps.c.run_id == run_id,
-        steps.c.run_attempt == run_attempt,
-        steps.c.kind.in_([kind.value for kind in kinds]),
-        phase_is(steps, Phase.READY, Phase.WAITING),
-    )
-    return list(connection.scalars(query.order_by(steps.c.sequence)))
-
-
 def _children(connection: Connection, run_id: str) -> list[str]:
     """The child runs that go on and are not being cancelled yet."""
     going_on = sa.and_(phase_is_not(flow_runs, Phase.DONE), flow_runs.c.state_type != StateType.CANCELLING.value)
@@ -342,4 +420,22 @@ def _mark_cancelling(connection: Connection, row: Any) -> list[Announcement]:
         values |= {"phase": Phase.READY, "due_at": now(), "announce_at": now() + settings.current().lease_seconds}
     statement = sa.update(flow_runs).where(flow_runs.c.id == row.id).values(**values).returning(*RUN_COLUMNS)
     found = connection.execute(statement).one()
-    return [] if never_started or row.phase == Phase.CLAIMED else [of_run(found)]
+    if never_started:
+        # Nobody has its code here: a worker runs its hooks.
+        return [] if row.has_hooks is False else owe(connection, [_debt(row)])
+    return [] if row.phase == Phase.CLAIMED else [of_run(found)]
+
+
+def _debt(row: Any) -> Debt:
+    """The hooks of a run that is cancelled before it was started."""
+    return Debt(
+        row.id,
+        row.run_attempt,
+        "",
+        row.flow_name,
+        row.queue,
+        row.priority,
+        StateType.CANCELLED.value,
+        "Cancelled",
+        None,
+    )

@@ -15,16 +15,17 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import graph, identifiers, serializers, settings
-from orchestra.errors import UpstreamFailed
+from orchestra.errors import TaskRunNotFound, UpstreamFailed
 from orchestra.failpoints import failpoint
 from orchestra.graph import Edge, Node, Outcome
 from orchestra.states import StateType
 from orchestra.store import blobs
 from orchestra.store.announcements import Announcement, of_steps, step_is
-from orchestra.store.claims import Claim, fence
+from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names
 from orchestra.store.database import Database, insert, insert_for
+from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
-from orchestra.store.tables import Kind, Phase, edges, joins, phase_is, steps
+from orchestra.store.tables import Kind, Phase, edges, encode_tags, joins, phase_is, steps
 
 T = TypeVar("T")
 
@@ -74,8 +75,11 @@ class NewStep:
     #: Seconds until it is due: a sleep, a pause's timeout, a retry.
     delay: float = 0.0
     child_run_id: str | None = None
+    tags: tuple[str, ...] = ()
     #: None: still to be done.
     ending: Ending | None = None
+    #: The hooks that its ending calls for.
+    debt: Debt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,20 @@ def load_steps(database: Database, run_id: str, run_attempt: int, keys: Sequence
     return database.read(work)
 
 
+def step_row(database: Database, step_id: str) -> Mapping[str, Any]:
+    """Key and state of a step, by its id.
+
+    Raises:
+        TaskRunNotFound: There is none with this id.
+    """
+    names = ("run_id", "run_attempt", "step_key", "state_type", "state_name", "state_message")
+    query = sa.select(*(steps.c[name] for name in names)).where(steps.c.id == step_id)
+    row = database.read(lambda connection: connection.execute(query).mappings().one_or_none())
+    if row is None:
+        raise TaskRunNotFound(step_id)
+    return dict(row)
+
+
 def result_of(database: Database, run_id: str, run_attempt: int, step_key: str) -> bytes | None:
     """The encoded result of a step, also a large one.
 
@@ -198,10 +216,42 @@ def record(
 
     keep_large(database, new)
     failpoint("before_dispatch" if dispatched else "before_record")
-    # What was only dispatched is dispatched again by the replay; a result must stay.
-    announcements = database.write(work, relaxed=all(step.ending is None for step in new))
+    if _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
+        announcements = []
+    else:
+        # What was only dispatched is dispatched again by the replay; a result must stay.
+        announcements = database.write(work, relaxed=all(step.ending is None for step in new))
     failpoint("after_dispatch" if dispatched else "after_record")
     return announcements
+
+
+def _is_lone_ending(database: Database, claim: Claim, new: Sequence[NewStep]) -> bool:
+    """Whether this is the result of one inline call in the first attempt of a run on PostgreSQL, as most writes are."""
+    first, *others = new
+    return (
+        database.dialect == "postgresql"
+        and not others
+        and claim.run_attempt == 1
+        and first.ending is not None
+        and first.ending.blob is None
+        and first.debt is None
+    )
+
+
+def _record_alone(database: Database, claim: Claim, step: NewStep) -> bool:
+    """Pass the fence and write an ended step by one statement, which takes one round trip instead of four.
+
+    Returns:
+        False where nothing was written: the fence did not match, or the row is there, as the answer to an earlier try
+        of this was lost. The ordinary way tells these apart.
+    """
+    row = _row(step, claim, 0.0, graph.plan([], {})) | fence_names(claim)
+    row["end_time"] = step.ending.end_time if step.ending is not None else None
+    found = database.write_alone(lambda connection: _RECORD_ALONE.first(connection, row))
+    if found is None:
+        return False
+    claim.cancelled |= found.state_type == StateType.CANCELLING
+    return True
 
 
 def keep_large(database: Database, new: Iterable[NewStep | Ending]) -> None:
@@ -235,6 +285,8 @@ def write(
         _set_aside(connection, claim, [step.key for step in new])
     _INSERT.many(connection, rows)
     _insert_joins(connection, run_id, run_attempt, plan)
+    if debts := [step.debt for step in new if step.debt is not None]:
+        owe(connection, debts)
     return of_steps(announced)
 
 
@@ -295,6 +347,7 @@ def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan) -> dict[s
         "priority": step.priority,
         "lease_seconds": step.lease_seconds,
         "child_run_id": step.child_run_id,
+        "tags": encode_tags(step.tags) if step.tags else None,
         "claim_number": claim.number if step.ending is not None else 0,
         "created_at": moment,
         "join_id": None,
@@ -339,7 +392,11 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
         return open_row | {"phase": Phase.WAITING.value, "state_type": "RUNNING", "state_name": "Running"}
     due_at = moment + step.delay
     scheduled = step.delay > 0
-    names = {Kind.SLEEP: ("RUNNING", "Sleeping"), Kind.PAUSE: ("PAUSED", "Paused")}
+    names = {
+        Kind.SLEEP: ("RUNNING", "Sleeping"),
+        Kind.PAUSE: ("PAUSED", "Paused"),
+        Kind.INPUT: ("RUNNING", "Receiving"),
+    }
     retrying = ("SCHEDULED", "AwaitingRetry") if step.attempt > 1 else ("SCHEDULED", "Scheduled")
     state_type, state_name = names.get(step.kind, retrying if scheduled else ("PENDING", "Pending"))
     return open_row | {
@@ -448,15 +505,31 @@ def _insert_of(dialect: str) -> Any:
     return insert_for(dialect, steps).values(values).on_conflict_do_nothing()
 
 
+def _record_alone_of(dialect: str) -> Any:
+    fenced = FENCE_STATEMENTS["flow"].cte("fenced")
+    given: dict[str, Any] = {c.name: sa.bindparam(c.name, type_=c.type) for c in steps.c if c.name in _WRITTEN}
+    given["created_at"] = fenced.c.moment
+    given["end_time"] = sa.func.coalesce(given["end_time"], fenced.c.moment)
+    told = sa.select(fenced.c.state_type).scalar_subquery()
+    values = sa.select(*given.values()).select_from(fenced)
+    return (
+        insert_for(dialect, steps)
+        .from_select(list(given), values)
+        .on_conflict_do_nothing()
+        .returning(told.label("state_type"))
+    )
+
+
 #: What a new row sets; the claim's columns begin as their defaults say.
 _WRITTEN = frozenset({
     "run_id", "run_attempt", "step_key", "id", "branch", "position", "sequence", "kind", "name", "path", "options",
     "recorded_attempt", "attempt", "inline", "inputs", "inputs_fingerprint", "queue", "priority", "lease_seconds",
-    "child_run_id", "claim_number", "created_at", "join_id", "wave", "wave_index", "wave_window", "due_at",
+    "child_run_id", "tags", "claim_number", "created_at", "join_id", "wave", "wave_index", "wave_window", "due_at",
     "announce_at", "announced_at", "worker", "phase", "state_type", "state_name", "state_message", "result",
     "result_blob", "start_time", "end_time",
 })  # fmt: skip
 _INSERT = Prepared(_insert_of)
+_RECORD_ALONE = Prepared(_record_alone_of)
 _SIZE = sa.func.length(steps.c.result)
 _LARGE = sa.or_(steps.c.result_blob.is_not(None), sa.func.coalesce(_SIZE, 0) > EAGER_RESULT_BYTES)
 _RECORD_COLUMNS = (

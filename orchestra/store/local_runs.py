@@ -65,12 +65,13 @@ def set_state(db: Database, run_id: str, state: State[Any], *, run_attempt: int)
     A run that is being cancelled keeps that state.
     """
 
-    def write(connection: Connection) -> None:
-        going_on = _of_run(run_id).where(flow_runs.c.state_type != StateType.CANCELLING)
-        if connection.execute(going_on.values(**_state_values(state), run_attempt=run_attempt)).rowcount:
-            connection.execute(states.insert().values(_state_row(run_id, state)))
+    db.write(lambda connection: _write_state(connection, run_id, state, run_attempt))
 
-    db.write(write)
+
+def _write_state(connection: Connection, run_id: str, state: State[Any], run_attempt: int) -> None:
+    going_on = _of_run(run_id).where(flow_runs.c.state_type != StateType.CANCELLING)
+    if connection.execute(going_on.values(**_state_values(state), run_attempt=run_attempt)).rowcount:
+        connection.execute(states.insert().values(_state_row(run_id, state)))
 
 
 def finish_run(db: Database, run_id: str, owner: str, state: State[Any], *, result: bytes | None = None) -> bool:
@@ -131,26 +132,33 @@ DEAD: dict[str, Any] = {
 }
 
 
-def open_pause(db: Database, row: dict[str, Any]) -> None:
-    """Write a pause as an open step, which `resume` completes. Safe to repeat."""
+def open_pause(db: Database, row: dict[str, Any], state: State[Any]) -> None:
+    """Write a pause as an open step, which `resume` completes, and show its run so. Safe to repeat."""
 
     def write(connection: Connection) -> None:
-        connection.execute(insert(connection, steps).values(row).on_conflict_do_nothing())
+        if connection.execute(insert(connection, steps).values(row).on_conflict_do_nothing()).rowcount:
+            _write_state(connection, row["run_id"], state, row["run_attempt"])
 
     db.write(write)
 
 
-def end_pause(db: Database, step_id: str) -> None:
-    """End a pause that nobody has resumed in time. Safe to repeat."""
+def end_pause(db: Database, step_id: str) -> bool:
+    """End a pause that nobody has resumed in time; false where it has ended otherwise. Safe to repeat."""
     still_open = (steps.c.id == step_id) & (steps.c.phase != Phase.DONE)
     values = {"phase": Phase.DONE, "state_type": "FAILED", "state_name": "TimedOut", "end_time": clock.now()}
-    db.write(lambda connection: connection.execute(steps.update().where(still_open).values(values)))
+
+    def write(connection: Connection) -> bool:
+        connection.execute(steps.update().where(still_open).values(values))
+        return connection.scalar(sa.select(steps.c.state_name).where(steps.c.id == step_id)) == "TimedOut"
+
+    return db.write(write)
 
 
-def pause_state(db: Database, step_id: str) -> str | None:
-    """The state type with which a pause has ended; None: it goes on."""
-    query = sa.select(steps.c.state_type).where(steps.c.id == step_id, steps.c.phase == Phase.DONE)
-    return db.read(lambda connection: connection.scalar(query))
+def pause_ending(db: Database, step_id: str) -> tuple[str, bytes | None] | None:
+    """The state type with which a pause has ended, and its encoded answer; None: it goes on."""
+    query = sa.select(steps.c.state_type, steps.c.result).where(steps.c.id == step_id, steps.c.phase == Phase.DONE)
+    row = db.read(lambda connection: connection.execute(query).first())
+    return None if row is None else (row.state_type, row.result if row.state_type == StateType.COMPLETED else None)
 
 
 def _of_run(run_id: str) -> sa.Update:

@@ -12,13 +12,26 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, and_, func, or_, select, tuple_
 
 from orchestra import clock, serializers
 from orchestra.errors import FlowRunNotFound, TaskRunNotFound
 from orchestra.states import StateType
 from orchestra.store.database import Database, instant
-from orchestra.store.tables import Kind, Phase, edges, flow_runs, flows, leaders, phase_is, states, steps
+from orchestra.store.interventions import OpenPause, read_pauses
+from orchestra.store.tables import (
+    Kind,
+    Phase,
+    edges,
+    flow_runs,
+    flows,
+    has_tag,
+    is_tagged,
+    leaders,
+    phase_is,
+    states,
+    steps,
+)
 
 T = TypeVar("T")
 
@@ -105,6 +118,22 @@ class FlowRun:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseRecord:
+    """A pause that a run waits at, and what it asks for."""
+
+    #: By which `resume` may name it.
+    key: str
+    description: str | None
+    #: JSON schema of the input; None: it is only to be resumed.
+    schema: dict[str, Any] | None
+    #: Why the input before was refused.
+    refused: str | None
+    since: datetime | None
+    #: When it is given up.
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class FlowRunDetails:
     """A flow run with what only its own page shows."""
 
@@ -117,6 +146,8 @@ class FlowRunDetails:
     worker: str | None
     lease_until: datetime | None
     lapses: int
+    #: What it waits for people to do.
+    pauses: tuple[PauseRecord, ...]
     states: tuple[StateRecord, ...]
 
 
@@ -130,6 +161,7 @@ class TaskRun:
     task_key: str | None
     dynamic_key: str
     kind: str
+    tags: tuple[str, ...]
     state_type: str
     state_name: str
     state: StateRecord
@@ -189,7 +221,7 @@ class Node:
 
 _FINAL_TYPES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
 _RUN_LISTED = [column for column in flow_runs.c if column.name not in {"result", "outcome"}]
-_STEP_LISTED = [column for column in steps.c if column.name not in {"result", "inputs"}]
+STEP_LISTED = [column for column in steps.c if column.name not in {"result", "inputs"}]
 
 
 def list_flow_runs(
@@ -201,6 +233,7 @@ def list_flow_runs(
     state_types: Iterable[str] = (),
     state_names: Iterable[str] = (),
     parent_flow_run_id: str | None = None,
+    tags: Iterable[str] = (),
 ) -> Page[FlowRun]:
     """The newest flow runs first.
 
@@ -209,6 +242,7 @@ def list_flow_runs(
         after: Id of the last run of the page before.
         state_types: Only runs of these types ("FAILED").
         state_names: Only runs in states of these names ("AwaitingRetry").
+        tags: Only runs that have all of these.
 
     Raises:
         FlowRunNotFound: `after` is not there (any more).
@@ -221,20 +255,21 @@ def list_flow_runs(
     names, types = tuple(state_names), _types(state_types, state_names)
     if names:
         conditions.append(flow_runs.c.state_name.in_(names))
+    conditions.extend(_tagged(flow_runs, tags))
 
     def page(conn: Connection) -> list[RowMapping]:
         begin = [*conditions, *_after(conn, flow_runs.c, after, FlowRunNotFound)]
         newest = (flow_runs.c.created_at.desc(), flow_runs.c.id.desc())
-        query = _select_runs().order_by(*newest).limit(limit + 1)
+        query = select_runs().order_by(*newest).limit(limit + 1)
         # One query a type, merged here: an IN would make the database sort every run of these types.
         found = [
             row
             for kind in types or (None,)
-            for row in _mappings(conn, query.where(*begin, *([flow_runs.c.state_type == kind] if kind else [])))
+            for row in mappings(conn, query.where(*begin, *([flow_runs.c.state_type == kind] if kind else [])))
         ]
         return sorted(found, key=lambda row: (row["created_at"], row["id"]), reverse=True)
 
-    return _page([_flow_run(row) for row in db.read(page)], limit)
+    return _page([flow_run_of(row) for row in db.read(page)], limit)
 
 
 def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
@@ -244,16 +279,17 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         FlowRunNotFound: There is none with this id.
     """
 
-    def look(conn: Connection) -> tuple[RowMapping, tuple[StateRecord, ...]]:
-        query = _select_runs(flow_runs.c.result, flow_runs.c.outcome).where(flow_runs.c.id == flow_run_id)
+    def look(conn: Connection) -> tuple[RowMapping, list[OpenPause], tuple[StateRecord, ...]]:
+        query = select_runs(flow_runs.c.result, flow_runs.c.outcome).where(flow_runs.c.id == flow_run_id)
         row = conn.execute(query).mappings().one_or_none()
         if row is None:
             raise FlowRunNotFound(flow_run_id)
-        return row, _history(conn, flow_run_id, None)
+        pauses = [] if row["phase"] == Phase.DONE else read_pauses(conn, flow_run_id, row["run_attempt"])
+        return row, pauses, _history(conn, flow_run_id, None)
 
-    row, history = db.read(look)
+    row, pauses, history = db.read(look)
     return FlowRunDetails(
-        run=_flow_run(row),
+        run=flow_run_of(row),
         result=_result(row),
         unfinished=row["wait_open"] or 0,
         needed=row["wait_needed"] or 0,
@@ -261,8 +297,15 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         worker=row["owner"] if row["phase"] == Phase.CLAIMED else None,
         lease_until=clock.to_datetime(row["lease_until"]) if row["phase"] == Phase.CLAIMED else None,
         lapses=row["lapses"],
+        pauses=tuple(map(_pause, pauses)),
         states=history,
     )
+
+
+def _pause(pause: OpenPause) -> PauseRecord:
+    asked = pause.question
+    since, until = clock.to_datetime(pause.created_at), clock.to_datetime(pause.due_at)
+    return PauseRecord(asked.key or pause.name, asked.description, asked.schema, asked.refused, since, until)
 
 
 def flow_run_state(db: Database, flow_run_id: str) -> StateRecord:
@@ -289,6 +332,7 @@ def list_task_runs(
     kinds: Iterable[str] = (Kind.TASK,),
     state_types: Iterable[str] = (),
     state_names: Iterable[str] = (),
+    tags: Iterable[str] = (),
 ) -> Page[TaskRun]:
     """Task runs: the newest first, or those of one flow run in the order in which they were asked for.
 
@@ -300,6 +344,7 @@ def list_task_runs(
         kinds: Kinds of step to list; empty lists all of them.
         state_types: Only those of these types ("FAILED").
         state_names: Only those in states of these names ("AwaitingRetry").
+        tags: Only those that have all of these.
 
     Raises:
         FlowRunNotFound: There is no flow run with that id.
@@ -313,24 +358,25 @@ def list_task_runs(
         conditions.append(steps.c.state_name.in_(names))
     if types:
         conditions.append(steps.c.state_type.in_(types))
+    conditions.extend(_tagged(steps, tags))
 
     def page(conn: Connection) -> Sequence[RowMapping]:
-        query = select(*_STEP_LISTED).where(*conditions).limit(limit + 1)
+        query = select(*STEP_LISTED).where(*conditions).limit(limit + 1)
         if flow_run_id is None:
-            return _mappings(
+            return mappings(
                 conn,
                 query.where(*_after(conn, steps.c, after, TaskRunNotFound)).order_by(
                     steps.c.created_at.desc(), steps.c.id.desc()
                 ),
             )
-        return _mappings(
+        return mappings(
             conn,
             query.where(*_of_run(conn, flow_run_id, every_attempt), *_after_step(conn, after)).order_by(
                 steps.c.run_attempt, steps.c.sequence
             ),
         )
 
-    return _page([_task_run(row) for row in db.read(page)], limit)
+    return _page([task_run_of(row) for row in db.read(page)], limit)
 
 
 def read_task_run(db: Database, task_run_id: str) -> TaskRunDetails:
@@ -348,7 +394,7 @@ def read_task_run(db: Database, task_run_id: str) -> TaskRunDetails:
 
     row, upstream, history = db.read(look)
     return TaskRunDetails(
-        run=_task_run(row),
+        run=task_run_of(row),
         task_inputs=serializers.preview(row["inputs"]),
         result=_result(row),
         upstream=upstream,
@@ -365,18 +411,10 @@ def list_flows(db: Database, *, limit: int = 50, after: str | None = None) -> Pa
         limit: Most flows on the page.
         after: Name of the last flow of the page before.
     """
-    runs = flow_runs.alias("newest")
-    newest = select(runs.c.id).where(runs.c.flow_name == flows.c.name).correlate(flows)
-    newest = newest.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(1)
-    query = (
-        select(flows, flow_runs.c.state_name, flow_runs.c.created_at.label("run_created_at"))
-        .select_from(flows.outerjoin(flow_runs, flow_runs.c.id == newest.scalar_subquery()))
-        .order_by(flows.c.name)
-        .limit(limit + 1)
-    )
+    query = select_flows().order_by(flows.c.name).limit(limit + 1)
     if after:
         query = query.where(flows.c.name > after)
-    found = [_flow(row) for row in db.read(lambda conn: _mappings(conn, query))]
+    found = [flow_of(row) for row in db.read(lambda conn: mappings(conn, query))]
     return Page(tuple(found[:limit]), found[limit - 1].name if len(found) > limit else None)
 
 
@@ -402,7 +440,7 @@ def step_counts(db: Database, flow_run_id: str) -> list[StepCount]:
 
     def look(conn: Connection) -> Sequence[RowMapping]:
         query = select(*shown, name, func.count().label("number"), func.min(steps.c.sequence).label("first"))
-        return _mappings(conn, query.where(*_of_run(conn, flow_run_id, False)).group_by(*shown).order_by("first"))
+        return mappings(conn, query.where(*_of_run(conn, flow_run_id, False)).group_by(*shown).order_by("first"))
 
     return [
         StepCount(_short_name(row), row["kind"], row["state_type"], row["state_name"], row["number"])
@@ -421,7 +459,7 @@ def run_graph(db: Database, flow_run_id: str, *, limit: int = 20_000) -> list[No
     def look(conn: Connection) -> tuple[Sequence[RowMapping], dict[str, list[str]]]:
         of_run = _of_run(conn, flow_run_id, False)
         query = select(*(steps.c[name] for name in names)).where(*of_run).order_by(steps.c.sequence).limit(limit)
-        return _mappings(conn, query), _edges_of(conn, flow_run_id)
+        return mappings(conn, query), _edges_of(conn, flow_run_id)
 
     rows, upstream = db.read(look)
     return [
@@ -472,6 +510,12 @@ def _types(state_types: Iterable[str], state_names: Iterable[str]) -> tuple[str,
     return tuple(dict.fromkeys(_TYPE_OF_NAME[name].value for name in names))
 
 
+def _tagged(table: Table, tags: Iterable[str]) -> list[ColumnElement[bool]]:
+    """Rows that have all of these tags."""
+    wanted = [has_tag(table, tag) for tag in tags]
+    return [is_tagged(table), *wanted] if wanted else []
+
+
 def _after(conn: Connection, columns: Any, last: str | None, missing: type[Exception]) -> list[ColumnElement[bool]]:
     """Rows that come after `last` where the newest come first."""
     if last is None:
@@ -502,7 +546,18 @@ def _of_run(conn: Connection, flow_run_id: str, every_attempt: bool) -> list[Col
     return of_run if every_attempt else [*of_run, steps.c.run_attempt == attempt]
 
 
-def _select_runs(*more: ColumnElement[Any]) -> Select[Any]:
+def select_flows() -> Select[Any]:
+    """Flows, each with its newest run, as `flow_of` reads them."""
+    runs = flow_runs.alias("newest")
+    newest = select(runs.c.id).where(runs.c.flow_name == flows.c.name).correlate(flows)
+    newest = newest.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(1)
+    return select(flows, flow_runs.c.state_name, flow_runs.c.created_at.label("run_created_at")).select_from(
+        flows.outerjoin(flow_runs, flow_runs.c.id == newest.scalar_subquery())
+    )
+
+
+def select_runs(*more: ColumnElement[Any]) -> Select[Any]:
+    """Flow runs, as `flow_run_of` reads them, with more columns."""
     return (
         select(*_RUN_LISTED, *more, flows.c.id.label("flow_id"), steps.c.id.label("parent_task_run_id"))
         .outerjoin(flows, flows.c.name == flow_runs.c.flow_name)
@@ -517,7 +572,8 @@ def _select_runs(*more: ColumnElement[Any]) -> Select[Any]:
     )
 
 
-def _mappings(conn: Connection, query: Select[Any]) -> Sequence[RowMapping]:
+def mappings(conn: Connection, query: Select[Any]) -> Sequence[RowMapping]:
+    """All rows of a query, by column name."""
     return conn.execute(query).mappings().all()
 
 
@@ -529,7 +585,8 @@ def _page(found: list[Any], limit: int) -> Page[Any]:
     return Page(tuple(found[:limit]), found[limit - 1].id if more else None)
 
 
-def _flow_run(row: RowMapping) -> FlowRun:
+def flow_run_of(row: RowMapping) -> FlowRun:
+    """A row of `select_runs`."""
     return FlowRun(
         id=row["id"],
         name=row["name"],
@@ -559,7 +616,8 @@ def _flow_run(row: RowMapping) -> FlowRun:
     )
 
 
-def _task_run(row: RowMapping) -> TaskRun:
+def task_run_of(row: RowMapping) -> TaskRun:
+    """A row of the columns `STEP_LISTED`."""
     return TaskRun(
         id=row["id"],
         name=row["name"],
@@ -567,6 +625,7 @@ def _task_run(row: RowMapping) -> TaskRun:
         task_key=row["path"],
         dynamic_key=row["step_key"],
         kind=row["kind"],
+        tags=tuple(json.loads(row["tags"] or "[]")),
         state_type=row["state_type"],
         state_name=row["state_name"],
         state=_state(row),
@@ -584,7 +643,8 @@ def _task_run(row: RowMapping) -> TaskRun:
     )
 
 
-def _flow(row: RowMapping) -> Flow:
+def flow_of(row: RowMapping) -> Flow:
+    """A row of `select_flows`."""
     return Flow(
         id=row["id"],
         name=row["name"],
@@ -607,7 +667,7 @@ def _history(conn: Connection, run_id: str, step_id: str | None) -> tuple[StateR
     query = select(states).where(states.c.run_id == run_id, states.c.step_id == step_id).order_by(states.c.id)
     return tuple(
         StateRecord(row["type"], row["name"], row["message"], clock.to_datetime(row["timestamp"]))
-        for row in _mappings(conn, query)
+        for row in mappings(conn, query)
     )
 
 

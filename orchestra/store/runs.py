@@ -19,6 +19,7 @@ from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, Claimed, fence, is_released
 from orchestra.store.database import Database, insert, insert_for, instant, now
 from orchestra.store.journal import Ending, NewStep, keep_large, write
+from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.settle import ENDING, complete_open, ending_names
 from orchestra.store.tables import Phase, flow_runs, flows, phase_is_not, steps
@@ -57,6 +58,8 @@ class NewRun:
     parent_step_key: str | None = None
     root_run_id: str | None = None
     depth: int = 0
+    #: Whether the flow has hooks for an end; None: whoever submits it does not know.
+    has_hooks: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +161,20 @@ def start_child(
 
 
 def finish(
-    database: Database, claim: Claim, ending: Ending, new: Sequence[NewStep], *, window: Callable[[str], int]
+    database: Database,
+    claim: Claim,
+    ending: Ending,
+    new: Sequence[NewStep],
+    *,
+    window: Callable[[str], int],
+    debt: Debt | None = None,
 ) -> list[Announcement]:
     """Write a flow run's final state, and end the step of its parent, in one transaction.
 
     All its submitted work must have ended. A lost answer is recognised. A cancel that was acknowledged before stands.
+
+    Args:
+        debt: The hooks that this end calls for.
 
     Returns:
         What to announce: the parent, where it waits for this.
@@ -182,6 +194,8 @@ def finish(
             fence(connection, claim, going_on=True)
             raise ClaimLost(f"the claim {claim.number} on flow run {claim.run_id} was taken over")
         announcements = write(connection, claim, new, window=window, moment=parent.moment)
+        if debt is not None:
+            announcements += owe(connection, [debt])
         return announcements + _end_parent_step(connection, parent, ending)
 
     keep_large(database, [ending, *new])
@@ -189,6 +203,20 @@ def finish(
     announcements = database.write(work)
     failpoint("after_finish")
     return announcements
+
+
+def hooks_ran(database: Database, claim: Claim) -> None:
+    """Note that the on_running hooks of a claimed run have run in this run attempt. A crash before runs them again.
+
+    Raises:
+        ClaimLost: Another claim was made; nothing was written.
+    """
+
+    def work(connection: Connection) -> None:
+        fence(connection, claim, hooks_attempt=claim.run_attempt)
+
+    failpoint("before_hooks_ran")
+    database.write(work)
 
 
 def body_ended(
@@ -386,6 +414,7 @@ def _run_row(new: NewRun, moment: float) -> dict[str, Any]:
         "root_run_id": new.root_run_id or new.id,
         "depth": new.depth,
         "timeout_seconds": new.timeout_seconds,
+        "has_hooks": new.has_hooks,
         "phase": Phase.READY.value,
         "due_at": due_at,
         "scheduled_at": due_at,

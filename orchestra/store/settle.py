@@ -25,6 +25,7 @@ from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcemen
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
 from orchestra.store.journal import Ending, chunks, keep_large, upstream_failed
+from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import prepare
 from orchestra.store.tables import Phase, edges, flow_runs, joins, phase_is, phase_is_not, steps
 
@@ -71,7 +72,12 @@ def _least_window(queue: str) -> int:
 
 
 def complete(
-    database: Database, claim: Claim, ending: Ending, *, window: Callable[[str], int] = _least_window
+    database: Database,
+    claim: Claim,
+    ending: Ending,
+    *,
+    window: Callable[[str], int] = _least_window,
+    debt: Debt | None = None,
 ) -> list[Announcement]:
     """Write the ending of a claimed step, and what follows from it, in one transaction.
 
@@ -80,6 +86,7 @@ def complete(
 
     Args:
         window: Of a queue, how many rows of a wave are announced ahead; asked within the transaction, so it must know.
+        debt: The hooks that this ending calls for.
 
     Returns:
         What to announce.
@@ -95,6 +102,8 @@ def complete(
             if is_released(connection, claim, Phase.DONE):
                 return []
             raise ClaimLost(f"the claim on step {claim.step_key!r} of flow run {claim.run_id} was taken over")
+        if debt is not None:
+            owe(connection, [debt])
         return settle(connection, claim.run_id, claim.run_attempt, _ended([row]), window=window)
 
     keep_large(database, [ending])

@@ -7,6 +7,8 @@ and drives claims. Encoded values are the bytes of `orchestra.serializers`.
 from __future__ import annotations
 
 import enum
+import json
+from collections.abc import Iterable
 
 from sqlalchemy import (
     Boolean,
@@ -26,6 +28,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.sql.elements import ColumnElement
+
+from orchestra.previews import clean_text
 
 #: Longest name, queue or version, and longest step or idempotency key, in characters.
 LONGEST_NAME, LONGEST_KEY = 255, 512
@@ -60,6 +64,8 @@ class Kind(enum.StrEnum):
     SUBFLOW = "subflow"
     SLEEP = "sleep"
     PAUSE = "pause"
+    #: A wait for a message of another run.
+    INPUT = "input"
     #: Something the body saw of the outside: a clock, a state, an order of completion, a timeout.
     OBSERVATION = "observation"
 
@@ -157,12 +163,17 @@ flow_runs = Table(
     Column("streak_parks", Integer, nullable=False, server_default="0"),
     #: The body has ended so; the run is final when all submitted work is. Encoded like a result.
     Column("outcome", LargeBinary),
+    #: Whether its flow has hooks for an end, as whoever submitted it knew; null: nobody knew.
+    Column("has_hooks", Boolean),
+    #: The run attempt whose on_running hooks have run.
+    Column("hooks_attempt", Integer),
     *_claim_columns(),
     *_state_columns(),
     UniqueConstraint("flow_name", "idempotency_key"),
     Index("ix_flow_runs_created", "created_at", "id"),
     Index("ix_flow_runs_flow", "flow_name", "created_at", "id"),
     Index("ix_flow_runs_state", "state_type", "created_at", "id"),
+    _partial("ix_flow_runs_tagged", "created_at", "id", where="tags <> '[]'"),
     _partial("ix_flow_runs_parent", "parent_run_id", where="parent_run_id IS NOT NULL"),
     _partial("ix_flow_runs_announce", "announce_at", where="phase = 'READY'"),
     _partial("ix_flow_runs_lease", "lease_until", where="phase = 'CLAIMED'"),
@@ -209,6 +220,8 @@ steps = Table(
     Column("awaited_by", Integer),
     Column("child_run_id", String(36)),
     Column("worker", String(LONGEST_NAME)),
+    #: JSON list; null: none.
+    Column("tags", Text),
     *_claim_columns(),
     *_state_columns(),
     PrimaryKeyConstraint("run_id", "run_attempt", "step_key"),
@@ -216,6 +229,7 @@ steps = Table(
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_steps_created", "created_at", "id"),
     Index("ix_steps_run", "run_id", "run_attempt", "sequence"),
+    _partial("ix_steps_tagged", "created_at", "id", where="tags IS NOT NULL"),
     _partial("ix_steps_ended", "run_id", "run_attempt", "end_time", where="phase = 'DONE'"),
     _partial("ix_steps_open", "run_id", "run_attempt", where="phase <> 'DONE'"),
     _partial("ix_steps_announce", "announce_at", where="phase = 'READY'"),
@@ -254,6 +268,31 @@ edges = Table(
     PrimaryKeyConstraint("run_id", "run_attempt", "upstream", "join_id"),
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_edges_target", "run_id", "run_attempt", "target_id"),
+)
+
+#: State hooks that are owed: written with the end of a run or step that has them, deleted when they have run. Whoever
+#: ended the run holds the first claim.
+owed_hooks = Table(
+    "owed_hooks",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    #: In which the run or step ended; a retry by hand may have opened another one since.
+    Column("run_attempt", Integer, nullable=False),
+    #: The step whose hooks they are; empty: the flow run's own.
+    Column("step_key", String(LONGEST_KEY), nullable=False),
+    #: Of the flow or step.
+    Column("name", String(LONGEST_NAME), nullable=False),
+    #: The state that the hooks are told of.
+    Column("state_type", String(16), nullable=False),
+    Column("state_name", String(64), nullable=False),
+    Column("state_message", Text),
+    #: How many of them have run.
+    Column("position", Integer, nullable=False, server_default="0"),
+    #: Why they wait, for people.
+    Column("waits_for", Text),
+    *_claim_columns(),
+    PrimaryKeyConstraint("run_id", "run_attempt", "step_key"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
 )
 
 #: State history of flow runs (and of steps, where they had more than one state).
@@ -299,6 +338,31 @@ blobs = Table(
     Column("data", LargeBinary, nullable=False),
     Column("created_at", Double, nullable=False),
     PrimaryKeyConstraint("name", "chunk"),
+)
+
+#: Messages to flow runs, in the order of their arrival.
+flow_run_inputs = Table(
+    "flow_run_inputs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    #: The run that is to have it.
+    Column("run_id", String(36), nullable=False),
+    #: By which it is asked for, and its own.
+    Column("key_prefix", String(LONGEST_NAME), nullable=False),
+    Column("key", String(LONGEST_KEY), nullable=False),
+    #: Encoded: `value`, `key` and `sender`.
+    Column("content", LargeBinary, nullable=False),
+    #: Of the step that sent it: a repeated sending changes nothing.
+    Column("token", String(2 * LONGEST_KEY)),
+    #: Who has taken it; null: it waits.
+    Column("taken_by", String(2 * LONGEST_KEY)),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("key"),
+    UniqueConstraint("token"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_flow_run_inputs_run", "run_id", "id"),
+    _partial("ix_flow_run_inputs_waiting", "run_id", "id", where="taken_by IS NULL"),
+    _partial("ix_flow_run_inputs_taken", "taken_by", where="taken_by IS NOT NULL"),
 )
 
 workers = Table(
@@ -354,3 +418,20 @@ def phase_is(table: Table, *phases: Phase) -> ColumnElement[bool]:
 def phase_is_not(table: Table, phase: Phase) -> ColumnElement[bool]:
     """The condition that a row is not in this phase, in a literal."""
     return table.c.phase != literal_column(f"'{phase.value}'")
+
+
+def encode_tags(tags: Iterable[str]) -> str | None:
+    """The tags of a step as its column holds them: a JSON list without doubles, sorted; null where there are none."""
+    found = sorted({clean_text(tag) for tag in tags})
+    return json.dumps(found) if found else None
+
+
+def is_tagged(table: Table) -> ColumnElement[bool]:
+    """The condition that a row has tags, in the words of the partial indexes over such rows."""
+    return flow_runs.c.tags != literal_column("'[]'") if table is flow_runs else table.c.tags.is_not(None)
+
+
+def has_tag(table: Table, tag: str) -> ColumnElement[bool]:
+    """The condition that a row has this tag."""
+    quoted = json.dumps(clean_text(tag))
+    return table.c.tags.contains(quoted, autoescape=True)

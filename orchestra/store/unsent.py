@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from orchestra import settings
 from orchestra.store.announcements import Announcement, step_is
 from orchestra.store.database import Database, now
-from orchestra.store.tables import Phase, flow_runs, phase_is, steps
+from orchestra.store.tables import Phase, flow_runs, owed_hooks, phase_is, steps
 
 
 def owe_again(database: Database, announcements: Sequence[Announcement]) -> None:
@@ -30,6 +30,10 @@ def owe_again(database: Database, announcements: Sequence[Announcement]) -> None
 
 
 def _row(announcement: Announcement) -> tuple[sa.Table, tuple[sa.ColumnElement[bool], ...]]:
+    if announcement.kind == "hooks":
+        column = owed_hooks.c
+        of_run = column.run_id == announcement.run_id, column.run_attempt == announcement.run_attempt
+        return owed_hooks, (*of_run, column.step_key == announcement.step_key)
     if announcement.step_key is None:
         return flow_runs, (flow_runs.c.id == announcement.run_id,)
     return steps, step_is(announcement.run_id, announcement.run_attempt, announcement.step_key)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from typing import Any
 
-from orchestra import flow, runtime, sleep, task
+from orchestra import flow, pause_flow_run, runtime, sleep, task
 from orchestra.context import task_run_context
+from orchestra.input import RunInput, receive_input, send_input
 from tests.crash import ledger
 
 #: Seconds that an ordinary body takes.
@@ -196,3 +198,33 @@ ANSWERS: dict[Any, int] = {
     sleeping: 6,
     gathering: 3 * 200 + 0 + 1 + 2,
 }
+
+
+# -- people and messages: not of the shapes above, since somebody has to answer --------------------------------------
+
+
+class Say(RunInput):
+    """What a person says."""
+
+    number: int
+
+
+@flow
+def asking() -> int:
+    """Asks a person, between two steps."""
+    return add(add(1, 2), pause_flow_run(wait_for_input=Say, timeout=120, key="number").number)
+
+
+@flow
+def receiving(count: int) -> list[int]:
+    """So many messages, with a step behind each."""
+    return [add(n, 0) for n in itertools.islice(receive_input(int, timeout=120), count)]
+
+
+@flow
+def sending(to: str, count: int) -> int:
+    """Sends so many messages, with a step behind each."""
+    for n in range(count):
+        send_input(n, flow_run_id=to)
+        add(n, 0)
+    return count

@@ -47,8 +47,12 @@ ON_A_WORKER = {
     "before_timer": (1, 0),
     "after_timer": (1, 0),
 }
+#: Those that a worker passes which runs state hooks: tests/crash/test_hooks.py kills it at them.
+IN_HOOKS = ("before_hooks_ran", "before_hook", "after_hook", "after_hooks", "after_claim_hooks")
 #: Those that a process passes which cancels a run.
 ON_CANCEL = ("before_cancel", "in_cancel")
+#: Those passed by who answers a run, and by runs that send and receive (test_inputs.py).
+ON_INPUT = ("before_resume", "after_resume", "before_send", "after_send", "before_receive", "after_receive")
 #: Those that a process passes which submits a run.
 ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_publish", "after_publish")
 
@@ -70,7 +74,8 @@ def test_every_point_is_killed_at() -> None:
     """None in the code is forgotten here."""
     code = "".join(file.read_text() for file in (ROOT / "orchestra").rglob("*.py"))
 
-    assert set(re.findall(r'\bfailpoint\(.*?"([a-z_]+)"', code)) <= {*ON_A_WORKER, *ON_SUBMIT, *ON_CANCEL}
+    killed = {*ON_A_WORKER, *IN_HOOKS, *ON_SUBMIT, *ON_CANCEL, *ON_INPUT}
+    assert set(re.findall(r'\bfailpoint\(.*?"([a-z_]+)"', code)) <= killed
 
 
 def test_runs_survive_kills_at_all_points(arena: Arena, every_shape: Any) -> None:

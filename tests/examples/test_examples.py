@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, wait_until
 
 EXAMPLES = ROOT / "examples"
 
@@ -65,6 +66,67 @@ def test_celery_tasks_of_an_existing_project_are_steps_here_too(home: Path) -> N
     printed = run("existing_celery_app", "-c", "import flows; print(flows.bill())", home=home)
 
     assert "['north: 6.25', 'south: 6.25', 'west: 5.00']" in printed
+
+
+def test_the_client_example_reports_what_failed(home: Path) -> None:
+    """It prints what its README shows, and leaves one run."""
+    printed = run("client", "report.py", home=home)
+
+    shown = re.search(r"report.py\n(.*?)```", (EXAMPLES / "client" / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert [line for line in printed.splitlines() if line in shown[1].splitlines()] == shown[1].splitlines()
+
+
+def test_the_testing_example_passes_its_own_tests(home: Path) -> None:
+    """With the plugin as it is installed with orchestra."""
+    printed = run("testing", "-m", "pytest", "-q", "-p", "orchestra.testing.plugin", home=home)
+
+    assert "5 passed" in printed
+
+
+def test_the_hooks_example_pages_once(home: Path) -> None:
+    """Of three runs two fail, and one of these has no pager."""
+    printed = run("state_hooks", "shop.py", home=home)
+
+    assert "12 orders on monday" in printed
+    assert len(re.findall("PAGER: orders run .+ is Failed: ValueError: the shop is closed on sunday", printed)) == 1
+    assert printed.count("orders of sunday are free again") == 2
+
+
+def test_the_approval_example_waits_for_a_person_and_goes_on(home: Path) -> None:
+    """The command line shows what it waits for, refuses what does not fit, and gives it the rest."""
+    environment = {**os.environ, "ORCHESTRA_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "human_approval" / "approve.py")]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as paying:
+        (run_id,) = wait_until(lambda: paused(environment), "the flow to ask", 30, every=0.2)
+        assert "approved (boolean, required)" in orchestra(environment, "flow-run", "inspect", run_id).stdout
+        wrong = orchestra(environment, "flow-run", "resume", run_id, "--input", '{"approved": "perhaps"}')
+        assert (wrong.returncode, "'approved'" in wrong.stderr) == (2, True)
+        orchestra(environment, "flow-run", "resume", run_id, "--input", '{"approved": true}')
+        printed, said = paying.communicate(timeout=60)
+
+    assert (printed, paying.returncode) == ("paid 1250.00 euros for 2026-117 (within the budget)\n", 0), said
+
+
+def orchestra(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """What a command of orchestra gives."""
+    command = [sys.executable, "-m", "orchestra", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def paused(environment: dict[str, str]) -> list[str]:
+    """The ids of the runs that are paused."""
+    listed = orchestra(environment, "flow-run", "ls", "--state-type", "PAUSED", "-o", "json").stdout
+    return [run["id"] for run in json.loads(listed or "[]")]
+
+
+def test_the_message_example_orders_from_a_running_flow(home: Path) -> None:
+    """The shop has what was in stock."""
+    printed = run("human_approval", "messages.py", home=home)
+
+    assert "had ['apples']\nleft {'apples': 6, 'pears': 3}\n" in printed
 
 
 def test_the_canvas_example_prints_a_native_canvas(home: Path) -> None:

@@ -209,6 +209,11 @@ def own_work(file: str) -> None:
     Path(file).write_text("done")
 
 
+def note_hook(task: Any, task_run: Any, state: Any) -> None:
+    """A state hook."""
+    seen.append(("hook", task.name, state.result()))
+
+
 #: The tasks of the project as tasks of flows.
 STEPS = {
     "add": task(add),
@@ -230,6 +235,7 @@ STEPS = {
     "shared": task(shared),
     "notes": task(notes),
     "stacked": stacked,
+    "hooked": task(add, on_completion=note_hook),
 }
 once_more = task(add, retries=2, retry_delay_seconds=0, name="sum")
 

@@ -216,6 +216,14 @@ def test_a_retry_is_refused_where_there_are_to_be_none(app: Celery) -> None:
         never()
 
 
+def test_state_hooks_of_an_adopted_task_run(driver: Driver, app: Celery, flow_of_one: Any) -> None:
+    """They travel with the call: a worker has only the Celery task."""
+    driver.run(flow_of_one, name="hooked", args=[1])
+    flow_of_one("hooked", [1])
+
+    assert [each for each in seen if each[0] == "hook"] == [("hook", "add", 2)] * 2
+
+
 def test_other_options_come_by_with_options(app: Celery) -> None:
     """As for any task."""
     assert STEPS["add"].with_options(name="sum", queue="q").spec.queue == "q"
@@ -269,7 +277,7 @@ def test_a_task_is_not_looked_into_before_it_is_used() -> None:
     """The app may be configured after the module of its tasks was imported."""
     late = Celery("late", set_as_current=False)
 
-    @late.task
+    @late.task(shared=False)
     def work() -> None: ...
 
     made = task(work)
@@ -292,7 +300,7 @@ def test_a_coroutine_function_is_refused(app: Celery) -> None:
     """Celery itself would not run it."""
     other = Celery("other", set_as_current=False)
 
-    @other.task
+    @other.task(shared=False)
     async def work() -> None: ...
 
     with pytest.raises(DefinitionError, match="put @task on the function"):
@@ -303,7 +311,7 @@ def test_a_reserved_parameter_is_refused() -> None:
     """`wait_for` would never reach the body."""
     other = Celery("other", set_as_current=False)
 
-    @other.task
+    @other.task(shared=False)
     def work(wait_for: int) -> None: ...
 
     with pytest.raises(ReservedArgumentError, match="wait_for"):

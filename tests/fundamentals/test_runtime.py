@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
+
+import pytest
 
 from orchestra import flow, now, once, random, runtime, task, uuid4
+from orchestra.context import FlowRunContext, TaskRunContext, get_run_context
+from orchestra.errors import ConfigurationError, MissingContextError
 
 
 def test_a_body_can_ask_about_its_run() -> None:
@@ -58,3 +62,67 @@ def test_the_outside_is_observed_through_orchestra() -> None:
         return now().tzinfo, 0 <= random() < 1, uuid4().version, once(lambda: 42)
 
     assert work() == (UTC, True, 4, 42)
+
+
+def test_the_context_of_what_runs_here_can_be_had() -> None:
+    """The task's in a task, the flow's in a flow, an error elsewhere."""
+
+    @task
+    def step() -> tuple[str, str]:
+        context = get_run_context()
+        assert isinstance(context, TaskRunContext)
+        assert TaskRunContext.get() is context
+        return context.task_run.name, context.task_run.id
+
+    @flow
+    def work() -> tuple[object, ...]:
+        context = get_run_context()
+        assert isinstance(context, FlowRunContext)
+        assert FlowRunContext.get() is context
+        return context.flow_run.id == runtime.flow_run.id, context.flow_run.name == runtime.flow_run.name, step()[0]
+
+    assert work() == (True, True, "step-0")
+    with pytest.raises(MissingContextError, match="no flow or task runs here"):
+        get_run_context()
+
+
+def test_the_environment_may_say_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of code that asks: each value is read as its attribute's type, in runs and outside."""
+    for name, text in {
+        "FLOW_RUN__NAME": "nightly",
+        "FLOW_RUN__RUN_COUNT": "3",
+        "FLOW_RUN__TAGS": '["a"]',
+        "TASK_RUN__PARAMETERS": '{"x": 1}',
+        "DEPLOYMENT__NAME": "prod",
+        "DEPLOYMENT__OWNER": "me",
+    }.items():
+        monkeypatch.setenv(f"ORCHESTRA__RUNTIME__{name}", text)
+
+    @flow
+    def work() -> tuple[object, ...]:
+        return runtime.flow_run.name, runtime.flow_run.run_count, runtime.flow_run.tags, runtime.flow_run.flow_name
+
+    assert work() == ("nightly", 3, ["a"], "work")
+    assert (runtime.flow_run.name, runtime.task_run.parameters) == ("nightly", {"x": 1})
+    assert (runtime.deployment.name, runtime.deployment.owner) == ("prod", "me")
+
+
+def test_a_time_in_the_environment_is_read_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what cannot be read is named."""
+
+    @flow
+    def work() -> object:
+        return runtime.flow_run.scheduled_start_time
+
+    monkeypatch.setenv("ORCHESTRA__RUNTIME__FLOW_RUN__SCHEDULED_START_TIME", "2026-11-22T09:00:00+00:00")
+    assert work() == datetime(2026, 11, 22, 9, tzinfo=UTC)
+    monkeypatch.setenv("ORCHESTRA__RUNTIME__FLOW_RUN__SCHEDULED_START_TIME", "nine")
+    with pytest.raises(ConfigurationError, match="SCHEDULED_START_TIME='nine'"):
+        work()
+
+
+def test_what_runtime_has_not_is_no_attribute() -> None:
+    """A misspelled name is an error, not None."""
+    with pytest.raises(AttributeError, match="flow_run has no attribute 'nmae'"):
+        _ = runtime.flow_run.nmae
+    assert (runtime.deployment.id, runtime.deployment.parameters) == (None, {})

@@ -13,13 +13,19 @@ import pytest
 from click.testing import CliRunner
 
 from orchestra.cli import cli
+from orchestra.input import send_input
 from tests.conftest import WorkerFactory
 from tests.helpers import wait_until
 
 pytestmark = pytest.mark.services
 
 FLOWS = """
+from pydantic import BaseModel
 from orchestra import flow, get_run_logger, pause_flow_run, sleep, task
+from orchestra.input import receive_input
+
+class Approval(BaseModel):
+    approved: bool
 
 @task
 def square(n: int) -> int:
@@ -42,6 +48,14 @@ def long() -> None:
 def asks() -> str:
     pause_flow_run(timeout=3600)
     return "went on"
+
+@flow
+def asks_for_approval() -> bool:
+    return pause_flow_run(wait_for_input=Approval, timeout=3600).approved
+
+@flow
+def receives() -> int:
+    return receive_input(int, timeout=3600).next()
 """
 
 
@@ -117,3 +131,26 @@ def test_a_run_that_asks_for_a_person_is_resumed(shell: Shell) -> None:
     shell("flow-run", "resume", run_id)
     shell("flow-run", "watch", run_id, "--timeout", "30")
     assert shell.read("flow-run", "inspect", run_id)["result"] == "went on"
+
+
+def test_a_run_that_asks_for_input_is_given_it(shell: Shell, tmp_path: Path) -> None:
+    """From a file; what does not fit is refused, and what it waits for is shown."""
+    run_id = shell("flow-run", "create", "--flow", "shellflows:asks_for_approval").strip()
+    shell.wait_for(run_id, "PAUSED")
+    (pause,) = shell.read("flow-run", "inspect", run_id)["pauses"]
+    assert pause["schema"]["required"] == ["approved"]
+    (tmp_path / "answer.json").write_text('{"approved": true}')
+    shell("flow-run", "resume", run_id, "--input", "{}", code=2)
+    shell("flow-run", "resume", run_id, "--input", "@answer.json")
+    shell("flow-run", "watch", run_id, "--timeout", "30")
+    assert shell.read("flow-run", "inspect", run_id)["result"] is True
+
+
+def test_a_run_that_waits_for_a_message_is_woken_by_it(shell: Shell) -> None:
+    """Sent by a script; until then it is parked."""
+    run_id = shell("flow-run", "create", "--flow", "shellflows:receives").strip()
+    wait_until(lambda: shell.read("flow-run", "inspect", run_id)["state_name"] == "Waiting", "it to wait", 30)
+
+    send_input(7, flow_run_id=run_id)
+    shell("flow-run", "watch", run_id, "--timeout", "30")
+    assert shell.read("flow-run", "inspect", run_id)["result"] == 7

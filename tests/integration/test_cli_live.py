@@ -406,6 +406,19 @@ def dev(home: Path, terminal: Callable[..., Terminal]) -> Iterator[Terminal]:
             os.kill(pid, signal.SIGKILL)
 
 
+def test_worker_start_becomes_a_celery_worker(broker: servers.Broker, tmp_path: Path) -> None:
+    """On the queues that are named, in the place of the command: SIGTERM ends it in order, as any of Celery's."""
+    options = ["-q", "etl", "--flows", FLOWS, "--concurrency", "1", "--pool-type", "solo", "--", "--without-mingle"]
+    worker = servers.Process([*COMMAND, "worker", "start", *options], tmp_path / "worker.log")
+    try:
+        run = live_flows.short.apply_async(queue="etl")
+        wait_until(lambda: run.ready() or not worker.running, "the run to end", 30)
+        assert run.result(timeout=5) == 1, worker.log()
+        assert worker.terminate() == 0
+    finally:
+        worker.kill_group()
+
+
 def family(home: Path) -> dict[int, str]:
     """The processes of a home, and their command lines."""
     mark = f"ORCHESTRA_HOME={home}"

@@ -150,6 +150,29 @@ def test_a_killed_worker_frees_its_claims_at_once(worker_factory: WorkerFactory,
     assert handle.result(timeout=SOON) == "submitted"
 
 
+@pytest.mark.usefixtures("long_lease")
+def test_a_worker_killed_just_after_it_forked_frees_its_claims_at_once(
+    worker_factory: WorkerFactory, file: str
+) -> None:
+    """The sweeper's process had no time to see the new child, which took up the work."""
+    worker = worker_factory(flows.__name__, concurrency=1)
+    (helper,) = worker.helpers()
+    (child,) = [pid for pid in children(worker.pid) if pid != helper]
+    os.kill(helper, signal.SIGSTOP)
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: [pid for pid in children(worker.pid) if pid not in (helper, child)], "another child")
+    handle = flows.in_turn.delay(file, 2.0)
+    started(file)
+
+    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(helper, signal.SIGCONT)
+    worker.popen.wait(10)
+    wait_until(lambda: not session_members(worker.pid), "all of the worker to end")
+    worker_factory(flows.__name__)
+
+    assert handle.result(timeout=SOON) == ["first", "second"]
+
+
 def test_the_sweepers_process_is_started_again_when_it_dies(worker_factory: WorkerFactory) -> None:
     """It is looked after by the worker's loop."""
     worker = worker_factory(flows.__name__)

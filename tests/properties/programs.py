@@ -16,9 +16,12 @@ from orchestra import flow, runtime, sleep, task, uuid4
 from orchestra.errors import ResultTimeout
 from orchestra.futures import as_completed, wait
 
-#: The idempotency keys under which bodies ran, in order, and of those that ended well.
+#: The idempotency keys under which bodies ran, in order.
 started: list[str] = []
-succeeded: list[str] = []
+#: Of each of them, the values that its body was last run with, if it ended well.
+ended_well: dict[str, Any] = {}
+#: Those whose bodies ran again with the same values although they had ended well.
+repeated: list[str] = []
 #: The steps that failed once.
 failed: set[str] = set()
 #: How likely a body is to fail the first time.
@@ -41,10 +44,12 @@ def _body(values: Any) -> int:
     started.append(key)
     # Without the run's id: a child that failed is another run in the next attempt.
     name = key[36:]
+    if ended_well.pop(key, None) == values:
+        repeated.append(key)
     if name not in failed and random.Random(f"{failures['seed']}{name}").random() < failures["rate"]:
         failed.add(name)
         raise RuntimeError("the first time")
-    succeeded.append(key)
+    ended_well[key] = values
     return mixed(values)
 
 

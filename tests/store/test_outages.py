@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestra import settings
+from orchestra.errors import StoreUnavailable
 from orchestra.serializers import encode
 from orchestra.store import claims, due, runs
 from orchestra.store.database import Database
@@ -112,3 +113,14 @@ def test_the_grace_is_known_to_a_sweeper_that_takes_over(database: Database) -> 
     due.keep_watch(database)
 
     assert taken_over(database) == 0
+
+
+def test_a_database_that_is_away_is_not_waited_for_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    """After two seconds a warning says what is the matter, once; then comes the error."""
+    away = Database("postgresql://postgres@127.0.0.1:1/orchestra", patience=4.0)
+
+    with pytest.raises(StoreUnavailable):
+        away.now()
+
+    (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "does not answer" in said

@@ -5,8 +5,24 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, assert_type
 
-from orchestra import Flow, State, as_completed, flow, get_run_logger, now, once, random, task, unmapped, wait
+from orchestra import (
+    Flow,
+    State,
+    as_completed,
+    flow,
+    get_client,
+    get_run_logger,
+    now,
+    once,
+    random,
+    tags,
+    task,
+    unmapped,
+    wait,
+)
+from orchestra.client.schemas.objects import FlowRun, Log
 from orchestra.futures import Future, FutureList
+from orchestra.states import StateType
 
 
 @task
@@ -63,11 +79,38 @@ async def async_pipeline(day: datetime) -> str:
     return "done"
 
 
+def ask() -> None:
+    """A client for plain functions."""
+    with get_client(sync_client=True) as client, tags("a", "b") as now_tagged:
+        assert_type(now_tagged, frozenset[str])
+        assert_type(client.read_flow_runs(limit=5), list[FlowRun])
+        assert_type(client.count_flow_runs(), int)
+
+
+async def ask_async() -> None:
+    """A client for coroutines."""
+    async with get_client() as client:
+        assert_type(await client.read_flow_run("an id"), FlowRun)
+        assert_type(await client.read_logs(limit=1), list[Log])
+        await client.read_flow_run()  # type: ignore[call-arg]  # arguments are checked
+
+
 callable_by_name: int = double(number=1)
 assert_type(pipeline("monday"), list[int])
 assert_type(pipeline("monday", return_state=True), State[list[int]])
 options: Flow[[str, int], list[int]] = pipeline.with_options(retries=1)
 double.with_options(retries=0, timeout_seconds=None)
+
+
+@pipeline.on_failure
+def page(flow: Any, flow_run: Any, state: State[Any]) -> None:
+    """A hook stays the function that it was."""
+
+
+page(pipeline, None, State(StateType.FAILED))
+double.on_completion(page)
+pipeline.with_options(on_failure=[page], on_crashed=page)
+task(on_running=[page])(len)
 
 double("text")  # type: ignore[call-overload]  # the argument is checked
 task(retriez=1)  # type: ignore[call-overload]  # so are options

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from orchestra import errors, flow, get_run_logger, settings, task
+from orchestra import errors, flow, get_run_logger, settings, tags, task
 from orchestra.cli import cli
 from orchestra.cli._support import ExitCode, failure
 from orchestra.store import database as databases
@@ -117,7 +117,22 @@ def test_version_is_fast_because_it_loads_nothing_heavy() -> None:
     assert listed("version")["celery-orchestra"] == out[0]
 
 
-@pytest.mark.parametrize("path", [[], ["flow"], ["flow-run"], ["task-run"], ["db"], ["config"], ["doctor"], ["dev"]])
+@pytest.mark.parametrize(
+    "path",
+    [
+        [],
+        ["flow"],
+        ["flow-run"],
+        ["task-run"],
+        ["db"],
+        ["config"],
+        ["doctor"],
+        ["dev"],
+        ["worker"],
+        ["profile"],
+        ["completion"],
+    ],
+)
 def test_every_command_has_help(path: list[str]) -> None:
     """Help needs neither database nor broker."""
     result = orchestra(*path, "--help")
@@ -164,6 +179,16 @@ def test_runs_are_filtered_by_state_however_it_is_written(parent_id: str, broken
         assert [run["id"] for run in listed("flow-run", "ls", *given)] == [broken_id]
 
 
+def test_runs_are_filtered_by_tag(parent_id: str) -> None:
+    """All of the tags that are asked for must be there."""
+    with tags("a", "b"):
+        tagged = run_id_of(broken, "broken")
+    for given, found in ((["a"], [tagged]), (["a", "b"], [tagged]), (["a", "c"], [])):
+        wanted = [word for tag in given for word in ("--tag", tag)]
+        assert [run["id"] for run in listed("flow-run", "ls", *wanted)] == found
+    assert listed("task-run", "ls", "--tag", "a") == []
+
+
 def test_flows_are_listed_with_their_newest_run(parent_id: str, broken_id: str) -> None:
     """By name."""
     found = [(flow["name"], flow["last_run_state_name"]) for flow in listed("flow", "ls")]
@@ -195,7 +220,7 @@ def test_a_run_is_inspected_with_its_history_and_error(broken_id: str) -> None:
 
 def test_a_run_that_is_not_there_is_one_sentence_and_a_code() -> None:
     """On stderr; stdout stays empty."""
-    for command in ("inspect", "logs", "watch", "canvas", "cancel", "pause", "resume", "retry", "delete"):
+    for command in ("inspect", "logs", "watch", "canvas", "cancel", "pause", "suspend", "resume", "retry", "delete"):
         result = orchestra("flow-run", command, "gone")
         assert (result.exit_code, result.stdout) == (3, ""), command
         assert result.stderr.startswith("Error: there is no flow run 'gone'"), command
@@ -216,6 +241,16 @@ def test_logs_are_printed_whole_by_page_level_and_end(parent_id: str) -> None:
     of_task = listed("flow-run", "logs", parent_id, "--task-run", warnings[0]["task_run_id"])
     assert warnings[0] in of_task
     assert orchestra("flow-run", "logs", parent_id, "--head", "1", "--tail", "1").exit_code == 2
+
+
+def test_lines_of_a_task_run_are_printed_alone(parent_id: str) -> None:
+    """By its own id."""
+    wanted = next(run for run in listed("task-run", "ls", "--flow-run", parent_id) if run["name"] == "double-0")
+    lines = listed("task-run", "logs", wanted["id"])
+    assert [line["message"] for line in lines] == ["doubling 5"]
+    assert {line["task_run_id"] for line in lines} == {wanted["id"]}
+    assert "double-0 - doubling 5" in orchestra("task-run", "logs", wanted["id"], "--tail", "1").stdout
+    assert orchestra("task-run", "logs", "gone").exit_code == 3
 
 
 def test_following_the_logs_ends_with_the_run(parent_id: str) -> None:
@@ -259,6 +294,12 @@ def test_a_local_run_is_not_retried_elsewhere(broken_id: str) -> None:
 
 
 # -- starting runs and acting on them ----------------------------------------------------------------------------
+
+
+def test_a_run_is_created_with_tags(no_answer: None) -> None:
+    """They are kept with it."""
+    created = orchestra("flow-run", "create", "--flow", f"{__name__}:broken", "--tag", "a", "--tag", "b")
+    assert listed("flow-run", "inspect", created.stdout.strip())["tags"] == ["a", "b"]
 
 
 def test_create_prints_the_id_alone_even_if_the_broker_is_down(created_id: str) -> None:

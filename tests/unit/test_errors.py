@@ -21,6 +21,9 @@ FACTS: dict[str, tuple[object, ...]] = {
     "NonDeterministic": ("0", 3, "0/load-1", None),
     "FlowRunNotFound": ("5f0c",),
     "TaskRunNotFound": ("5f0c",),
+    "FlowNotFound": ("etl",),
+    "GraphvizNotFound": ("the program dot",),
+    "NotThereYet": ("orchestra.events", "emit_event", "events"),
     "DefinitionNotFound": ("flows:etl", "no module named 'flows'"),
     "IllegalTransition": ("5f0c", "COMPLETED", "cancelled"),
 }

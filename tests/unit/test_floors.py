@@ -15,14 +15,15 @@ from tests.helpers import ROOT
 
 #: The first part of a module's name below `orchestra`, by floor (docs/contributing: a new file is given one here).
 FLOORS = [
-    "errors exceptions clock settings identifiers lazy failpoints",
+    "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
     "states journal graph decomposition specs retries serializers typed_values pickles signing previews annotations "
-    "names",
+    "names hooks questions schedules cache_policies utilities",
     "store",
-    "context runtime logging results futures awaitables handles engine runners task_runners",
-    "flows tasks observations flow_runs decorated",
+    "context runtime logging results futures awaitables handles engine runners task_runners transactions artifacts "
+    "variables events concurrency locking input",
+    "flows tasks observations flow_runs decorated deployments docker automations blocks",
     "celery",
-    "cli dev __main__",
+    "cli client testing server dev __main__",
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 FILES = {

@@ -1,0 +1,1 @@
+"""The place of blocks, which are not there yet."""

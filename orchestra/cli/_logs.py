@@ -1,0 +1,139 @@
+"""Log lines of runs on the command line: which of them, and how they are written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import rich_click as click
+
+from orchestra import clock
+from orchestra.cli import _support, _watch
+from orchestra.store import logs as log_lines
+from orchestra.store import queries
+from orchestra.store.database import Database
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+#: Lines read at once.
+_PAGE = 1000
+
+
+def options(command: F) -> F:
+    """`--head`, `--tail`, `--level` and `--follow`."""
+    head = click.option("--head", type=click.IntRange(min=1), metavar="N", help="Only the first N lines.")
+    tail = click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
+    level = click.option(
+        "--level", type=click.Choice(_LEVELS, case_sensitive=False), help="Only lines of this level and above."
+    )
+    follow = click.option("-f", "--follow", is_flag=True, help="Go on with new lines until the run has ended.")
+    return head(tail(level(follow(command))))
+
+
+def show(
+    db: Database,
+    flow_run_id: str,
+    task_run_id: str | None,
+    *,
+    head: int | None,
+    tail: int | None,
+    level: str | None,
+    follow: bool,
+    output: str,
+) -> None:
+    """Print lines of a flow run, or of one of its task runs, as the options say.
+
+    Raises:
+        UsageError: The options contradict each other.
+    """
+    if head and (tail or follow):
+        raise click.UsageError("--head goes with neither --tail nor --follow")
+    shown = Lines(db, flow_run_id, task_run_id, logging.getLevelName(level) if level else None)
+    lines = shown.follow(tail) if follow else shown.last(tail) if tail else shown.first(head)
+    if output == "text":
+        _print_text(lines, Names(db, flow_run_id))
+    elif follow:
+        _print_json_lines(lines)
+    else:
+        _support.emit_json([_log(line) for line in lines])
+
+
+class Lines:
+    """The log lines that were asked for, in the order of their time."""
+
+    def __init__(self, db: Database, flow_run_id: str, task_run_id: str | None, level: int | None) -> None:
+        self._db, self._run_id, self._step_id, self._level = db, flow_run_id, task_run_id, level
+
+    def first(self, most: int | None) -> Iterator[log_lines.LogLine]:
+        """From the beginning, page by page."""
+        last, left = 0, most
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(_PAGE, left)
+            page = self._read(after_id=last, limit=size)
+            yield from sorted(page, key=lambda line: line.timestamp)
+            if len(page) < size:
+                return
+            last, left = page[-1].id, None if left is None else left - size
+
+    def last(self, count: int) -> Iterator[log_lines.LogLine]:
+        """The newest `count` lines."""
+        yield from sorted(self._read(tail=count), key=lambda line: line.timestamp)
+
+    def follow(self, tail: int | None) -> Iterator[log_lines.LogLine]:
+        """New lines as they come, until the run has ended and all are given."""
+        following = log_lines.Tail(self._db, self._run_id, step_id=self._step_id, level=self._level)
+        yield from following.poll()[-tail if tail else 0 :]
+        for final in _watch.until_final(self._db, self._run_id):
+            yield from following.poll()
+            if final:
+                # Lines are written behind the outcome by up to a second.
+                time.sleep(_watch.WRITTEN_BEHIND)
+                yield from following.poll()
+
+    def _read(self, **page: int) -> list[log_lines.LogLine]:
+        return log_lines.read(self._db, self._run_id, step_id=self._step_id, level=self._level, **page)
+
+
+class Names:
+    """Who wrote a line: the flow run, or a task run by its name."""
+
+    def __init__(self, db: Database, flow_run_id: str) -> None:
+        self._db, self._run_id = db, flow_run_id
+        self._names: dict[str, str] = {}
+
+    def of(self, line: log_lines.LogLine) -> str:
+        """The writer's name; read anew when a task run is met that was not there before."""
+        if line.step_id is None:
+            return "flow run"
+        if line.step_id not in self._names:
+            self._names = {line.step_id: line.step_id} | queries.task_run_names(self._db, self._run_id)
+        return self._names[line.step_id]
+
+
+def _print_text(lines: Iterator[log_lines.LogLine], names: Names) -> None:
+    for line in lines:
+        moment = clock.to_datetime(line.timestamp)
+        when = moment.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if moment else ""
+        _support.emit(_support.visible(f"{when} | {line.level_name:<7} | {names.of(line)} - {line.message}"))
+
+
+def _print_json_lines(lines: Iterator[log_lines.LogLine]) -> None:
+    for line in lines:
+        _support.emit(json.dumps(_support.jsonable(_log(line))))
+
+
+def _log(line: log_lines.LogLine) -> dict[str, Any]:
+    """A log line with Prefect's field names."""
+    return {
+        "id": line.id,
+        "flow_run_id": line.run_id,
+        "task_run_id": line.step_id,
+        "name": line.logger,
+        "level": line.level,
+        "timestamp": clock.to_datetime(line.timestamp),
+        "message": line.message,
+    }

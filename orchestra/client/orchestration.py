@@ -1,0 +1,577 @@
+"""`get_client()`: read flows, runs, states and logs, and act on runs, from Python.
+
+A client asks the database directly, so it needs no server. In a flow body on a worker each of its calls is a step, so
+that a replay sees, and does, the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from orchestra import clock, lazy
+from orchestra.client.schemas.filters import FlowFilter, FlowRunFilter, LogFilter, TaskRunFilter
+from orchestra.client.schemas.objects import (
+    Flow,
+    FlowRun,
+    KeptState,
+    Log,
+    OrchestrationResult,
+    RunState,
+    SetStateStatus,
+    State,
+    StateDetails,
+    StateType,
+    TaskRun,
+)
+from orchestra.client.schemas.sorting import FlowRunSort, FlowSort, LogSort, TaskRunSort
+from orchestra.engine import definitions, leases, operations
+from orchestra.engine.parameters import bind_named
+from orchestra.engine.values import state_of
+from orchestra.errors import FlowNotFound, IllegalTransition, MissingResult, OrchestraError
+from orchestra.flows import Flow as FlowDefinition
+from orchestra.handles import durable_body
+from orchestra.states import FINAL
+from orchestra.store import journal, queries, runs, search
+from orchestra.store.database import Database, database
+from orchestra.store.search import Selection
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Id = str | UUID
+
+#: Most records of one search where nothing else is said.
+LIMIT = 200
+
+_FLOW: TypeAdapter[Flow] = TypeAdapter(Flow)
+_FLOWS: TypeAdapter[list[Flow]] = TypeAdapter(list[Flow])
+_FLOW_RUN: TypeAdapter[FlowRun] = TypeAdapter(FlowRun)
+_FLOW_RUNS: TypeAdapter[list[FlowRun]] = TypeAdapter(list[FlowRun])
+_TASK_RUN: TypeAdapter[TaskRun] = TypeAdapter(TaskRun)
+_TASK_RUNS: TypeAdapter[list[TaskRun]] = TypeAdapter(list[TaskRun])
+_STATES: TypeAdapter[list[State[Any]]] = TypeAdapter(list[RunState])
+_LOGS: TypeAdapter[list[Log]] = TypeAdapter(list[Log])
+_ANSWER: TypeAdapter[OrchestrationResult] = TypeAdapter(OrchestrationResult)
+_COUNT: TypeAdapter[int] = TypeAdapter(int)
+_DONE: TypeAdapter[None] = TypeAdapter(None)
+
+
+@overload
+def get_client(*, sync_client: Literal[False] = False) -> OrchestraClient: ...
+@overload
+def get_client(*, sync_client: Literal[True]) -> SyncOrchestraClient: ...
+def get_client(*, sync_client: bool = False) -> OrchestraClient | SyncOrchestraClient:
+    """A client on the database of the settings: `async with get_client() as client: await client.read_flow_runs()`.
+
+    Args:
+        sync_client: One whose methods are plain functions: `with get_client(sync_client=True) as client`.
+    """
+    return SyncOrchestraClient() if sync_client else OrchestraClient()
+
+
+class SyncOrchestraClient:
+    """Reads flows, runs, states and logs, and acts on runs. Safe to use from any thread; holds no connection.
+
+    Every method may raise `StoreUnavailable`, where the database does not answer.
+    """
+
+    def __init__(self) -> None:
+        self._has_looked = False
+
+    def __enter__(self) -> SyncOrchestraClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing is held."""
+
+    # -- flows ---------------------------------------------------------------------------------------------------
+
+    def read_flow(self, flow_id: Id) -> Flow:
+        """A flow.
+
+        Raises:
+            FlowNotFound: There is none with this id.
+        """
+        tests = FlowFilter.model_validate({"id": {"any_": [str(flow_id)]}})
+        return self._one_flow(tests, str(flow_id))
+
+    def read_flow_by_name(self, flow_name: str) -> Flow:
+        """A flow.
+
+        Raises:
+            FlowNotFound: There is none of this name.
+        """
+        return self._one_flow(FlowFilter.model_validate({"name": {"any_": [flow_name]}}), flow_name)
+
+    def read_flows(
+        self,
+        *,
+        flow_filter: FlowFilter | None = None,
+        flow_run_filter: FlowRunFilter | None = None,
+        task_run_filter: TaskRunFilter | None = None,
+        sort: FlowSort | None = None,
+        limit: int | None = LIMIT,
+        offset: int = 0,
+    ) -> list[Flow]:
+        """Flows that fit, and of which some runs do; by name, unless `sort` says otherwise.
+
+        Args:
+            limit: Most flows given; None: all.
+            offset: How many to leave out before.
+        """
+        wanted, order = _selection(flow_filter, flow_run_filter, task_run_filter), sort or FlowSort.NAME_ASC
+        return self._seen(
+            "read_flows",
+            _FLOWS,
+            lambda db: search.find_flows(db, wanted, sort=order.value, limit=limit, offset=offset),
+        )
+
+    def count_flows(
+        self, *, flow_filter: FlowFilter | None = None, flow_run_filter: FlowRunFilter | None = None
+    ) -> int:
+        """How many flows fit."""
+        wanted = _selection(flow_filter, flow_run_filter, None)
+        return self._seen("count_flows", _COUNT, lambda db: search.count_flows(db, wanted))
+
+    # -- flow runs -----------------------------------------------------------------------------------------------
+
+    def create_flow_run(
+        self,
+        flow: FlowDefinition[Any, Any] | str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        idempotency_key: str | None = None,
+        scheduled_time: datetime | None = None,
+        work_queue_name: str | None = None,
+    ) -> FlowRun:
+        """Start a run on the workers, as `flow.delay()` does.
+
+        Args:
+            flow: A flow, or where to import one from, as `module:flow` or `file.py:flow`.
+            parameters: By name.
+            name: Of the run; else two random words.
+            tags: Of the run, beside those in force here.
+            idempotency_key: The same key gives the same run again, whatever its state.
+            scheduled_time: When it may start; a naive time is read as UTC.
+            work_queue_name: The Celery queue; else the flow's own.
+
+        Raises:
+            DefinitionNotFound: The flow cannot be imported here.
+            NoBroker: There is nothing to send it through.
+            ParameterError: The parameters do not fit.
+            IdempotencyConflict: The key was used with other parameters.
+        """
+        spec = definitions.load_flow(flow) if isinstance(flow, str) else flow.spec
+        handle = lazy.load("submit_flow_run")(
+            spec,
+            bind_named(spec.fn, parameters or {}),
+            queue=work_queue_name,
+            eta=scheduled_time,
+            idempotency_key=idempotency_key,
+            tags=tags,
+            name=name,
+        )
+        return self.read_flow_run(handle.id)
+
+    def read_flow_run(self, flow_run_id: Id) -> FlowRun:
+        """A flow run; `.state.result()` gives its value or raises its exception, where it has ended.
+
+        Raises:
+            FlowRunNotFound: There is none with this id.
+        """
+        found = self._seen("read_flow_run", _FLOW_RUN, lambda db: queries.read_flow_run(db, str(flow_run_id)).run)
+        return self._with_value(found)
+
+    def read_flow_runs(
+        self,
+        *,
+        flow_filter: FlowFilter | None = None,
+        flow_run_filter: FlowRunFilter | None = None,
+        task_run_filter: TaskRunFilter | None = None,
+        sort: FlowRunSort | None = None,
+        limit: int | None = LIMIT,
+        offset: int = 0,
+    ) -> list[FlowRun]:
+        """Flow runs that fit, whose flow does, and some of whose task runs do; the newest first.
+
+        Args:
+            sort: Another order.
+            limit: Most runs given; None: all.
+            offset: How many to leave out before.
+        """
+        wanted, order = _selection(flow_filter, flow_run_filter, task_run_filter), sort or FlowRunSort.CREATED_DESC
+        found = self._seen(
+            "read_flow_runs",
+            _FLOW_RUNS,
+            lambda db: search.find_flow_runs(db, wanted, sort=order.value, limit=limit, offset=offset),
+        )
+        return [self._with_value(run) for run in found]
+
+    def count_flow_runs(
+        self,
+        *,
+        flow_filter: FlowFilter | None = None,
+        flow_run_filter: FlowRunFilter | None = None,
+        task_run_filter: TaskRunFilter | None = None,
+    ) -> int:
+        """How many flow runs fit."""
+        wanted = _selection(flow_filter, flow_run_filter, task_run_filter)
+        return self._seen("count_flow_runs", _COUNT, lambda db: search.count_flow_runs(db, wanted))
+
+    def read_flow_run_states(self, flow_run_id: Id) -> list[State[Any]]:
+        """The states a flow run was in, the oldest first; empty where there is no such run."""
+        return self._seen("read_states", _STATES, lambda db: list(queries.state_history(db, str(flow_run_id))))
+
+    def set_flow_run_state(self, flow_run_id: Id, state: State[Any], force: bool = False) -> OrchestrationResult:
+        """Bring a run into a state, by the verb that does so.
+
+        Cancelling or Cancelled cancels it, Paused pauses it; Scheduled retries one that has ended; Scheduled or
+        Running resumes one that is paused. No other state can be set: how a run ends is written by who carries it out.
+
+        Args:
+            force: Must be false: a state is never written over the run's own.
+
+        Raises:
+            FlowRunNotFound: There is no such run.
+            IllegalTransition: It cannot be brought into that state.
+        """
+        run_id = str(flow_run_id)
+
+        def act(db: Database) -> Mapping[str, Any]:
+            _verb(run_id, queries.flow_run_state(db, run_id), state, force)(db, run_id)
+            return {"status": SetStateStatus.ACCEPT, "state": queries.flow_run_state(db, run_id)}
+
+        return self._seen("set_flow_run_state", _ANSWER, act)
+
+    def cancel_flow_run(self, flow_run_id: Id) -> None:
+        """Cancel a run with all that it started. Safe to repeat.
+
+        Raises:
+            FlowRunNotFound: There is no such run.
+            IllegalTransition: It has ended already.
+        """
+        self._act("cancel", lambda db: operations.cancel(db, str(flow_run_id)))
+
+    def pause_flow_run(self, flow_run_id: Id) -> None:
+        """Start no more of a run until it is resumed; what runs now ends.
+
+        Raises:
+            FlowRunNotFound: There is no such run.
+            IllegalTransition: It has ended, is being cancelled, or runs in a process of its own.
+        """
+        self._act("pause", lambda db: operations.pause(db, str(flow_run_id)))
+
+    def resume_flow_run(self, flow_run_id: Id) -> None:
+        """Let a paused run go on.
+
+        Raises:
+            FlowRunNotFound: There is no such run.
+            IllegalTransition: It is not paused.
+        """
+        self._act("resume", lambda db: operations.resume(db, str(flow_run_id)))
+
+    def retry_flow_run(self, flow_run_id: Id) -> None:
+        """Run an ended run again in place: what completed is kept.
+
+        Raises:
+            FlowRunNotFound: There is no such run.
+            IllegalTransition: It has not ended, or ran in a process of its own.
+        """
+        self._act("retry", lambda db: operations.retry(db, str(flow_run_id)))
+
+    def delete_flow_run(self, flow_run_id: Id) -> None:
+        """Delete an ended run with its child runs, steps, results and logs.
+
+        Raises:
+            FlowRunNotFound: There is no such run.
+            IllegalTransition: It has not ended; cancel it first.
+        """
+        self._act("delete", lambda db: operations.delete(db, str(flow_run_id)))
+
+    # -- task runs and logs --------------------------------------------------------------------------------------
+
+    def read_task_run(self, task_run_id: Id) -> TaskRun:
+        """A task run; `.state.result()` gives its value or raises its exception, where it has ended.
+
+        Raises:
+            TaskRunNotFound: There is none with this id.
+        """
+        found = self._seen("read_task_run", _TASK_RUN, lambda db: queries.read_task_run(db, str(task_run_id)).run)
+        return self._with_value(found)
+
+    def read_task_runs(
+        self,
+        *,
+        flow_filter: FlowFilter | None = None,
+        flow_run_filter: FlowRunFilter | None = None,
+        task_run_filter: TaskRunFilter | None = None,
+        sort: TaskRunSort | None = None,
+        limit: int | None = LIMIT,
+        offset: int = 0,
+    ) -> list[TaskRun]:
+        """Task runs that fit, and whose flow run and flow do; the newest first. As `read_flow_runs` otherwise."""
+        wanted, order = _selection(flow_filter, flow_run_filter, task_run_filter), sort or TaskRunSort.CREATED_DESC
+        found = self._seen(
+            "read_task_runs",
+            _TASK_RUNS,
+            lambda db: search.find_task_runs(db, wanted, sort=order.value, limit=limit, offset=offset),
+        )
+        return [self._with_value(run) for run in found]
+
+    def count_task_runs(
+        self,
+        *,
+        flow_filter: FlowFilter | None = None,
+        flow_run_filter: FlowRunFilter | None = None,
+        task_run_filter: TaskRunFilter | None = None,
+    ) -> int:
+        """How many task runs fit."""
+        wanted = _selection(flow_filter, flow_run_filter, task_run_filter)
+        return self._seen("count_task_runs", _COUNT, lambda db: search.count_task_runs(db, wanted))
+
+    def read_task_run_states(self, task_run_id: Id) -> list[State[Any]]:
+        """The states a task run was in, where it had more than one, the oldest first.
+
+        Raises:
+            TaskRunNotFound: There is none with this id.
+        """
+        return self._seen("read_states", _STATES, lambda db: list(queries.read_task_run(db, str(task_run_id)).states))
+
+    def set_task_run_state(self, task_run_id: Id, state: State[Any], force: bool = False) -> OrchestrationResult:
+        """Refuse: the states of task runs are their flow run's journal, which only who carries it out writes.
+
+        Raises:
+            TaskRunNotFound: There is none with this id.
+            IllegalTransition: Always, else.
+        """
+        run = self.read_task_run(task_run_id)
+        wanted = (
+            f"set {state.name}: its flow run's journal says what it did. Cancel, pause or retry that flow run instead "
+            f"({run.flow_run_id})"
+        )
+        raise IllegalTransition(run.id, run.state_name, wanted)
+
+    def read_logs(
+        self,
+        log_filter: LogFilter | None = None,
+        *,
+        sort: LogSort | None = None,
+        limit: int | None = LIMIT,
+        offset: int = 0,
+    ) -> list[Log]:
+        """Log lines that fit, in the order of their time.
+
+        Args:
+            sort: Another order.
+            limit: Most lines given; None: all.
+            offset: How many to leave out before.
+        """
+        tests, order = log_filter.tests() if log_filter else (), sort or LogSort.TIMESTAMP_ASC
+
+        def look(db: Database) -> list[dict[str, Any]]:
+            found = search.find_logs(db, tests, sort=order.value, limit=limit, offset=offset)
+            return [_log(line) for line in found]
+
+        return self._seen("read_logs", _LOGS, look)
+
+    # -- the database --------------------------------------------------------------------------------------------
+
+    def hello(self) -> str:
+        """Answers once the database does.
+
+        Raises:
+            StoreUnavailable: It does not.
+        """
+        database().now()
+        return "👋"
+
+    def api_healthcheck(self) -> Exception | None:
+        """None where the database answers; else the error that says why it does not."""
+        try:
+            self.hello()
+        except OrchestraError as error:
+            return error
+        return None
+
+    # -- how it is done ------------------------------------------------------------------------------------------
+
+    def _database(self) -> Database:
+        """The database, in which local runs of dead processes show as Crashed."""
+        db = database()
+        if not self._has_looked:
+            self._has_looked = True
+            leases.mark_dead(db)
+        return db
+
+    def _seen(self, name: str, shape: TypeAdapter[T], look: Callable[[Database], Any]) -> T:
+        """What `look` gives, as records; in a flow body on a worker it is kept, and a replay gets the same."""
+        runner = durable_body()
+        if runner is None:
+            return shape.validate_python(look(self._database()))
+
+        def kept() -> Any:
+            return shape.dump_python(shape.validate_python(look(self._database())), mode="json")
+
+        return shape.validate_python(runner.observe(f"client-{name}", kept))
+
+    def _act(self, name: str, act: Callable[[Database], object]) -> None:
+        def once(db: Database) -> None:
+            act(db)
+
+        self._seen(name, _DONE, once)
+
+    def _one_flow(self, wanted: FlowFilter, asked: str) -> Flow:
+        found = self.read_flows(flow_filter=wanted, limit=1)
+        if not found:
+            raise FlowNotFound(asked)
+        return found[0]
+
+    def _with_value(self, run: Run) -> Run:
+        """The record, whose state reads the run's value when that is asked for."""
+        if isinstance(run, FlowRun):
+            details, ending = StateDetails(run.id), _flow_run_ending
+        else:
+            details, ending = StateDetails(run.flow_run_id, run.id), _task_run_ending
+        read = functools.partial(self._value, ending, run.id)
+        state = KeptState(run.state.type, run.state.name, run.state.message, timestamp=run.state.timestamp)
+        return run.model_copy(update={"state": replace(state, state_details=details, read=read)})
+
+    def _value(self, ending: Callable[[Database, str], State[Any]], run_id: str) -> State[Any]:
+        runner = durable_body()
+        if runner is None:
+            return ending(database(), run_id)
+        return State(
+            StateType.COMPLETED, data=runner.observe("client-result", lambda: ending(database(), run_id).result())
+        )
+
+
+Run = TypeVar("Run", FlowRun, TaskRun)
+
+
+def _flow_run_ending(db: Database, run_id: str) -> State[Any]:
+    row = runs.read(db, run_id)
+    return _ending(row, runs.result_of(db, row), f"flow run {run_id}")
+
+
+def _task_run_ending(db: Database, run_id: str) -> State[Any]:
+    row = journal.step_row(db, run_id)
+    data = journal.result_of(db, row["run_id"], row["run_attempt"], row["step_key"])
+    return _ending(row, data, f"task run {run_id}")
+
+
+def _ending(row: Mapping[str, Any], data: bytes | None, what: str) -> State[Any]:
+    if data is None and row["state_type"] == StateType.COMPLETED:
+        raise MissingResult(
+            f"the result of {what} was not kept: in one process only tasks with persist_result=True keep theirs, on "
+            "workers all do"
+        )
+    return state_of(row["state_type"], row["state_name"], row["state_message"], data)
+
+
+def _verb(run_id: str, now: queries.StateRecord, wanted: State[Any], force: bool) -> Callable[[Database, str], object]:
+    """What brings a run from the state it is in into the one that is wanted."""
+    is_final = StateType(now.type) in FINAL
+    if force:
+        raise IllegalTransition(run_id, now.name, f"forced to be {wanted.name}: a state is never written over")
+    if wanted.type in (StateType.CANCELLING, StateType.CANCELLED):
+        return operations.cancel
+    if wanted.type is StateType.PAUSED:
+        return operations.pause
+    if wanted.type is StateType.SCHEDULED and (is_final or now.name == "NonDeterministic"):
+        return operations.retry
+    if wanted.type in (StateType.SCHEDULED, StateType.RUNNING) and now.type == StateType.PAUSED:
+        return operations.resume
+    refused = (
+        f"set {wanted.name} by hand: it may be cancelled, paused, resumed where it is paused, and retried (Scheduled) "
+        "where it has ended"
+    )
+    raise IllegalTransition(run_id, now.name, refused)
+
+
+def _selection(
+    flow_filter: FlowFilter | None, flow_run_filter: FlowRunFilter | None, task_run_filter: TaskRunFilter | None
+) -> Selection:
+    return Selection(
+        *(() if given is None else given.tests() for given in (flow_filter, flow_run_filter, task_run_filter))
+    )
+
+
+def _log(line: Any) -> dict[str, Any]:
+    return {
+        "id": line.id,
+        "name": line.logger,
+        "level": line.level,
+        "message": line.message,
+        "timestamp": clock.to_datetime(line.timestamp),
+        "flow_run_id": line.run_id,
+        "task_run_id": line.step_id,
+    }
+
+
+# -- in coroutines -----------------------------------------------------------------------------------------------
+
+
+def _awaitable(
+    method: Callable[Concatenate[SyncOrchestraClient, P], T],
+) -> Callable[Concatenate[OrchestraClient, P], Coroutine[Any, Any, T]]:
+    """The same method for coroutines: it works in a thread, so that the event loop goes on."""
+
+    @functools.wraps(method)
+    async def call(self: OrchestraClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if durable_body() is not None:
+            # A step of the flow body: its order is that of the body's own thread.
+            return method(self.sync, *args, **kwargs)
+        return await asyncio.to_thread(method, self.sync, *args, **kwargs)
+
+    return call
+
+
+class OrchestraClient:
+    """`SyncOrchestraClient` for coroutines: every method is awaited."""
+
+    def __init__(self) -> None:
+        self.sync = SyncOrchestraClient()
+
+    async def __aenter__(self) -> OrchestraClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing is held."""
+
+    read_flow = _awaitable(SyncOrchestraClient.read_flow)
+    read_flow_by_name = _awaitable(SyncOrchestraClient.read_flow_by_name)
+    read_flows = _awaitable(SyncOrchestraClient.read_flows)
+    count_flows = _awaitable(SyncOrchestraClient.count_flows)
+    create_flow_run = _awaitable(SyncOrchestraClient.create_flow_run)
+    read_flow_run = _awaitable(SyncOrchestraClient.read_flow_run)
+    read_flow_runs = _awaitable(SyncOrchestraClient.read_flow_runs)
+    count_flow_runs = _awaitable(SyncOrchestraClient.count_flow_runs)
+    read_flow_run_states = _awaitable(SyncOrchestraClient.read_flow_run_states)
+    set_flow_run_state = _awaitable(SyncOrchestraClient.set_flow_run_state)
+    cancel_flow_run = _awaitable(SyncOrchestraClient.cancel_flow_run)
+    pause_flow_run = _awaitable(SyncOrchestraClient.pause_flow_run)
+    resume_flow_run = _awaitable(SyncOrchestraClient.resume_flow_run)
+    retry_flow_run = _awaitable(SyncOrchestraClient.retry_flow_run)
+    delete_flow_run = _awaitable(SyncOrchestraClient.delete_flow_run)
+    read_task_run = _awaitable(SyncOrchestraClient.read_task_run)
+    read_task_runs = _awaitable(SyncOrchestraClient.read_task_runs)
+    count_task_runs = _awaitable(SyncOrchestraClient.count_task_runs)
+    read_task_run_states = _awaitable(SyncOrchestraClient.read_task_run_states)
+    set_task_run_state = _awaitable(SyncOrchestraClient.set_task_run_state)
+    read_logs = _awaitable(SyncOrchestraClient.read_logs)
+    hello = _awaitable(SyncOrchestraClient.hello)
+    api_healthcheck = _awaitable(SyncOrchestraClient.api_healthcheck)

@@ -1,0 +1,1 @@
+"""What a client gives and takes: records of runs, filters, orders."""

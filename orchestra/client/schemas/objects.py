@@ -1,0 +1,177 @@
+"""Records of flows, runs and log lines as a client gives them, with Prefect's field names. Ids are text."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, PlainSerializer
+
+from orchestra.errors import MissingResult
+from orchestra.states import State, StateDetails, StateType
+
+__all__ = [
+    "Flow",
+    "FlowRun",
+    "KeptState",
+    "Log",
+    "OrchestrationResult",
+    "SetStateStatus",
+    "State",
+    "StateDetails",
+    "StateType",
+    "TaskRun",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState(State[Any]):
+    """The state of a run as the database has it: its value is read when `result()` asks for it."""
+
+    read: Callable[[], State[Any]] | None = field(default=None, compare=False, repr=False)
+
+    def result(self, raise_on_failure: bool = True) -> Any:
+        """The value of a completed run, read now; the signature of a pickle is checked before it is loaded.
+
+        Args:
+            raise_on_failure: Raise the exception of a run that did not complete; else return it.
+
+        Raises:
+            UnfinishedRun: The run has not ended.
+            MissingResult: The value was not kept.
+            Exception: The run's own exception, or a `RunFailed` that says how it ended.
+        """
+        if self.read is not None and self.is_final():
+            return self.read().result(raise_on_failure)
+        if self.is_completed():
+            raise MissingResult("this state is one of a history: only a run's present state has its result")
+        return State.result(self, raise_on_failure)
+
+
+def _read_state(value: Any) -> Any:
+    if isinstance(value, State):
+        return value
+    found = value if isinstance(value, Mapping) else {name: getattr(value, name) for name in _STATE_FIELDS}
+    state = KeptState(StateType(found["type"]), found["name"], found.get("message"))
+    moment = found.get("timestamp")
+    if moment is None:
+        return state
+    return replace(state, timestamp=datetime.fromisoformat(moment) if isinstance(moment, str) else moment)
+
+
+def _told_state(state: State[Any]) -> dict[str, Any]:
+    return {
+        "type": state.type.value,
+        "name": state.name,
+        "message": state.message,
+        "timestamp": state.timestamp.isoformat(),
+    }
+
+
+_STATE_FIELDS = ("type", "name", "message", "timestamp")
+#: A state within a record: `KeptState`, from and to a mapping.
+RunState = Annotated[InstanceOf[State[Any]], BeforeValidator(_read_state), PlainSerializer(_told_state)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(from_attributes=True, frozen=True, ser_json_timedelta="float")
+
+
+class Flow(_Record):
+    """A flow that ran, or was declared on a worker."""
+
+    id: str
+    name: str
+    path: str
+    description: str | None = None
+    created: datetime | None = None
+    updated: datetime | None = None
+    last_run_state_name: str | None = None
+    last_run_created: datetime | None = None
+
+
+class FlowRun(_Record):
+    """A flow run."""
+
+    id: str
+    name: str
+    flow_id: str | None = None
+    flow_name: str
+    state_type: StateType
+    state_name: str
+    state: RunState
+    #: As plain JSON; what JSON cannot hold shows as text.
+    parameters: dict[str, Any] | str
+    tags: list[str] = []
+    created: datetime | None = None
+    expected_start_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    total_run_time: timedelta = timedelta()
+    run_count: int = 0
+    parent_flow_run_id: str | None = None
+    parent_task_run_id: str | None = None
+    root_flow_run_id: str | None = None
+    idempotency_key: str | None = None
+    flow_version: str | None = None
+    work_queue_name: str | None = None
+    priority: int | None = None
+    #: "local" or "celery": who carries it out.
+    runner: str
+    path: str
+    entrypoint: str | None = None
+
+
+class TaskRun(_Record):
+    """A task run."""
+
+    id: str
+    name: str
+    flow_run_id: str
+    #: `module:qualname` of the task.
+    task_key: str | None = None
+    #: The step key, by which a replay knows it.
+    dynamic_key: str
+    tags: list[str] = []
+    state_type: StateType
+    state_name: str
+    state: RunState
+    created: datetime | None = None
+    expected_start_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    total_run_time: timedelta = timedelta()
+    run_count: int = 0
+    flow_run_run_count: int = 0
+    child_flow_run_id: str | None = None
+    work_queue_name: str | None = None
+    worker: str | None = None
+
+
+class Log(_Record):
+    """A log line of a run."""
+
+    id: int
+    #: Of the logger.
+    name: str
+    level: int
+    message: str
+    timestamp: datetime
+    flow_run_id: str
+    task_run_id: str | None = None
+
+
+class SetStateStatus(enum.StrEnum):
+    """What became of a state that was asked for."""
+
+    ACCEPT = "ACCEPT"
+
+
+class OrchestrationResult(_Record):
+    """The answer to `set_flow_run_state`: the state the run is in then. What cannot be done raises instead."""
+
+    status: SetStateStatus
+    state: RunState

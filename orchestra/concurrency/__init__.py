@@ -1,0 +1,1 @@
+"""The place of concurrency limits, which are not there yet."""

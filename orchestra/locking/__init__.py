@@ -1,0 +1,1 @@
+"""The place of lock managers for caches, which are not there yet."""

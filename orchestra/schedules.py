@@ -1,0 +1,124 @@
+"""Schedules as values: when runs are to start, checked when they are written down. What fires them comes later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from orchestra import lazy
+from orchestra.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One schedule; made by `Cron`, `Interval` or `RRule`.
+
+    Raises:
+        ConfigurationError: Not exactly one of cron, interval and rrule is given, or one cannot be read.
+    """
+
+    #: A cron expression of five fields, or six with seconds last.
+    cron: str | None = None
+    interval: timedelta | None = None
+    #: An iCalendar recurrence rule (RFC 5545).
+    rrule: str | None = None
+    #: IANA name, as "Europe/Berlin"; None: UTC.
+    timezone: str | None = None
+    #: An instant at which an interval begins.
+    anchor_date: datetime | None = None
+    #: In a cron expression with both a day of the month and a weekday: either of them, as cron does; else both.
+    day_or: bool = True
+    active: bool = True
+    #: Over those of the deployment.
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    #: A name that is its own within the deployment.
+    slug: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("cron", "interval", "rrule") if getattr(self, name) is not None]
+        if len(given) != 1:
+            told = " and ".join(given) or "none"
+            raise ConfigurationError(f"a schedule has one of cron, interval and rrule; given: {told}")
+        _check_timezone(self.timezone)
+        if self.cron is not None and not lazy.resolve("croniter:croniter").is_valid(self.cron):
+            raise ConfigurationError(f"{self.cron!r} is no cron expression: five fields, as in '0 9 * * mon-fri'")
+        if self.interval is not None and self.interval <= timedelta():
+            raise ConfigurationError(f"an interval is longer than nothing, not {self.interval}")
+        if self.rrule is not None:
+            _check_rrule(self.rrule)
+
+
+def Cron(
+    cron: str,
+    /,
+    timezone: str | None = None,
+    day_or: bool = True,
+    active: bool = True,
+    parameters: Mapping[str, Any] | None = None,
+    slug: str | None = None,
+) -> Schedule:
+    """A schedule by a cron expression.
+
+    Raises:
+        ConfigurationError: It, or the timezone, cannot be read.
+    """
+    return Schedule(
+        cron=cron, timezone=timezone, day_or=day_or, active=active, parameters=dict(parameters or {}), slug=slug
+    )
+
+
+def Interval(
+    interval: timedelta | float,
+    /,
+    anchor_date: datetime | None = None,
+    timezone: str | None = None,
+    active: bool = True,
+    parameters: Mapping[str, Any] | None = None,
+    slug: str | None = None,
+) -> Schedule:
+    """A schedule of one run each `interval` (seconds, or a timedelta).
+
+    Raises:
+        ConfigurationError: The interval is nothing or less, or the timezone cannot be read.
+    """
+    return Schedule(
+        interval=interval if isinstance(interval, timedelta) else timedelta(seconds=interval),
+        anchor_date=anchor_date,
+        timezone=timezone,
+        active=active,
+        parameters=dict(parameters or {}),
+        slug=slug,
+    )
+
+
+def RRule(
+    rrule: str,
+    /,
+    timezone: str | None = None,
+    active: bool = True,
+    parameters: Mapping[str, Any] | None = None,
+    slug: str | None = None,
+) -> Schedule:
+    """A schedule by a recurrence rule, as "FREQ=WEEKLY;BYDAY=MO".
+
+    Raises:
+        ConfigurationError: It, or the timezone, cannot be read.
+    """
+    return Schedule(rrule=rrule, timezone=timezone, active=active, parameters=dict(parameters or {}), slug=slug)
+
+
+def _check_timezone(name: str | None) -> None:
+    try:
+        ZoneInfo(name or "UTC")
+    except (OSError, ValueError, LookupError) as error:
+        raise ConfigurationError(f"there is no timezone {name!r}: use an IANA name, as 'Europe/Berlin'") from error
+
+
+def _check_rrule(text: str) -> None:
+    try:
+        lazy.resolve("dateutil.rrule:rrulestr")(text)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"{text!r} is no recurrence rule ({error}): as in 'FREQ=WEEKLY;BYDAY=MO'") from error

@@ -1,0 +1,262 @@
+"""Free search over flows, flow runs, task runs and log lines: by tests on fields with Prefect's names. Read only.
+
+For clients that ask what they like; lists that people page through are in `queries`. Each search is one query, however
+many rows it gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Select
+
+from orchestra import clock
+from orchestra.store import queries
+from orchestra.store.database import Database
+from orchestra.store.logs import LogLine
+from orchestra.store.queries import Flow, FlowRun, TaskRun
+from orchestra.store.tables import Kind, flow_runs, flows, has_tag, is_tagged, logs, steps
+
+Condition = ColumnElement[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One test on one field: `Test("name", "any", ["a", "b"])`."""
+
+    #: Not a test of pytest's.
+    __test__ = False
+
+    field: str
+    #: One of `_OPERATORS`; for tags "all", "any" or "is_null".
+    operator: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows are meant: those whose flow, flow run and task runs pass these tests."""
+
+    flows: tuple[Test, ...] = ()
+    flow_runs: tuple[Test, ...] = ()
+    task_runs: tuple[Test, ...] = ()
+
+
+def find_flow_runs(db: Database, wanted: Selection, *, sort: str, limit: int | None, offset: int = 0) -> list[FlowRun]:
+    """Flow runs.
+
+    Args:
+        wanted: All of it must fit.
+        sort: A name of `FLOW_RUN_SORTS`.
+        limit: Most runs given; None: all.
+        offset: How many to leave out before.
+    """
+    query = queries.select_runs().where(*_run_conditions(wanted)).order_by(*FLOW_RUN_SORTS[sort])
+    return [queries.flow_run_of(row) for row in _rows(db, query, limit, offset)]
+
+
+def count_flow_runs(db: Database, wanted: Selection) -> int:
+    """How many flow runs there are."""
+    return _count(db, sa.select(flow_runs.c.id).where(*_run_conditions(wanted)))
+
+
+def find_task_runs(db: Database, wanted: Selection, *, sort: str, limit: int | None, offset: int = 0) -> list[TaskRun]:
+    """Task runs; `sort` is a name of `TASK_RUN_SORTS`. As `find_flow_runs` otherwise."""
+    query = sa.select(*queries.STEP_LISTED).where(*_step_conditions(wanted)).order_by(*TASK_RUN_SORTS[sort])
+    return [queries.task_run_of(row) for row in _rows(db, query, limit, offset)]
+
+
+def count_task_runs(db: Database, wanted: Selection) -> int:
+    """How many task runs there are."""
+    return _count(db, sa.select(steps.c.id).where(*_step_conditions(wanted)))
+
+
+def find_flows(db: Database, wanted: Selection, *, sort: str, limit: int | None, offset: int = 0) -> list[Flow]:
+    """Flows; `sort` is a name of `FLOW_SORTS`. As `find_flow_runs` otherwise."""
+    query = queries.select_flows().where(*_flow_conditions(wanted)).order_by(*FLOW_SORTS[sort])
+    return [queries.flow_of(row) for row in _rows(db, query, limit, offset)]
+
+
+def count_flows(db: Database, wanted: Selection) -> int:
+    """How many flows there are."""
+    return _count(db, sa.select(flows.c.id).where(*_flow_conditions(wanted)))
+
+
+def find_logs(db: Database, tests: Iterable[Test], *, sort: str, limit: int | None, offset: int = 0) -> list[LogLine]:
+    """Log lines; `sort` is a name of `LOG_SORTS`. As `find_flow_runs` otherwise."""
+    names = ("id", "run_id", "step_id", "logger", "level", "message", "timestamp")
+    query = sa.select(*(logs.c[name] for name in names)).where(*_conditions(_LOG_FIELDS, tests))
+    return [LogLine(**row) for row in _rows(db, query.order_by(*LOG_SORTS[sort]), limit, offset)]
+
+
+# -- what is meant -----------------------------------------------------------------------------------------------
+
+
+def _run_conditions(wanted: Selection) -> list[Condition]:
+    found = _conditions(_FLOW_RUN_FIELDS, wanted.flow_runs)
+    if wanted.flows:
+        of_flows = _conditions(_FLOW_FIELDS, wanted.flows)
+        found.append(flow_runs.c.flow_name.in_(_alone(sa.select(flows.c.name).where(*of_flows))))
+    if wanted.task_runs:
+        of_tasks = _conditions(_TASK_RUN_FIELDS, wanted.task_runs)
+        found.append(flow_runs.c.id.in_(_alone(sa.select(steps.c.run_id).where(_IS_TASK, *of_tasks))))
+    return found
+
+
+def _step_conditions(wanted: Selection) -> list[Condition]:
+    found = [_IS_TASK, *_conditions(_TASK_RUN_FIELDS, wanted.task_runs)]
+    if wanted.flow_runs or wanted.flows:
+        of_runs = Selection(flows=wanted.flows, flow_runs=wanted.flow_runs)
+        found.append(steps.c.run_id.in_(_alone(sa.select(flow_runs.c.id).where(*_run_conditions(of_runs)))))
+    return found
+
+
+def _flow_conditions(wanted: Selection) -> list[Condition]:
+    found = _conditions(_FLOW_FIELDS, wanted.flows)
+    if wanted.flow_runs or wanted.task_runs:
+        of_runs = _run_conditions(Selection(flow_runs=wanted.flow_runs, task_runs=wanted.task_runs))
+        found.append(flows.c.name.in_(_alone(sa.select(flow_runs.c.flow_name).where(*of_runs))))
+    return found
+
+
+def _alone(query: Select[Any]) -> Select[Any]:
+    """A query within another one that has its own rows of the same tables."""
+    return query.correlate(None)
+
+
+def _conditions(fields: Mapping[str, Any], tests: Iterable[Test]) -> list[Condition]:
+    return [_condition(fields, test) for test in tests]
+
+
+def _condition(fields: Mapping[str, Any], test: Test) -> Condition:
+    field = fields[test.field]
+    if isinstance(field, sa.Table):
+        return _of_tags(field, test)
+    return _OPERATORS[test.operator](field, _plain(test.value))
+
+
+def _of_tags(table: sa.Table, test: Test) -> Condition:
+    tagged = is_tagged(table)
+    if test.operator == "is_null":
+        return sa.not_(tagged) if test.value else tagged
+    having = [has_tag(table, tag) for tag in test.value]
+    if test.operator == "all":
+        return sa.and_(tagged, *having) if having else sa.true()
+    return sa.and_(tagged, sa.or_(sa.false(), *having))
+
+
+def _plain(value: Any) -> Any:
+    """A value as a column holds it: instants as seconds, enums as their text."""
+    if isinstance(value, datetime):
+        return clock.to_instant(value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, (bool, int, float)) else str(value)
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], Condition]] = {
+    "any": lambda column, values: column.in_(values),
+    "not_any": lambda column, values: sa.or_(column.is_(None), column.not_in(values)),
+    "like": lambda column, text: column.icontains(text, autoescape=True),
+    "before": lambda column, moment: column <= moment,
+    "after": lambda column, moment: column >= moment,
+    "ge": lambda column, number: column >= number,
+    "le": lambda column, number: column <= number,
+    "is_null": lambda column, empty: column.is_(None) if empty else column.is_not(None),
+}
+
+_IS_TASK = steps.c.kind == Kind.TASK.value
+_RUN_EXPECTED = sa.func.coalesce(flow_runs.c.scheduled_at, flow_runs.c.start_time, flow_runs.c.created_at)
+_STEP_EXPECTED = sa.func.coalesce(steps.c.start_time, steps.c.due_at, steps.c.created_at)
+
+_FLOW_FIELDS = {"id": flows.c.id, "name": flows.c.name}
+#: A table instead of a column: its tags.
+_FLOW_RUN_FIELDS: dict[str, Any] = {
+    "id": flow_runs.c.id,
+    "name": flow_runs.c.name,
+    "tags": flow_runs,
+    "state_type": flow_runs.c.state_type,
+    "state_name": flow_runs.c.state_name,
+    "parent_flow_run_id": flow_runs.c.parent_run_id,
+    "root_flow_run_id": flow_runs.c.root_run_id,
+    "flow_version": flow_runs.c.version,
+    "work_queue_name": flow_runs.c.queue,
+    "idempotency_key": flow_runs.c.idempotency_key,
+    "created": flow_runs.c.created_at,
+    "start_time": flow_runs.c.start_time,
+    "end_time": flow_runs.c.end_time,
+    "expected_start_time": _RUN_EXPECTED,
+}
+_TASK_RUN_FIELDS: dict[str, Any] = {
+    "id": steps.c.id,
+    "name": steps.c.name,
+    "tags": steps,
+    "state_type": steps.c.state_type,
+    "state_name": steps.c.state_name,
+    "flow_run_id": steps.c.run_id,
+    "task_key": steps.c.path,
+    "created": steps.c.created_at,
+    "start_time": steps.c.start_time,
+    "end_time": steps.c.end_time,
+    "expected_start_time": _STEP_EXPECTED,
+}
+_LOG_FIELDS: dict[str, Any] = {
+    "flow_run_id": logs.c.run_id,
+    "task_run_id": logs.c.step_id,
+    "name": logs.c.logger,
+    "level": logs.c.level,
+    "timestamp": logs.c.timestamp,
+}
+
+_Order = Sequence[ColumnElement[Any]]
+FLOW_RUN_SORTS: dict[str, _Order] = {
+    "CREATED_DESC": (flow_runs.c.created_at.desc(), flow_runs.c.id.desc()),
+    "CREATED_ASC": (flow_runs.c.created_at, flow_runs.c.id),
+    "ID_DESC": (flow_runs.c.id.desc(),),
+    "NAME_ASC": (flow_runs.c.name, flow_runs.c.id),
+    "NAME_DESC": (flow_runs.c.name.desc(), flow_runs.c.id.desc()),
+    "START_TIME_ASC": (flow_runs.c.start_time.asc().nulls_last(), flow_runs.c.id),
+    "START_TIME_DESC": (flow_runs.c.start_time.desc().nulls_last(), flow_runs.c.id.desc()),
+    "END_TIME_DESC": (flow_runs.c.end_time.desc().nulls_last(), flow_runs.c.id.desc()),
+    "EXPECTED_START_TIME_ASC": (_RUN_EXPECTED, flow_runs.c.id),
+    "EXPECTED_START_TIME_DESC": (_RUN_EXPECTED.desc(), flow_runs.c.id.desc()),
+}
+TASK_RUN_SORTS: dict[str, _Order] = {
+    "CREATED_DESC": (steps.c.created_at.desc(), steps.c.id.desc()),
+    #: In order of asking, where it is one run's.
+    "CREATED_ASC": (steps.c.created_at, steps.c.run_id, steps.c.run_attempt, steps.c.sequence),
+    "ID_DESC": (steps.c.id.desc(),),
+    "NAME_ASC": (steps.c.name, steps.c.id),
+    "NAME_DESC": (steps.c.name.desc(), steps.c.id.desc()),
+    "START_TIME_ASC": (steps.c.start_time.asc().nulls_last(), steps.c.id),
+    "START_TIME_DESC": (steps.c.start_time.desc().nulls_last(), steps.c.id.desc()),
+    "END_TIME_DESC": (steps.c.end_time.desc().nulls_last(), steps.c.id.desc()),
+    "EXPECTED_START_TIME_ASC": (_STEP_EXPECTED, steps.c.id),
+    "EXPECTED_START_TIME_DESC": (_STEP_EXPECTED.desc(), steps.c.id.desc()),
+}
+FLOW_SORTS: dict[str, _Order] = {
+    "NAME_ASC": (flows.c.name,),
+    "NAME_DESC": (flows.c.name.desc(),),
+    "CREATED_DESC": (flows.c.created_at.desc(), flows.c.id.desc()),
+    "UPDATED_DESC": (flows.c.updated_at.desc(), flows.c.id.desc()),
+}
+LOG_SORTS: dict[str, _Order] = {
+    "TIMESTAMP_ASC": (logs.c.timestamp, logs.c.id),
+    "TIMESTAMP_DESC": (logs.c.timestamp.desc(), logs.c.id.desc()),
+}
+
+
+# -- asking ------------------------------------------------------------------------------------------------------
+
+
+def _rows(db: Database, query: Select[Any], limit: int | None, offset: int) -> Sequence[Any]:
+    return db.read(lambda connection: queries.mappings(connection, query.limit(limit).offset(offset or None)))
+
+
+def _count(db: Database, query: Select[Any]) -> int:
+    counted = sa.select(sa.func.count()).select_from(query.subquery())
+    return int(db.read(lambda connection: connection.scalar(counted)) or 0)

@@ -1,0 +1,1 @@
+"""Prefect's `utilities`: its documented names, which live elsewhere here."""

@@ -1,0 +1,54 @@
+"""Flows that a client asks about, where a worker could import them."""
+
+from __future__ import annotations
+
+from orchestra import flow, get_client, get_run_logger, task
+from orchestra.client.schemas.filters import FlowFilter
+from orchestra.states import Cancelled
+
+
+@task
+def double(number: int) -> int:
+    get_run_logger().warning("doubling %d", number)
+    return number * 2
+
+
+@task
+def refuse(number: int) -> int:
+    raise ValueError(f"{number} is refused")
+
+
+@flow
+def doubled(number: int) -> int:
+    return double(number)
+
+
+@flow
+def refused(number: int) -> int:
+    return refuse(number)
+
+
+@flow
+def looking(number: int) -> list[object]:
+    """Looks at other runs, then waits, so that it is replayed."""
+    with get_client(sync_client=True) as client:
+        before = client.count_flow_runs()
+        found = client.read_flow_runs(flow_filter=FlowFilter.model_validate({"name": {"any_": ["doubled"]}}))
+        values = [run.state.result() for run in found]
+    return [before, values, double.submit(number).result()]
+
+
+@flow
+async def looking_async(number: int) -> list[object]:
+    async with get_client() as client:
+        before = await client.count_flow_runs()
+    return [before, await double.submit(number)]
+
+
+@flow
+def cancelling(other: str) -> str:
+    """Cancels another run, then waits, so that it is replayed."""
+    with get_client(sync_client=True) as client:
+        answer = client.set_flow_run_state(other, Cancelled())
+    double.submit(1).result()
+    return answer.state.name

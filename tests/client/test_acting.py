@@ -1,0 +1,127 @@
+"""A client acts on runs of workers, and is asked within flows, whose replays must see and do the same."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from orchestra import get_client, states
+from orchestra.client.orchestration import SyncOrchestraClient
+from orchestra.errors import FlowRunNotFound, IllegalTransition
+from orchestra.states import State
+from tests.client import flows
+from tests.drive import Driver
+
+
+@pytest.fixture
+def client(driver: Driver) -> SyncOrchestraClient:
+    """A client on the driver's database."""
+    return get_client(sync_client=True)
+
+
+def test_the_value_of_a_run_is_read_from_its_state(driver: Driver, client: SyncOrchestraClient) -> None:
+    """Of flow runs and task runs; a failed one raises its own exception."""
+    good, bad = driver.submit(flows.doubled, number=4), driver.submit(flows.refused, number=4)
+    driver.finish(good)
+    driver.finish(bad)
+
+    assert client.read_flow_run(good).state.result() == 8
+    (step,) = [run for run in client.read_task_runs() if run.flow_run_id == good]
+    assert step.state.result() == 8
+    with pytest.raises(ValueError, match="4 is refused"):
+        client.read_flow_run(bad).state.result()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "then"),
+    [(states.Cancelled(), "Cancelled"), (states.Cancelling(), "Cancelled"), (states.Paused(), "Paused")],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_a_waiting_run_is_brought_into_a_state(
+    driver: Driver, client: SyncOrchestraClient, wanted: State[object], then: str
+) -> None:
+    """By the verb that does so."""
+    run_id = driver.submit(flows.doubled, number=1)
+
+    assert client.set_flow_run_state(run_id, wanted).state.name == then
+    assert client.read_flow_run(run_id).state_name == then
+
+
+def test_a_paused_run_is_resumed_and_an_ended_one_retried(driver: Driver, client: SyncOrchestraClient) -> None:
+    """By the states that Prefect's users set for that."""
+    run_id = driver.submit(flows.refused, number=1)
+    client.pause_flow_run(run_id)
+    client.set_flow_run_state(run_id, states.Running())
+    assert not client.read_flow_run(run_id).state.is_paused()
+
+    driver.finish(run_id)
+    client.set_flow_run_state(run_id, states.Scheduled())
+    assert client.read_flow_run(run_id).run_count == 2
+
+
+@pytest.mark.parametrize("wanted", [states.Completed(), states.Failed(), states.Scheduled()], ids=lambda s: s.name)
+def test_a_state_that_nobody_may_write_is_refused(
+    driver: Driver, client: SyncOrchestraClient, wanted: State[object]
+) -> None:
+    """With what may be done instead; nothing is changed."""
+    run_id = driver.submit(flows.doubled, number=1)
+
+    with pytest.raises(IllegalTransition, match="may be cancelled, paused"):
+        client.set_flow_run_state(run_id, wanted)
+    with pytest.raises(IllegalTransition, match="never written over"):
+        client.set_flow_run_state(run_id, wanted, force=True)
+    assert driver.finish(run_id).is_completed()
+
+
+def test_task_runs_have_the_states_of_their_journal(driver: Driver, client: SyncOrchestraClient) -> None:
+    """They cannot be set; the error names the flow run to act on."""
+    run_id = driver.submit(flows.doubled, number=1)
+    driver.finish(run_id)
+
+    with pytest.raises(IllegalTransition, match=run_id):
+        client.set_task_run_state(client.read_task_runs()[0].id, states.Failed())
+
+
+def test_runs_are_cancelled_and_deleted_by_name(driver: Driver, client: SyncOrchestraClient) -> None:
+    """One that has not ended is not deleted."""
+    run_id = driver.submit(flows.doubled, number=1)
+
+    with pytest.raises(IllegalTransition, match="cancel it first"):
+        client.delete_flow_run(run_id)
+    client.cancel_flow_run(run_id)
+    client.delete_flow_run(run_id)
+    with pytest.raises(FlowRunNotFound):
+        client.read_flow_run(run_id)
+
+
+def test_a_replay_sees_what_the_body_saw_first(driver: Driver) -> None:
+    """However many runs there are by then, and whatever became of those it saw."""
+    driver.run(flows.doubled, number=4)
+    run_id = driver.submit(flows.looking, number=3)
+    driver.step()
+    for number in range(3):
+        driver.submit(flows.doubled, number=number)
+
+    assert driver.finish(run_id).result() == [2, [8], 6]
+
+
+def test_a_replay_of_a_coroutine_sees_it_too(driver: Driver) -> None:
+    """The asynchronous client's answers are steps as well."""
+    run_id = driver.submit(flows.looking_async, number=3)
+    driver.step()
+    driver.submit(flows.doubled, number=1)
+
+    assert driver.finish(run_id).result() == [1, 6]
+
+
+def test_a_replay_does_not_act_again(driver: Driver, client: SyncOrchestraClient) -> None:
+    """A run that was deleted meanwhile would else be missed, and fail the flow."""
+    other = str(uuid.uuid4())
+    run_id = driver.submit(flows.cancelling, other=other)
+    driver.submit(flows.doubled, run_id=other, number=1)
+    driver.step()
+    assert client.read_flow_run(other).state_name == "Cancelled"
+    client.delete_flow_run(other)
+
+    assert driver.finish(run_id).result() == "Cancelled"
