@@ -86,7 +86,8 @@ def specs_in(modules: Iterable[ModuleType]) -> Iterator[FlowSpec | TaskSpec]:
     """The flows and tasks that stand at the top level of modules."""
     for module in modules:
         for value in vars(module).values():
-            spec = getattr(value, "spec", None)
+            # Nothing else is asked: a proxy, such as Flask's `current_app`, may raise whatever it likes.
+            spec = getattr(value, "spec", None) if hasattr(type(value), "having") else None
             if isinstance(spec, (FlowSpec, TaskSpec)):
                 yield spec
 

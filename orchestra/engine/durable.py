@@ -168,6 +168,7 @@ class DurableRunner(Asking):
             return final
         if queue not in self.carrier.queues:
             try:
+                self.carrier.check_queue(queue)
                 step = self._new(asked, task, _sendable(task, inputs), queue=queue, priority=priority)
             except OrchestraError as error:
                 # Asked for, so it is journaled: in a replay another worker may consume the queue.
@@ -284,6 +285,8 @@ class DurableRunner(Asking):
         found = [*find_futures([call.args, call.kwargs]), *_wait_for_futures(call.wait_for)]
         # What may be refused is refused before the step is asked for: then a replay refuses it, too.
         require_importable(task.path, "task")
+        if task.queue is not None:
+            self.carrier.check_queue(task.queue)
         inputs = _checked(encode_inputs(*self._with_refs(call)), task)
         self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))

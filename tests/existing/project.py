@@ -269,6 +269,13 @@ def lasting(seconds: float) -> int:
 
 
 @flow(queue="flows")
+def misrouted(submits: bool) -> Any:
+    """Sends a task to a queue that nobody consumes."""
+    elsewhere = task(add, queue="typo")
+    return elsewhere.submit(1).result() if submits else elsewhere(1)
+
+
+@flow(queue="flows")
 def noting(file: str) -> list[Any]:
     """A call that is tried again later, on a queue that is not the flow's, and one that is found by its name."""
     return [STEPS["notes"](file, "noted"), STEPS["refund"](5), STEPS["charge"](7)]

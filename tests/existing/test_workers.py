@@ -158,19 +158,20 @@ def test_the_apps_time_limits_are_not_for_flows(
     assert python("print(lasting.delay(4).result(timeout=60))", project) == "3"
 
 
-def test_a_queue_that_the_app_does_not_know_is_refused(project: dict[str, str]) -> None:
-    """At once, by whoever starts the run."""
-    project["EXISTING_CONF"] = json.dumps({"task_create_missing_queues": False, "task_queues": {"flows": {}}})
-    code = "try: mapped.apply_async([[1]], queue='typo')\nexcept ValueError as error: print(error)"
+@pytest.mark.parametrize("submits", [True, False], ids=["submitted", "direct"])
+def test_a_queue_that_the_app_does_not_know_is_refused(
+    project: dict[str, str], worker_factory: WorkerFactory, submits: bool
+) -> None:
+    """At once, to whoever starts a run there, or calls a task; not a run that nobody takes up."""
+    queues = {name: {} for name in ALL.split(",")}
+    project["EXISTING_CONF"] = json.dumps({"task_create_missing_queues": False, "task_queues": queues})
+    start(worker_factory, project)
+    code = f"""
+for refused in (lambda: mapped.apply_async([[1]], queue="typo"), lambda: misrouted.delay({submits}).result(timeout=60)):
+    try:
+        refused()
+    except ValueError as error:
+        print(error)
+"""
 
-    said = subprocess.run(
-        [sys.executable, "-c", f"from {APP} import *\n{code}"],
-        env={**os.environ, **project},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout
-
-    assert "has no queue 'typo'" in said
+    assert python(f"exec({code!r})", project).count("has no queue 'typo' in its task_queues") == 2

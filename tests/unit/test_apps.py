@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from kombu import Exchange, Queue
 
 import orchestra.celery
@@ -101,6 +101,24 @@ def test_our_tasks_pin_their_options() -> None:
 
     assert (task.acks_late, task.rate_limit, task.track_started, task.ignore_result) == (False, "0", False, True)
     assert task.time_limit > 86_400
+
+
+class Choosy(Task):
+    """A project's base class of all its tasks."""
+
+    def before_start(self, task_id: str, args: object, kwargs: object) -> None:
+        raise AssertionError("not for orchestra's tasks")
+
+
+def test_our_tasks_have_not_the_apps_base_class() -> None:
+    """What a project does around each of its tasks (a tenant, a database session) is not for segments of flows."""
+    app = orchestra.celery.install(Celery("choosy", task_cls=Choosy, set_as_current=False))
+
+    @app.task(shared=False)
+    def own() -> None: ...
+
+    assert isinstance(own._get_current_object(), Choosy)
+    assert not isinstance(app.tasks["orchestra.flow"], Choosy)
 
 
 @pytest.mark.parametrize(
