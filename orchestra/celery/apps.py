@@ -71,6 +71,12 @@ def remember_worker(app: Celery) -> None:
     _worker_pid = os.getpid()
 
 
+def forget_worker(app: Celery) -> None:
+    """Note that the worker of `app` that ran in this process has ended, and the process has not."""
+    if app in _worker:
+        _worker.clear()
+
+
 def in_pool_child() -> bool:
     """Whether this is a process that a worker has forked."""
     return bool(_worker) and os.getpid() != _worker_pid

@@ -419,6 +419,12 @@ def use_carrier(carrier: CeleryCarrier) -> None:
     _carrier = carrier
 
 
+def forget_carrier(carrier: CeleryCarrier) -> None:
+    """Note that the worker whose carrier this is has ended, and the process has not."""
+    if _carrier is carrier:
+        forget()
+
+
 def forget() -> None:
     """Close the carrier's connections and forget it (tests)."""
     global _carrier
