@@ -15,11 +15,14 @@ APT := apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy -
 
 setup: .venv/.ready ## make .venv with everything for work on the project
 
-deps: ## install PostgreSQL by apt where it is missing (Debian, root)
-	@if ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || [ -n "$$ORCHESTRA_TEST_PG_URL" ]; then :; \
+deps: ## install PostgreSQL and RabbitMQ by apt where they are missing (Debian, root)
+	@missing=; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || [ -n "$$ORCHESTRA_TEST_PG_URL" ] || missing="$$missing postgresql"; \
+	[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$$missing rabbitmq-server"; \
+	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		$(APT) postgresql; \
-	else echo "no PostgreSQL is installed here, and only root may do that by apt: the tests say what else there is"; fi
+		$(APT) $$missing; \
+	else echo "not installed here:$$missing; only root may do that by apt: the tests say what else there is"; fi
 
 fast: setup ## tests that need no service; under a minute
 	$(BIN)/pytest -q -m 'not services' --durations=15
@@ -40,8 +43,9 @@ lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: setup ## mypy --strict
+types: setup ## mypy --strict, and pyright on what users write
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 
 fmt: setup ## put the code in shape
 	$(BIN)/ruff check --fix .

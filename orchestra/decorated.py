@@ -1,48 +1,90 @@
-"""What flows and tasks have in common: a function, its spec, and what it is bound to."""
+"""What flows and tasks have in common: a function, its spec, what it is bound to, and where others find it."""
 
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar
 
-from orchestra import clock
+from orchestra import callables, clock
 from orchestra.annotations import allow_failure
 from orchestra.engine.parameters import signature
 from orchestra.errors import DefinitionError, ReservedArgumentError
 from orchestra.futures import Future
-from orchestra.retries import delay_option
+from orchestra.retries import delay_option, jitter_option
 from orchestra.specs import FlowSpec, TaskSpec, given_options
 from orchestra.states import State
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
+Spec = TypeVar("Spec", FlowSpec, TaskSpec)
 
 #: Names that calls keep for themselves.
 RESERVED = frozenset({"wait_for", "return_state"})
 
+#: Options of Prefect whose machinery is not there yet, and what that is. None, and what says no, is taken.
+LATER = {
+    "asset_deps": "assets",
+    "cache_expiration": "caching",
+    "cache_key_fn": "caching",
+    "cache_policy": "caching",
+    "refresh_cache": "caching",
+    "result_serializer": "a serializer of one's own",
+    "result_storage": "a result storage of one's own",
+    "result_storage_key": "a result storage of one's own",
+}
 
-class Decorated(Generic[P, R]):
+
+class Decorated(Generic[P, R, Spec]):
     """A function under `@flow` or `@task`."""
 
     #: "flow" or "task", as messages say it.
     kind: ClassVar[str]
-    spec: FlowSpec | TaskSpec
+    _spec: Spec
+
+    @property
+    def spec(self) -> Spec:
+        """What the engine sees of it."""
+        if not self._placed:
+            self._place()
+        return self._spec
 
     @property
     def fn(self) -> Callable[P, R]:
         """The function itself, which runs without orchestra when called."""
-        return functools.partial(self.spec.fn, *self._bound) if self._bound else self.spec.fn
+        return functools.partial(self._fn, *self._bound) if self._bound else self._fn
 
     @property
     def name(self) -> str:
         """Its name: the function's, or as `name=` says."""
-        return self.spec.name
+        return self._spec.name
+
+    @property
+    def description(self) -> str:
+        """What it does: the function's docstring, or as `description=` says."""
+        return self._spec.description
+
+    @property
+    def version(self) -> str | None:
+        """As `version=` says."""
+        return self._spec.version
+
+    @property
+    def retries(self) -> int:
+        """How many tries may follow a failed one."""
+        return self._spec.max_retries
+
+    @property
+    def timeout_seconds(self) -> float | None:
+        """Seconds it may take; None: as long as it takes."""
+        return self._spec.timeout_seconds
 
     def __repr__(self) -> str:
-        return f"<{self.kind} {self.spec.name!r} at {self.spec.path}>"
+        return f"<{self.kind} {self._spec.name!r} at {self._spec.path}>"
 
     def having(self, spec: Any) -> Self:
         """A copy of it with another spec; for orchestra itself."""
@@ -50,21 +92,81 @@ class Decorated(Generic[P, R]):
         made._adopt(spec)
         return made
 
-    def _adopt(self, spec: FlowSpec | TaskSpec) -> None:
+    def _declare(self, fn: Callable[P, R], spec: Spec) -> None:
+        self._fn = fn
+        self._home = callables.declaring_module()
+        #: The same in all copies: what is found under a name is this, whatever its options.
+        self._mark = object()
+        self._bound: tuple[Any, ...] = ()
+        self._yields = callables.is_generator(fn) or callables.is_async_generator(fn)
+        self._adopt(spec)
+
+    def _adopt(self, spec: Spec) -> None:
         wrapper: Any = self
-        functools.update_wrapper(wrapper, spec.fn, updated=())
-        self.spec = replace(spec, decorated=self)
+        functools.update_wrapper(wrapper, self._fn, updated=())
+        wrapper.__name__ = callables.name_of(self._fn)
+        self._spec = replace(spec, decorated=self)
         self._is_async = spec.is_async
-        self._bound: tuple[Any, ...] = getattr(self, "_bound", ())
+        self._placed = False
 
     def _bind(self, instance: Any) -> Self:
         """A copy whose calls get `instance` as their first argument: `self` of a method."""
+        if not self._placed:
+            self._place()
         bound = copy.copy(self)
         bound._bound = (instance, *self._bound)
         return bound
 
+    def _place(self) -> None:
+        """Find where another process finds this: at its function's own name, else in a variable of its module.
 
-def require_function(fn: Any, decorated: type[Decorated[..., Any]]) -> None:
+        Done when it is first used: then the variable is there.
+        """
+        self._placed = True
+        module = sys.modules.get(self._home)
+        if getattr(_standing_at(self._spec.path), "_mark", None) is self._mark or module is None:
+            return
+        held = {
+            name: value
+            for name, value in list(vars(module).items())
+            # By its type: other objects in the module may be proxies, which must not be woken.
+            if issubclass(type(value), Decorated) and value._mark is self._mark
+        }
+        if held:
+            name = min(held, key=lambda name: (held[name] is not self, len(held[name]._spec.overrides)))
+            self._spec = _moved(self._spec, self._home, name, getattr(module, "__file__", None))
+        else:
+            # It may be used while its module is still being imported.
+            self._placed = not getattr(getattr(module, "__spec__", None), "_initializing", False)
+
+
+def _standing_at(path: str) -> Any:
+    module, _, qualname = path.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _moved(spec: Spec, module: str, name: str, file: str | None) -> Spec:
+    path = f"{module}:{name}"
+    if isinstance(spec, FlowSpec) and file is not None:
+        return replace(spec, path=path, entrypoint=f"{file}:{name}")
+    return replace(spec, path=path)
+
+
+def items_in(items: Iterable[Any]) -> Iterator[Any]:
+    """What a generator function has yielded, as a generator."""
+    yield from items
+
+
+async def items_of(make: Callable[[], Coroutine[Any, Any, Iterable[Any]]]) -> AsyncIterator[Any]:
+    """What an async generator function has yielded: run at the first `async for` over it."""
+    for item in await make():
+        yield item
+
+
+def require_function(fn: Any, decorated: type[Decorated[..., Any, Any]]) -> None:
     """Check that `fn` can be a flow or task.
 
     Raises:
@@ -74,14 +176,16 @@ def require_function(fn: Any, decorated: type[Decorated[..., Any]]) -> None:
     kind = decorated.kind
     if isinstance(fn, decorated):
         raise DefinitionError(f"{fn!r} is a {kind} already; use .with_options(...) for a copy with other options")
+    if isinstance(fn, Decorated):
+        raise DefinitionError(f"{fn!r} cannot be a {kind} too: decorate the function itself, or call it from a {kind}")
     if isinstance(fn, (staticmethod, classmethod)):
         raise DefinitionError(f"put @staticmethod or @classmethod above @{kind}, not below it")
     if not callable(fn):
         raise DefinitionError(f"@{kind} takes a function, not {fn!r}; options go by name: @{kind}(retries=3)")
-    if reserved := RESERVED & set(signature(fn).parameters):
+    if reserved := RESERVED & set(signature(callables.engine_form(fn)).parameters):
         raise ReservedArgumentError(
-            f"{kind} function {fn!r} has a parameter named {min(reserved)!r}, which calls of a {kind} keep for "
-            "themselves; rename it"
+            f"{kind} function {callables.name_of(fn)!r} has a parameter named {min(reserved)!r}, which calls of a "
+            f"{kind} keep for themselves; rename it"
         )
 
 
@@ -100,20 +204,56 @@ def spec_fields(
     """
     kind = "flow" if spec is FlowSpec else "task"
     if unknown := sorted(set(options) - known.keys()):
+        near = [name for each in unknown for name in difflib.get_close_matches(each, known, 1)]
         raise DefinitionError(
-            f"a {kind} has no option {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known))}"
+            f"a {kind} has no option {', '.join(map(repr, unknown))}"
+            + (f" (is {' and '.join(map(repr, near))} meant?)" if near else "")
+            + f"; it has {', '.join(sorted(known))}"
         )
-    fields = given_options(options, spec, kind)
+    fields = given_options(_present(options, kind), spec, kind)
     for name in ("timeout_seconds", "lease_seconds"):
         if fields.get(name) is not None:
-            fields[name] = clock.seconds(fields[name])
-    if "retry_delay_seconds" in fields:
+            fields[name] = _duration(name, fields[name], kind)
+    if fields.get("retry_delay_seconds") is not None:
         fields["retry_delay_seconds"] = delay_option(fields["retry_delay_seconds"])
+    if "retry_jitter_factor" in fields:
+        fields["retry_jitter_factor"] = jitter_option(fields["retry_jitter_factor"])
     return fields
 
 
+def _present(options: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The options without those of `LATER`, and without those that change nothing here."""
+    for name in LATER.keys() & options.keys():
+        if options[name]:
+            raise DefinitionError(
+                f"{name}= of a {kind} needs {LATER[name]}, which orchestra does not have yet, so that "
+                f"it would do nothing: leave {name} out"
+            )
+    # Values are held by those who ask for them, and by no one else.
+    return {name: value for name, value in options.items() if name not in LATER and name != "cache_result_in_memory"}
+
+
+def _duration(name: str, given: Any, kind: str) -> float | None:
+    """Seconds; None for 0, which limits nothing."""
+    try:
+        seconds = clock.seconds(given)
+    except (TypeError, ValueError) as error:
+        raise DefinitionError(f"{name}= of a {kind} is a number of seconds or a timedelta, not {given!r}") from error
+    if not seconds >= 0:
+        raise DefinitionError(f"{name}= of a {kind} cannot be {given!r}: give seconds from 0, or leave it out")
+    return seconds or None
+
+
 def waited_for(wait_for: Any) -> tuple[Any, ...]:
-    """What `wait_for=` names: nothing, one future or state, or several."""
+    """What `wait_for=` names: nothing, one future or state, or several.
+
+    Raises:
+        DefinitionError: It is none of these.
+    """
     if wait_for is None:
         return ()
-    return (wait_for,) if isinstance(wait_for, (Future, State, allow_failure)) else tuple(wait_for)
+    if isinstance(wait_for, (Future, State, allow_failure)):
+        return (wait_for,)
+    if not isinstance(wait_for, Iterable):
+        raise DefinitionError(f"wait_for= takes a future, or several in a list, not {wait_for!r}")
+    return tuple(wait_for)

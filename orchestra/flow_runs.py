@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any, overload
 
-from orchestra import lazy
+from orchestra import identifiers, lazy
 from orchestra.awaitables import Done, in_coroutine
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
 from orchestra.engine.branches import current_line
@@ -19,7 +19,7 @@ from orchestra.questions import Pause, Question, wait_seconds
 @overload
 def pause_flow_run(
     wait_for_input: None = None,
-    timeout: float | timedelta = 3600.0,
+    timeout: float | timedelta | None = 3600.0,
     poll_interval: float = 10.0,
     key: str | None = None,
 ) -> Awaitable[None]: ...
@@ -28,7 +28,7 @@ def pause_flow_run(
 @overload
 def pause_flow_run(
     wait_for_input: Any,
-    timeout: float | timedelta = 3600.0,
+    timeout: float | timedelta | None = 3600.0,
     poll_interval: float = 10.0,
     key: str | None = None,
 ) -> Any: ...
@@ -36,7 +36,7 @@ def pause_flow_run(
 
 def pause_flow_run(
     wait_for_input: Any = None,
-    timeout: float | timedelta = 3600.0,
+    timeout: float | timedelta | None = 3600.0,
     poll_interval: float = 10.0,
     key: str | None = None,
 ) -> Any:
@@ -48,7 +48,7 @@ def pause_flow_run(
     Args:
         wait_for_input: What is asked for: a `RunInput`, another pydantic model, or a type that pydantic takes as an
             annotation. None: nothing.
-        timeout: Seconds to wait for that.
+        timeout: Seconds to wait for that; None: without an end.
         poll_interval: Taken for Prefect's sake; a resume is noticed sooner.
         key: The name of the pause. Asked for again under the same name it gives the same at once.
 
@@ -114,7 +114,7 @@ def suspend_flow_run(
     if flow_run_id is not None and (here is None or str(flow_run_id) != here.run_id):
         if wait_for_input is not None:
             raise DefinitionError("wait_for_input= is for a flow's own body: from outside nobody would get the input")
-        _act("run-suspend", lambda: lazy.load("operations").suspend(lazy.load("database")(), str(flow_run_id)))
+        _act("run-suspend", lambda _: lazy.load("operations").suspend(lazy.load("database")(), str(flow_run_id)))
         return Done()
     here = _flow_run("suspend_flow_run() without flow_run_id=")
     if current_line.get() is None:
@@ -136,10 +136,12 @@ def resume_flow_run(flow_run_id: str | uuid.UUID, run_input: Any = None, *, key:
         IllegalTransition: It is not paused; someone may have resumed it just before.
         InvalidRunInput: The input does not fit; names the fields. The run waits on.
     """
-    _act(
-        "run-resume",
-        lambda: lazy.load("operations").resume(lazy.load("database")(), str(flow_run_id), run_input=run_input, key=key),
-    )
+
+    def resume(token: str | None) -> None:
+        operations, database = lazy.load("operations"), lazy.load("database")()
+        operations.resume(database, str(flow_run_id), run_input=run_input, key=key, token=token)
+
+    _act("run-resume", resume)
     return Done()
 
 
@@ -168,10 +170,17 @@ def _wait(here: FlowRunContext, pause: Pause) -> Any:
     return Done() if pause.accept is None else value
 
 
-def _act(name: str, act: Any) -> None:
-    """Do something to another run; in a flow's body it is a step, so that a replay does not do it again."""
-    here = flow_run_context.get()
+def _act(name: str, act: Callable[[str | None], object]) -> None:
+    """Do something to another run; in a flow's body it is a step, so that a replay does not do it again.
+
+    Args:
+        name: Of the step.
+        act: Gets the step's token, if it has one: the step may be journaled after it is done, and a crash between the
+            two has it done again.
+    """
+    here, line = flow_run_context.get(), current_line.get()
     if here is None or task_run_context.get() is not None:
-        act()
-    else:
-        here.runner.observe(name, act)
+        act(None)
+        return
+    key = None if line is None else line.branch.peek(name).key
+    here.runner.observe(name, lambda: act(None if key is None else identifiers.idempotency_key(here.run_id, key)))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
-from orchestra import lazy, names
+from orchestra import callables, lazy, names
+from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner
-from orchestra.decorated import Decorated, require_function, spec_fields
-from orchestra.engine.parameters import bind, bind_named
+from orchestra.decorated import Decorated, items_in, items_of, require_function, spec_fields, waited_for
+from orchestra.engine.parameters import bind, bind_named, validate
 from orchestra.errors import DefinitionError
+from orchestra.futures import Future
 from orchestra.hooks import FlowHooks, HookOption, hook_options
 from orchestra.runners.base import Runner
-from orchestra.specs import FlowSpec, TaskSpec, is_celery_task, overridden, path_of, require_importable
+from orchestra.specs import FlowSpec, is_celery_task, overridden, require_importable
 from orchestra.states import State
-from orchestra.task_runners import ThreadPoolTaskRunner
+from orchestra.task_runners import TaskRunner, task_runner_option
 from orchestra.unbuilt import absent
 
 P = ParamSpec("P")
@@ -46,8 +48,16 @@ class FlowOptions(TypedDict, total=False):
     validate_parameters: bool
     #: Prints become log lines, in the flow and its tasks.
     log_prints: bool | None
-    #: Who runs submitted tasks in this process.
-    task_runner: ThreadPoolTaskRunner | None
+    #: Keep the results of the flow and its tasks also where they run in this process; on workers they always are kept.
+    persist_result: bool | None
+    #: As Prefect has it; a value is held here as long as a future or a state of it is.
+    cache_result_in_memory: bool
+    #: Prefect's; not there yet, and refused.
+    result_storage: Any
+    #: Prefect's; not there yet, and refused.
+    result_serializer: Any
+    #: Who runs submitted tasks: one of `orchestra.task_runners`; None: threads here, Celery on a worker.
+    task_runner: TaskRunner | type[TaskRunner] | None
     #: The Celery queue its runs go to; None: as Celery routes them.
     queue: str | None
     #: The priority of its Celery messages.
@@ -63,11 +73,10 @@ class FlowOptions(TypedDict, total=False):
     on_running: HookOption
 
 
-class Flow(Decorated[P, R], FlowHooks):
+class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
     """A function whose calls are runs: recorded, retried, and on Celery carried on by any worker."""
 
     kind = "flow"
-    spec: FlowSpec
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:
         """Make a flow of `fn`; `FlowOptions` says what can be set.
@@ -76,24 +85,34 @@ class Flow(Decorated[P, R], FlowHooks):
             DefinitionError: An unknown option, or something that is no function.
             ReservedArgumentError: A parameter of `fn` has a name that a call keeps for itself.
         """
-        self._adopt(_spec(fn, options))
+        self._declare(fn, _spec(fn, options))
 
     @overload
     def __call__(
         self: Flow[Q, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
     ) -> Coroutine[Any, Any, State[T]]: ...
     @overload
+    def __call__(
+        self: Flow[Q, Generator[T, Any, Any]], *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> State[list[T]]: ...
+    @overload
+    def __call__(
+        self: Flow[Q, AsyncGenerator[T, Any]], *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> Coroutine[Any, Any, State[list[T]]]: ...
+    @overload
     def __call__(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[R]: ...
     @overload
-    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R: ...
+    def __call__(self, *args: Any, wait_for: Future[Any] | Iterable[Any], **kwargs: Any) -> R: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow now and give its value; a coroutine function's is awaited. Inside a flow: as a child run.
 
+        A generator function is run to its end, and its items are given as an iterator.
+
         Args:
             return_state: Give the final State, and raise nothing.
-            wait_for: Futures that must have succeeded before it runs.
+            wait_for: Futures, or one, that must have succeeded before it runs.
 
         Raises:
             ParameterBindError: The arguments do not fit the signature.
@@ -103,11 +122,15 @@ class Flow(Decorated[P, R], FlowHooks):
         return_state, wait_for = kwargs.pop("return_state", False), kwargs.pop("wait_for", None)
         parameters = bind(self.spec.fn, (*self._bound, *args), kwargs)
         runner: Runner = current_runner() or lazy.load("local_runner")()
-        upstreams = () if wait_for is None else tuple(wait_for)
+        upstreams = waited_for(wait_for)
         if self._is_async:
+            if self._yields and not return_state:
+                return items_of(lambda: _awaited(runner, self.spec, parameters, upstreams, False))
             return _awaited(runner, self.spec, parameters, upstreams, return_state)
         state = runner.call_flow(self.spec, parameters, upstreams)
-        return state if return_state else state.result()
+        if return_state:
+            return state
+        return items_in(state.result()) if self._yields else state.result()
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Start a run on a Celery worker, and give its handle at once.
@@ -161,6 +184,25 @@ class Flow(Decorated[P, R], FlowHooks):
         """The whole flow as a native Celery canvas; traces the body, so it is called with placeholders."""
         return lazy.load("flow_canvas")(self.spec, bind_named(self.spec.fn, parameters))
 
+    def validate_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters as a run would get them: made to fit their annotations, defaults included.
+
+        Raises:
+            SignatureMismatchError: A name is unknown.
+            ParameterBindError: One is missing.
+            ParameterTypeError: A value does not fit its annotation.
+        """
+        return validate(self._spec.fn, bind_named(self._spec.fn, parameters))
+
+    def serialize_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters as JSON holds them: a model as a dict, a datetime as text.
+
+        Raises:
+            ParameterTypeError: A value has no such form; names its parameter.
+        """
+        found: dict[str, Any] = lazy.load("serialize_parameters")(parameters)
+        return found
+
     def visualize(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Draw the tasks that a call with these arguments would ask for, and show the picture.
 
@@ -186,8 +228,8 @@ class Flow(Decorated[P, R], FlowHooks):
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else self._bind(instance)
 
-    def _adopt(self, spec: FlowSpec | TaskSpec) -> None:
-        if isinstance(spec, FlowSpec) and spec.static and spec.on_running:
+    def _adopt(self, spec: FlowSpec) -> None:
+        if spec.static and spec.on_running:
             raise DefinitionError(
                 f"flow {spec.name!r} is static, so no process starts its function on a worker, and it cannot have "
                 "on_running= hooks; put what they do into a first task"
@@ -235,10 +277,10 @@ def _spec(fn: Callable[..., Any], options: FlowOptions) -> FlowSpec:
         )
     require_function(fn, Flow)
     fields = _fields(options)
-    fields.setdefault("name", names.flow_name(getattr(fn, "__name__", type(fn).__name__)))
-    fields.setdefault("description", inspect.getdoc(fn) or "")
-    path = path_of(fn)
-    return FlowSpec(fn=fn, path=path, entrypoint=_entrypoint(fn, path), **fields)
+    fields.setdefault("name", names.flow_name(callables.name_of(fn)))
+    fields.setdefault("description", callables.doc_of(fn))
+    path = callables.path_of(fn, callables.declaring_module())
+    return FlowSpec(fn=callables.engine_form(fn), path=path, entrypoint=_entrypoint(fn, path), **fields)
 
 
 def _entrypoint(fn: Callable[..., Any], path: str) -> str | None:
@@ -250,8 +292,7 @@ def _fields(options: FlowOptions) -> dict[str, Any]:
     """The options as fields of a spec."""
     fields = spec_fields(options, FlowOptions.__annotations__, FlowSpec)
     if "task_runner" in fields:
-        runner = fields.pop("task_runner")
-        fields["max_workers"] = None if runner is None else runner.max_workers
+        fields["task_runner"] = task_runner_option(fields["task_runner"])
     hook_options(fields, "flow")
     return fields
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
-from orchestra import clock
+from orchestra import clock, identifiers
 from orchestra.context import flow_run_context, task_run_context
 from orchestra.engine.branches import current_line
 from orchestra.engine.values import state_of
 from orchestra.errors import ResultTimeout
 from orchestra.runners.base import Runner
 from orchestra.runners.carrier import Carrier
-from orchestra.states import State, StateDetails
-from orchestra.store import interventions, runs
+from orchestra.states import NOT_KEPT, State, StateDetails
+from orchestra.store import interventions, journal, runs
 from orchestra.store.database import database
 from orchestra.store.tables import Phase
 
@@ -32,6 +32,9 @@ _BODY_PAUSE, _LONGEST_BODY_PAUSE, _BODY_GROWTH = 1.0, 30.0, 1.5
 class FlowRunHandle:
     """One flow run, by its id. Holds no connection; may be made from an id at any time."""
 
+    #: "flow" or "task", as messages say it.
+    kind: ClassVar[str] = "flow"
+
     def __init__(self, id: str, carrier: Carrier | None = None, *, final: State[Any] | None = None) -> None:
         """A handle on the run `id`.
 
@@ -39,12 +42,12 @@ class FlowRunHandle:
             carrier: By which `cancel` tells workers at once; without it they learn it a sweep later.
             final: The run's final state, where it is known.
         """
-        self.id = id
+        self.id = self.flow_run_id = id
         self._carrier = carrier
         self._final = final
 
     def __repr__(self) -> str:
-        return f"FlowRunHandle({self.id!r})"
+        return f"{type(self).__name__}({self.id!r})"
 
     @property
     def state(self) -> State[Any]:
@@ -54,14 +57,18 @@ class FlowRunHandle:
             FlowRunNotFound: The run was deleted.
         """
         if (runner := durable_body()) is not None:
-            return runner.observe("run-state", lambda: _state(runs.read(database(), self.id)))
+            return runner.observe("run-state", lambda: self._look()[0])
         if self._final is None:
-            row = runs.read(database(), self.id)
-            state = _state(row)
-            if row["phase"] != Phase.DONE:
+            state, ended = self._look()
+            if not ended:
                 return state
             self._final = state
         return self._final
+
+    def _look(self) -> tuple[State[Any], bool]:
+        """The state as it stands in the journal, and whether it is the last one."""
+        row = runs.read(database(), self.flow_run_id)
+        return _state(row), row["phase"] == Phase.DONE
 
     def wait(self, timeout: float | None = None) -> State[Any]:
         """Wait until the run has ended, or for `timeout` seconds; gives its state then.
@@ -103,7 +110,7 @@ class FlowRunHandle:
         """
         state = self.wait(timeout)
         if not state.is_final():
-            raise ResultTimeout(f"flow run {self.id} is {state.name} after {timeout:g} s; it goes on")
+            raise ResultTimeout(f"{self.kind} run {self.id} is {state.name} after {timeout:g} s; it goes on")
         return state.result(raise_on_failure)
 
     def get(self, timeout: float | None = None, propagate: bool = True) -> Any:
@@ -135,9 +142,40 @@ class FlowRunHandle:
             self._cancel()
 
     def _cancel(self) -> None:
-        announcements = interventions.cancel(database(), self.id)
+        announcements = interventions.cancel(database(), self.flow_run_id)
         if self._carrier is not None:
             self._carrier.announce(announcements)
+
+
+class TaskRunHandle(FlowRunHandle):
+    """One run of a task outside of flows: a future of its result, for any process.
+
+    `id` is the task run's, `flow_run_id` that of the flow run of one step which carries it.
+    """
+
+    kind = "task"
+
+    def __init__(
+        self, flow_run_id: str, step_key: str, carrier: Carrier | None = None, *, final: State[Any] | None = None
+    ) -> None:
+        """A handle on the step `step_key` of the flow run `flow_run_id`; as a FlowRunHandle otherwise."""
+        super().__init__(flow_run_id, carrier, final=final)
+        self.id = identifiers.step_id(flow_run_id, 1, step_key)
+        self._step_key = step_key
+
+    @property
+    def task_run_id(self) -> str:
+        """The task run's id."""
+        return self.id
+
+    def _look(self) -> tuple[State[Any], bool]:
+        step = journal.latest(database(), self.flow_run_id, self._step_key)
+        if step is None:
+            # It is due later, or was cancelled before it was planned.
+            return super()._look()
+        data = step.result if step.done else None
+        details = StateDetails(flow_run_id=self.flow_run_id, task_run_id=self.id)
+        return state_of(step.state_type, step.state_name, step.state_message, data, details), step.done
 
 
 def durable_body() -> Runner | None:
@@ -152,6 +190,8 @@ def _state(row: Mapping[str, Any]) -> State[Any]:
     data = runs.result_of(database(), row) if row["phase"] == Phase.DONE else None
     details = StateDetails(flow_run_id=row["id"])
     state = state_of(row["state_type"], row["state_name"], row["state_message"], data, details)
+    if data is None and state.is_completed():
+        state = replace(state, data=NOT_KEPT)
     moment = row["end_time"] or row["start_time"] or row["created_at"]
     at = clock.to_datetime(moment)
     assert at is not None

@@ -63,7 +63,7 @@ def hook_options(fields: dict[str, Any], what: str) -> None:
 class TaskHooks:
     """`@my_task.on_failure` and the like: hooks that are added after the decoration."""
 
-    spec: Any
+    _spec: Any
     #: Made by `with_options`: what a worker finds at its path is another one.
     _is_copy = False
 
@@ -80,10 +80,11 @@ class TaskHooks:
         return self._add_hook("on_running", fn)
 
     def _add_hook(self, option: str, fn: H) -> H:
+        spec = self._spec
         if not callable(fn):
-            raise DefinitionError(f".{option} takes a function, not {fn!r}: write @{self.spec.name}.{option} above one")
-        hooks = (*getattr(self.spec, option), fn)
-        self._adopt(overridden(self.spec, {option: hooks}) if self._is_copy else replace(self.spec, **{option: hooks}))
+            raise DefinitionError(f".{option} takes a function, not {fn!r}: write @{spec.name}.{option} above one")
+        hooks = {option: (*getattr(spec, option), fn)}
+        self._adopt(overridden(spec, hooks) if self._is_copy else replace(spec, **hooks))
         return fn
 
     def _adopt(self, spec: Any) -> None:

@@ -31,6 +31,7 @@ from orchestra.runners.base import Runner
 from orchestra.serializers import clean_text
 from orchestra.store import inputs
 from orchestra.store.database import database
+from orchestra.store.tables import LONGEST_NAME
 from orchestra.typed_values import is_importable
 
 T = TypeVar("T")
@@ -166,12 +167,15 @@ class Form:
 
         Raises:
             DefinitionError: The type has no JSON schema.
+            ValueTooLarge: It is too large to be kept.
         """
         try:
             schema = self.model.model_json_schema()
         except PydanticUserError as error:
             raise DefinitionError(f"{self.model.__name__} cannot be asked for as input: {error}") from error
-        return Question(key, schema, getattr(self.model, "_description", None), self.wrapped)
+        asked = Question(key, schema, getattr(self.model, "_description", None), self.wrapped)
+        check_parameters(asked.encoded() or b"", what="what the pause asks for")
+        return asked
 
     def read(self, given: Any, what: str, metadata: RunInputMetadata) -> BaseModel:
         """An instance of the model.
@@ -271,6 +275,7 @@ def send_input(
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended.
         SerializationError: The value cannot be written as JSON.
+        DefinitionError: The prefix is too long.
     """
     message = _message(run_input, str(flow_run_id), sender, key_prefix)
     if (runner := _body()) is not None:
@@ -285,6 +290,8 @@ def _message(value: Any, receiver: str, sender: str | None, key_prefix: str | No
     if isinstance(value, AutomaticRunInput):
         value = value.value
     prefix = clean_text(key_prefix or (_prefixes(type(value)) or ("any",))[0])
+    if len(prefix) > LONGEST_NAME:
+        raise DefinitionError(f"key_prefix= has {len(prefix)} characters; at most {LONGEST_NAME} are kept")
     key = f"{prefix}-{uuid.uuid4()}"
     came_from = sender or (None if here is None else f"{SENDER}{here.run_id}")
     try:

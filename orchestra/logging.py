@@ -268,6 +268,40 @@ class DatabaseHandler(_RunHandler):
         )
 
 
+class Relay(DatabaseHandler):
+    """Hands lines to the process that this one works for, in the place of console and database."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], object]) -> None:
+        super().__init__()
+        self._send = send
+
+    def write(self, record: logging.LogRecord) -> None:
+        """Send one line, as plain data."""
+        text = self.format(record)
+        kept = {name: value for name, value in record.__dict__.items() if isinstance(value, str | int | float | bool)}
+        self._send({**kept, "msg": text, "args": None, "exc_text": None})
+
+
+def relay_to(send: Callable[[dict[str, Any]], object]) -> None:
+    """Have `send` take the log lines of runs in this process, instead of console and database."""
+    for name in (FLOW_RUNS, TASK_RUNS):
+        found = logging.getLogger(name)
+        found.addHandler(Relay(send))
+        found.propagate = False
+
+
+def run_log_level(name: str) -> int:
+    """The level from which lines of one of the two loggers are taken."""
+    return _ready(name).getEffectiveLevel()
+
+
+def log_relayed(fields: dict[str, Any]) -> None:
+    """Log a line that another process has sent by its `Relay`, as if it had been said here."""
+    found = _ready(fields["name"])
+    if found.isEnabledFor(fields["levelno"]):
+        found.handle(logging.makeLogRecord(fields))
+
+
 @lru_cache(maxsize=1)
 def _keep() -> Callable[..., bool]:
     # A door: the store needs sqlalchemy, which loads with the first line of a recorded run.

@@ -34,6 +34,17 @@ def delay_option(given: float | timedelta | Sequence[float | timedelta] | Callab
     return tuple(_checked(clock.seconds(delay)) for delay in given) or 0.0
 
 
+def jitter_option(given: float | None) -> float | None:
+    """A `retry_jitter_factor` as it stands in a spec.
+
+    Raises:
+        ConfigurationError: It is negative, or no number.
+    """
+    if given is None or (isinstance(given, (int, float)) and given >= 0):
+        return given
+    raise ConfigurationError(f"retry_jitter_factor={given!r} must be a number from 0: 0.5 makes 10 s into 5 to 15 s")
+
+
 def next_delay(
     retries: int,
     delay: Delay,

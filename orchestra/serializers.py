@@ -46,6 +46,11 @@ def encode(value: Any, *, what: str = "the result") -> bytes:
         raise SerializationError(f"{what} was changed by another thread meanwhile: {error}") from error
 
 
+def is_json(data: bytes) -> bool:
+    """Whether an encoded value is plain JSON."""
+    return data[:1] == b"j"
+
+
 def is_pickle(data: bytes) -> bool:
     """Whether an encoded value holds more than JSON, typed or not, can say."""
     return data[:1] not in (b"j", b"t")

@@ -60,6 +60,14 @@ class Settings:
     log_level: str = "INFO"
     #: Whether run logs are also written to the console.
     log_to_console: bool = True
+    #: How often tasks that do not say it are tried again.
+    tasks_default_retries: int = 0
+    #: The pause before that.
+    tasks_default_retry_delay_seconds: float = 0.0
+    #: How often flows that do not say it are run again.
+    flows_default_retries: int = 0
+    #: The pause before that.
+    flows_default_retry_delay_seconds: float = 0.0
 
     @property
     def home_path(self) -> Path:
@@ -162,8 +170,10 @@ def _read(name: str, text: str, default: Any, source: str = "") -> Any:
         if isinstance(default, tuple):
             return tuple(part.strip() for part in text.split(",") if part.strip())
         value = type(default)(text)
-        if isinstance(value, int | float) and not 0 < value < float("inf"):
-            raise ConfigurationError(f"{name}={text!r}{where} is no number above 0; mend or unset it")
+        if isinstance(value, int | float) and not (0 < value < float("inf") or value == default):
+            raise ConfigurationError(
+                f"{name}={text!r}{where} is no number {'from' if default == 0 else 'above'} 0; mend or unset it"
+            )
         return value
     except ConfigurationError:
         raise

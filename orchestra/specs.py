@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
+from orchestra import settings
+from orchestra.callables import is_async
 from orchestra.errors import DefinitionError, NotImportable
+from orchestra.task_runners import TaskRunner
 
 #: State hooks, in the order in which they run: `hook(flow, flow_run, state)`, `hook(task, task_run, state)`.
 Hooks = tuple[Callable[..., Any], ...]
@@ -36,14 +38,19 @@ class TaskSpec:
     #: `module:qualname`, by which a worker finds the task.
     path: str
     description: str = ""
+    version: str | None = None
     tags: frozenset[str] = frozenset()
-    retries: int = 0
-    retry_delay_seconds: float | tuple[float, ...] | Callable[[int], Any] = 0.0
+    #: None: as the settings say.
+    retries: int | None = None
+    #: None: as the settings say.
+    retry_delay_seconds: float | tuple[float, ...] | Callable[[int], Any] | None = None
     retry_jitter_factor: float | None = None
     retry_condition_fn: Callable[..., Any] | None = None
     timeout_seconds: float | None = None
     log_prints: bool | None = None
-    task_run_name: str | Callable[[], str] | None = None
+    task_run_name: str | Callable[..., str] | None = None
+    #: What a drawing of the flow takes for its value.
+    viz_return_value: Any = None
     #: False: the result is not journaled, so the task runs again when its flow is replayed (direct calls only).
     persist_result: bool | None = None
     queue: str | None = None
@@ -69,6 +76,17 @@ class TaskSpec:
         """What the app's router is asked with: a Celery task's own name, else the path."""
         return self.path if self.celery_name is None else CELERY_TASK + self.celery_name
 
+    @property
+    def max_retries(self) -> int:
+        """How many tries may follow the first."""
+        return settings.current().tasks_default_retries if self.retries is None else self.retries
+
+    @property
+    def retry_delay(self) -> float | tuple[float, ...] | Callable[[int], Any]:
+        """The pause before a further try."""
+        given = self.retry_delay_seconds
+        return settings.current().tasks_default_retry_delay_seconds if given is None else given
+
 
 @dataclass(frozen=True, slots=True)
 class FlowSpec:
@@ -83,13 +101,17 @@ class FlowSpec:
     description: str = ""
     version: str | None = None
     flow_run_name: str | Callable[..., str] | None = None
-    retries: int = 0
-    retry_delay_seconds: float | tuple[float, ...] | Callable[[int], Any] = 0.0
+    #: None: as the settings say.
+    retries: int | None = None
+    #: None: as the settings say.
+    retry_delay_seconds: float | tuple[float, ...] | Callable[[int], Any] | None = None
     timeout_seconds: float | None = None
     validate_parameters: bool = True
     log_prints: bool | None = None
-    #: Threads of the pool that `.submit()` uses here; None: as many as asked for at once.
-    max_workers: int | None = None
+    #: Whether a run in this process keeps its result and, where they do not say, those of its tasks. Workers always do.
+    persist_result: bool | None = None
+    #: Who runs submitted tasks; None: threads of the process here, Celery on a worker.
+    task_runner: TaskRunner | None = None
     queue: str | None = None
     priority: int | None = None
     static: bool = False
@@ -103,9 +125,30 @@ class FlowSpec:
     decorated: Decorated | None = field(default=None, compare=False, repr=False)
 
     @property
+    def routed_as(self) -> str:
+        """As of a task."""
+        return self.path
+
+    @property
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
         return is_async(self.fn)
+
+    @property
+    def most_in_flight(self) -> int | None:
+        """How many submitted tasks of a run may be in flight at once; None: no limit."""
+        return self.task_runner.most_in_flight if self.task_runner is not None else None
+
+    @property
+    def max_retries(self) -> int:
+        """How many run attempts may follow the first."""
+        return settings.current().flows_default_retries if self.retries is None else self.retries
+
+    @property
+    def retry_delay(self) -> float | tuple[float, ...] | Callable[[int], Any]:
+        """The pause before a further run attempt."""
+        given = self.retry_delay_seconds
+        return settings.current().flows_default_retry_delay_seconds if given is None else given
 
 
 _Spec = TypeVar("_Spec", TaskSpec, FlowSpec)
@@ -134,19 +177,18 @@ def given_options(options: Mapping[str, Any], kind: type[TaskSpec | FlowSpec], w
     Raises:
         DefinitionError: A name or a count of retries is none.
     """
-    empty = {each.name for each in fields(kind) if each.default is None}
+    empty = {each.name for each in fields(kind) if each.default is None} - {"retries", "retry_delay_seconds"}
     given = {name: value for name, value in options.items() if value is not None or name in empty}
     if not isinstance(given.get("name", ""), str):
         raise DefinitionError(f"name= of a {what} is a text, not {given['name']!r}")
     retries = given.get("retries", 0)
     if not isinstance(retries, int) or retries < 0:
         raise DefinitionError(f"retries= of a {what} is a number from 0, not {retries!r}")
+    for name in ("retry_condition_fn", "flow_run_name", "task_run_name"):
+        option = given.get(name)
+        if not (option is None or callable(option) or (isinstance(option, str) and name != "retry_condition_fn")):
+            raise DefinitionError(f"{name}= of a {what} is something to call, not {option!r}")
     return given
-
-
-def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling `fn` gives a coroutine; sees through callables with an async `__call__`."""
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
 def is_celery_task(value: Any) -> bool:
@@ -181,6 +223,8 @@ def require_importable(path: str, what: str) -> None:
     module, _, qualname = path.partition(":")
     if module == "__main__":
         where = "`__main__` (a script or notebook)"
+    elif qualname.startswith("<") and qualname != "<lambda>":
+        where = "no variable of a module"
     elif "<" in qualname:
         where = "a function or a lambda"
     else:
@@ -205,5 +249,5 @@ def _require_spec(module: str, qualname: str, what: str) -> None:
         raise NotImportable(
             f"a worker looks for {what} {qualname!r} under that name in the module {module!r}, and finds "
             f"{'nothing' if found is None else f'a {type(found).__name__}'} there: decorate the function itself with "
-            f"@{what}, or keep the {what} in a variable of the function's name"
+            f"@{what}, or keep the {what} in a variable at the top level of the module that makes it"
         )

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from orchestra import errors
+from orchestra import callables, errors
 
 T = TypeVar("T")
+
+
+class _NotKept:
+    """Stands for the value of a run that ended well, and whose result was not kept."""
+
+    def __repr__(self) -> str:
+        return "<not kept>"
+
+
+#: The `data` of a completed run whose result was not kept.
+NOT_KEPT = _NotKept()
 
 
 class StateType(enum.StrEnum):
@@ -58,6 +69,7 @@ class StateDetails:
     flow_run_id: str | None = None
     task_run_id: str | None = None
     cache_key: str | None = None
+    scheduled_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +91,33 @@ class State(Generic[T]):
             object.__setattr__(self, "name", self.type.value.capitalize())
 
     def result(self, raise_on_failure: bool = True) -> T | Any:
-        """The value of a completed run.
+        """The value of a completed run. In the body of a coroutine function it is awaited: `await state.result()`.
 
         Args:
             raise_on_failure: Raise the exception of a run that did not complete; else return it.
 
         Raises:
             UnfinishedRun: The run has not ended.
+            MissingResult: The run completed, and its value was not kept.
             Exception: The run's own exception, or a `RunFailed` that says how it ended.
         """
+        if callables.called_in_coroutine():
+            return self.aresult(raise_on_failure)
+        return self.outcome(raise_on_failure)
+
+    async def aresult(self, raise_on_failure: bool = True) -> T | Any:
+        """As `result`, always awaited."""
+        return self.outcome(raise_on_failure)
+
+    def outcome(self, raise_on_failure: bool = True) -> T | Any:
+        """As `result`, never awaited."""
         if not self.is_final():
             raise errors.UnfinishedRun(f"the run is {self.name}; its result is there when it has ended")
+        if self.data is NOT_KEPT:
+            raise errors.MissingResult(
+                "the run completed, but its result was not kept: a run in a process of its own keeps it only with "
+                "persist_result=True"
+            )
         if self.is_completed():
             return self.data
         error = self.data if isinstance(self.data, BaseException) else self._error()
@@ -145,9 +173,28 @@ class State(Generic[T]):
         return self.type is StateType.PAUSED
 
 
-def Scheduled(message: str | None = None, **fields: Any) -> State[Any]:
+def Scheduled(
+    message: str | None = None, *, scheduled_time: datetime | None = None, name: str = "", **fields: Any
+) -> State[Any]:
     """A run that waits for its time."""
-    return State(StateType.SCHEDULED, message=message, **fields)
+    if scheduled_time is not None:
+        fields["state_details"] = replace(fields.get("state_details") or StateDetails(), scheduled_time=scheduled_time)
+    return State(StateType.SCHEDULED, name, message, **fields)
+
+
+def Late(message: str | None = None, **fields: Any) -> State[Any]:
+    """A run whose time has passed, and that no worker has taken."""
+    return Scheduled(message, name="Late", **fields)
+
+
+def AwaitingRetry(message: str | None = None, **fields: Any) -> State[Any]:
+    """A run that failed, and waits to be tried again."""
+    return Scheduled(message, name="AwaitingRetry", **fields)
+
+
+def AwaitingConcurrencySlot(message: str | None = None, **fields: Any) -> State[Any]:
+    """A run that waits for a slot of a limit."""
+    return Scheduled(message, name="AwaitingConcurrencySlot", **fields)
 
 
 def Pending(message: str | None = None, **fields: Any) -> State[Any]:
@@ -158,6 +205,11 @@ def Pending(message: str | None = None, **fields: Any) -> State[Any]:
 def Running(message: str | None = None, **fields: Any) -> State[Any]:
     """A run whose body runs."""
     return State(StateType.RUNNING, message=message, **fields)
+
+
+def Retrying(message: str | None = None, **fields: Any) -> State[Any]:
+    """A run whose body runs again after it failed."""
+    return State(StateType.RUNNING, "Retrying", message, **fields)
 
 
 def Completed(message: str | None = None, **fields: Any) -> State[Any]:
@@ -188,6 +240,11 @@ def Cancelled(message: str | None = None, **fields: Any) -> State[Any]:
 def Paused(message: str | None = None, **fields: Any) -> State[Any]:
     """A run that waits for a person."""
     return State(StateType.PAUSED, message=message, **fields)
+
+
+def Suspended(message: str | None = None, **fields: Any) -> State[Any]:
+    """A run that waits for a person, and holds nothing meanwhile."""
+    return State(StateType.PAUSED, "Suspended", message, **fields)
 
 
 #: Longest message of a state, in characters.
@@ -262,7 +319,7 @@ def get_state_exception(state: State[Any]) -> BaseException:
     """
     if not state.is_final() or state.is_completed():
         raise ValueError(f"a run that is {state.name} has no exception")
-    found = state.result(raise_on_failure=False)
+    found = state.outcome(raise_on_failure=False)
     return found if isinstance(found, BaseException) else errors.FailedRun(state.message or state.name)
 
 

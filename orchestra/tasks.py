@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
-from orchestra import lazy
-from orchestra.annotations import allow_failure, quote, unmapped
+from orchestra import callables, lazy
+from orchestra.annotations import allow_failure, opaque, quote, unmapped
+from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner, flow_run_context, task_run_context
-from orchestra.decorated import Decorated, require_function, spec_fields, waited_for
-from orchestra.engine.parameters import bind
+from orchestra.decorated import Decorated, items_in, items_of, require_function, spec_fields, waited_for
+from orchestra.engine.parameters import bind, signature
 from orchestra.errors import MappingLengthMismatch, MappingMissingIterable, MissingContextError
 from orchestra.futures import Future, FutureList
 from orchestra.hooks import HookOption, TaskHooks, hook_options
 from orchestra.retries import exponential_backoff as exponential_backoff
 from orchestra.runners.base import Runner
-from orchestra.specs import Call, TaskSpec, is_celery_task, overridden, path_of
+from orchestra.specs import Call, TaskSpec, is_celery_task, overridden
 from orchestra.states import State
 from orchestra.unbuilt import absent
 
@@ -27,6 +27,11 @@ R = TypeVar("R", covariant=True)
 S = TypeVar("S")
 T = TypeVar("T")
 
+#: What `wait_for=` takes.
+WaitFor = Future[Any] | State[Any] | Iterable[Any] | None
+#: What a generator function gives.
+Items = Generator[T, Any, Any] | AsyncGenerator[T, Any]
+
 
 class TaskOptions(TypedDict, total=False):
     """The options of `@task`. Durations are in seconds, or timedeltas."""
@@ -35,6 +40,8 @@ class TaskOptions(TypedDict, total=False):
     name: str
     #: Default: the function's docstring.
     description: str
+    #: Says which code this is; shown, and nothing else.
+    version: str | None
     tags: Iterable[str]
     #: How many tries may follow a failed one.
     retries: int
@@ -49,8 +56,13 @@ class TaskOptions(TypedDict, total=False):
     log_prints: bool | None
     #: A template of the parameters, `"load-{day}"`, or a function.
     task_run_name: str | Callable[..., str] | None
-    #: On a worker, False: the result is not journaled, and a replay runs a direct call again.
+    #: True: the result is kept also where the flow runs in this process; None: as the flow says.
+    #: On a worker it always is; False: it is not journaled, and a replay runs a direct call again.
     persist_result: bool | None
+    #: As Prefect has it; a value is held here as long as a future or a state of it is.
+    cache_result_in_memory: bool
+    #: What `flow.visualize()` takes for its value.
+    viz_return_value: Any
     #: The Celery queue it runs on; None: its flow's.
     queue: str | None
     #: The priority of its Celery messages.
@@ -62,17 +74,25 @@ class TaskOptions(TypedDict, total=False):
     on_failure: HookOption
     #: Called at the start of each try.
     on_running: HookOption
+    #: Prefect's; not there yet, and refused. So are those that follow.
+    cache_policy: Any
+    cache_key_fn: Any
+    cache_expiration: timedelta | None
+    refresh_cache: bool | None
+    result_storage: Any
+    result_storage_key: str | None
+    result_serializer: Any
+    asset_deps: Any
 
 
-#: What of a task stands in its spec, and so is not there before a Celery task is looked into.
-_LATE = frozenset({"spec", "_is_async", "__name__", "__qualname__", "__wrapped__"})
+#: What of a task is not there before a Celery task is looked into.
+_LATE = frozenset({"_spec", "_fn", "_is_async", "_placed", "__name__", "__qualname__", "__wrapped__"})
 
 
-class Task(Decorated[P, R], TaskHooks):
+class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
     """A function that orchestra runs, tries again, and keeps the history of."""
 
     kind = "task"
-    spec: TaskSpec
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:
         """Make a task of `fn`; `TaskOptions` says what can be set.
@@ -88,9 +108,9 @@ class Task(Decorated[P, R], TaskHooks):
         if is_celery_task(fn):
             # Not looked into before it is used: its app may have no configuration yet.
             self._origin = fn, _fields(options)
-            self._bound, self._is_copy = (), True
+            self._mark, self._bound, self._yields, self._is_copy = object(), (), False, True
         else:
-            self._adopt(_spec(fn, options))
+            self._declare(fn, _spec(fn, options))
 
     if not TYPE_CHECKING:
 
@@ -99,7 +119,9 @@ class Task(Decorated[P, R], TaskHooks):
             origin = self.__dict__.get("_origin")
             if origin is None or name not in _LATE:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            self._adopt(lazy.load("celery_task_spec")(*origin))
+            spec = lazy.load("celery_task_spec")(*origin)
+            self._fn = spec.fn
+            self._adopt(spec)
             return getattr(self, name)
 
     @property
@@ -108,22 +130,39 @@ class Task(Decorated[P, R], TaskHooks):
         origin = self.__dict__.get("_origin")
         return None if origin is None else origin[0]
 
+    def _place(self) -> None:
+        if self.celery_task is None:
+            super()._place()
+        else:
+            # It is found where the Celery task is.
+            self._placed = True
+
     @overload
     def __call__(
         self: Task[Q, Coroutine[Any, Any, T]], *args: Any, return_state: Literal[True], **kwargs: Any
     ) -> Coroutine[Any, Any, State[T]]: ...
     @overload
+    def __call__(
+        self: Task[Q, Generator[T, Any, Any]], *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> State[list[T]]: ...
+    @overload
+    def __call__(
+        self: Task[Q, AsyncGenerator[T, Any]], *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> Coroutine[Any, Any, State[list[T]]]: ...
+    @overload
     def __call__(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[R]: ...
     @overload
-    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R: ...
+    def __call__(self, *args: Any, wait_for: WaitFor, **kwargs: Any) -> R: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task now and give its value; a coroutine function's is awaited.
 
+        A generator function is run to its end, and its items are given as an iterator.
+
         Args:
             return_state: Give the final State, and raise nothing.
-            wait_for: Futures that must have succeeded before it runs.
+            wait_for: Futures, or one, that must have succeeded before it runs.
 
         Raises:
             ParameterBindError: The arguments do not fit the signature.
@@ -133,39 +172,88 @@ class Task(Decorated[P, R], TaskHooks):
         return_state, wait_for = kwargs.pop("return_state", False), kwargs.pop("wait_for", None)
         call, runner = self._call(args, kwargs, wait_for), _runner()
         if self._is_async:
+            if self._yields and not return_state:
+                return items_of(lambda: _awaited(runner, self.spec, call, False))
             return _awaited(runner, self.spec, call, return_state)
         state = runner.call_task(self.spec, call)
-        return state if return_state else state.result()
+        if return_state:
+            return state
+        return items_in(state.result()) if self._yields else state.result()
 
     @overload
     def submit(
-        self: Task[Q, Coroutine[Any, Any, T]], *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any
+        self: Task[Q, Coroutine[Any, Any, T]],
+        *args: Any,
+        wait_for: WaitFor = None,
+        return_state: Literal[True],
+        **kwargs: Any,
+    ) -> State[T]: ...
+    @overload
+    def submit(
+        self: Task[Q, Items[T]], *args: Any, wait_for: WaitFor = None, return_state: Literal[True], **kwargs: Any
+    ) -> State[list[T]]: ...
+    @overload
+    def submit(
+        self: Task[Q, T], *args: Any, wait_for: WaitFor = None, return_state: Literal[True], **kwargs: Any
+    ) -> State[T]: ...
+    @overload
+    def submit(
+        self: Task[Q, Coroutine[Any, Any, T]], *args: Any, wait_for: WaitFor = None, **kwargs: Any
     ) -> Future[T]: ...
     @overload
-    def submit(self: Task[Q, T], *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Future[T]: ...
-    def submit(self, *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
+    def submit(self: Task[Q, Items[T]], *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> Future[list[T]]: ...
+    @overload
+    def submit(self: Task[Q, T], *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> Future[T]: ...
+    def submit(self, *args: Any, wait_for: WaitFor = None, return_state: bool = False, **kwargs: Any) -> Any:
         """Have the task run beside the flow, and give its future at once.
 
         Futures among the arguments become their values before it runs; it does not run if one of them failed, unless
-        that is wrapped in `allow_failure`.
+        that is wrapped in `allow_failure`. The items of a generator function are its value, as a list.
+
+        Args:
+            wait_for: Futures, or one, that must have succeeded before it runs.
+            return_state: Wait for its end, and give the final State.
 
         Raises:
             MissingContextError: Outside of a flow.
             ParameterBindError: The arguments do not fit the signature.
         """
         call = self._call(args, kwargs, wait_for)
-        return self._submitter().submit_task(self.spec, call)
+        future = self._submitter().submit_task(self.spec, call)
+        return _final_states([future])[0] if return_state else future
 
     @overload
     def map(
-        self: Task[Q, Coroutine[Any, Any, T]], *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any
+        self: Task[Q, Coroutine[Any, Any, T]],
+        *args: Any,
+        wait_for: WaitFor = None,
+        return_state: Literal[True],
+        **kwargs: Any,
+    ) -> list[State[T]]: ...
+    @overload
+    def map(
+        self: Task[Q, Items[T]], *args: Any, wait_for: WaitFor = None, return_state: Literal[True], **kwargs: Any
+    ) -> list[State[list[T]]]: ...
+    @overload
+    def map(
+        self: Task[Q, T], *args: Any, wait_for: WaitFor = None, return_state: Literal[True], **kwargs: Any
+    ) -> list[State[T]]: ...
+    @overload
+    def map(
+        self: Task[Q, Coroutine[Any, Any, T]], *args: Any, wait_for: WaitFor = None, **kwargs: Any
     ) -> FutureList[T]: ...
     @overload
-    def map(self: Task[Q, T], *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> FutureList[T]: ...
-    def map(self, *args: Any, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
+    def map(self: Task[Q, Items[T]], *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> FutureList[list[T]]: ...
+    @overload
+    def map(self: Task[Q, T], *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> FutureList[T]: ...
+    def map(self, *args: Any, wait_for: WaitFor = None, return_state: bool = False, **kwargs: Any) -> Any:
         """Submit the task once for each element of its iterable arguments, which go side by side.
 
         Strings, mappings and what is wrapped in `unmapped` go whole to every call. A future of a list is waited for.
+
+        Args:
+            wait_for: Futures, or one, that must have succeeded before any of them runs.
+            return_state: Wait for their ends, and give the list of their final States.
 
         Raises:
             MappingLengthMismatch: The iterables have different lengths.
@@ -173,8 +261,60 @@ class Task(Decorated[P, R], TaskHooks):
             MissingContextError: Outside of a flow.
         """
         runner, upstreams = self._submitter(), waited_for(wait_for)
-        calls = [self._call(*row, upstreams) for row in _rows(args, kwargs)]
-        return FutureList([runner.submit_task(self.spec, call) for call in calls])
+        calls = [self._call(*row, upstreams) for row in _rows(args, kwargs, self._given_name)]
+        futures = FutureList([runner.submit_task(self.spec, call) for call in calls])
+        return _final_states(futures) if return_state else futures
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run the task on a Celery worker, outside of any flow, and give its handle at once.
+
+        Raises:
+            NotImportable: A worker could not import this task.
+            NoBroker: There is nothing to send it through.
+        """
+        return self.apply_async(args, dict(kwargs))
+
+    def apply_async(
+        self,
+        args: Iterable[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        wait_for: Iterable[Any] | None = None,
+        queue: str | None = None,
+        countdown: float | timedelta | None = None,
+        eta: datetime | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """As `delay`, with options. In a flow's body it is a step: a replay starts no second run.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Arguments by name.
+            wait_for: Futures and handles that must have succeeded; they, and futures among the arguments, are waited
+                for here, before the run is made.
+            queue: The Celery queue; None: the decorator's, else as Celery routes the task.
+            countdown: Seconds until it may start.
+            eta: When it may start; a naive time is read as UTC.
+            priority: Of its Celery messages.
+            idempotency_key: The same key gives the same run again, whatever its state.
+
+        Raises:
+            NotImportable: A worker could not import this task.
+            NoBroker: There is nothing to send it through.
+            ParameterBindError: The arguments do not fit the signature.
+            UpstreamFailed: What it was to wait for did not succeed.
+            IdempotencyConflict: The key was used with other arguments.
+        """
+        return lazy.load("submit_task_run")(
+            self.spec,
+            self._call(tuple(args), kwargs or {}, wait_for),
+            queue=queue,
+            countdown=countdown,
+            eta=eta,
+            priority=priority,
+            idempotency_key=idempotency_key,
+        )
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """A copy of this task with other options; those not named stay."""
@@ -189,15 +329,21 @@ class Task(Decorated[P, R], TaskHooks):
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else self._bind(instance)
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Iterable[Any] | None) -> Call:
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: WaitFor) -> Call:
         args = (*self._bound, *args)
         bind(self.spec.fn, args, kwargs)
         return Call(args, kwargs, waited_for(wait_for))
 
+    def _given_name(self, position: int) -> str:
+        """The name of the parameter that gets the argument at this position."""
+        names = list(signature(self._spec.fn).parameters)[len(self._bound) :]
+        return names[position] if position < len(names) else str(position)
+
     def _submitter(self) -> Runner:
         if flow_run_context.get() is None and task_run_context.get() is None:
             raise MissingContextError(
-                f"task {self.name!r} can be submitted inside a flow only; call it directly, or put the call into a flow"
+                f"task {self.name!r} can be submitted inside a flow only; call it directly, run it in the background "
+                "by .delay(), or put the call into a flow"
             )
         return _runner()
 
@@ -221,6 +367,12 @@ async def _awaited(runner: Runner, spec: TaskSpec, call: Call, return_state: boo
     return state if return_state else state.result()
 
 
+def _final_states(futures: Sequence[Future[Any]]) -> list[State[Any]]:
+    if futures:
+        futures[0].waiter.wait(futures, None)
+    return [future.final_state() for future in futures]
+
+
 def _runner() -> Runner:
     if (runner := current_runner()) is not None:
         return runner
@@ -236,9 +388,10 @@ def _runner() -> Runner:
 def _spec(fn: Callable[..., Any], options: TaskOptions) -> TaskSpec:
     require_function(fn, Task)
     fields = _fields(options)
-    fields.setdefault("name", getattr(fn, "__name__", type(fn).__name__))
-    fields.setdefault("description", inspect.getdoc(fn) or "")
-    return TaskSpec(fn=fn, path=path_of(fn), **fields)
+    fields.setdefault("name", callables.name_of(fn))
+    fields.setdefault("description", callables.doc_of(fn))
+    path = callables.path_of(fn, callables.declaring_module())
+    return TaskSpec(fn=callables.engine_form(fn), path=path, **fields)
 
 
 def _fields(options: TaskOptions) -> dict[str, Any]:
@@ -253,8 +406,14 @@ def _fields(options: TaskOptions) -> dict[str, Any]:
 # -- mapping -----------------------------------------------------------------------------------------------------
 
 
-def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """The arguments of each call of a map."""
+def _rows(
+    args: tuple[Any, ...], kwargs: dict[str, Any], name_at: Callable[[int], str]
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """The arguments of each call of a map.
+
+    Args:
+        name_at: The name of the parameter at a position, for errors.
+    """
     given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
     columns = {name: _elements(value) for name, value in given.items() if _is_mapped(value)}
     if not columns:
@@ -263,8 +422,9 @@ def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple
         )
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
+        shown = {name_at(name) if isinstance(name, int) else name: length for name, length in lengths.items()}
         raise MappingLengthMismatch(
-            f"the iterables given to .map() have different lengths: {lengths}; wrap what is to go whole in unmapped()"
+            f"the iterables given to .map() have different lengths: {shown}; wrap what is to go whole in unmapped()"
         )
     whole = {name: value.value if isinstance(value, unmapped) else value for name, value in given.items()}
     for index in range(next(iter(lengths.values()))):
@@ -277,7 +437,7 @@ def _is_mapped(value: Any) -> bool:
         return _is_mapped(value.value)
     if isinstance(value, (Future, State)):
         return True
-    if isinstance(value, (str, bytes, bytearray, dict, unmapped, quote)):
+    if isinstance(value, (str, bytes, bytearray, dict, unmapped, quote, opaque)):
         return False
     return hasattr(value, "__iter__")
 

@@ -15,13 +15,18 @@ from typing import Any
 import pytest
 
 from orchestra import settings
-from tests import servers
+from tests import matrix, servers
 from tests.helpers import command_line, environment_of, processes, wait_until
 
 #: The processes whose logs are shown when a test fails.
 SHOWN = pytest.StashKey[list[servers.Process]]()
 
 WorkerFactory = Callable[..., servers.Worker]
+
+
+def pytest_report_header() -> str:
+    """Which combinations of pool, broker and database this session runs."""
+    return matrix.header()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -162,6 +167,27 @@ def broker(broker_server: servers.Broker, home: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ORCHESTRA_BROKER_URL", broker_server.url)
     settings.reset()
     return broker_server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.RabbitMQ]:
+    """The session's RabbitMQ server."""
+    server = servers.rabbitmq(tmp_path_factory.mktemp("rabbitmq"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def rabbitmq(
+    rabbitmq_server: servers.RabbitMQ, broker: servers.Broker, monkeypatch: pytest.MonkeyPatch
+) -> servers.RabbitMQ:
+    """RabbitMQ with empty queues, set as ORCHESTRA_BROKER_URL; a test that kills it need not start it again."""
+    if not rabbitmq_server.running:
+        rabbitmq_server.start()
+    rabbitmq_server.drop_queues("default", "aside")
+    monkeypatch.setenv("ORCHESTRA_BROKER_URL", rabbitmq_server.url)
+    settings.reset()
+    return rabbitmq_server
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ class Driver:
         self.segments = 0
         self.pick = pick
 
-    def submit(self, flow: Any, *, run_id: str | None = None, **parameters: Any) -> str:
+    def submit(self, flow: Any, /, *, run_id: str | None = None, **parameters: Any) -> str:
         """Write a run of `flow`; its message waits."""
         spec = flow.spec
         new = NewRun(
@@ -206,7 +206,7 @@ class Driver:
         for found in (due.complete_due, due.take_due, due.recount):
             self.carrier.announce(found(self.database))
 
-    def run(self, flow: Any, *, messages: int = 10_000, **parameters: Any) -> State[Any]:
+    def run(self, flow: Any, /, *, messages: int = 10_000, **parameters: Any) -> State[Any]:
         """Run a flow to its end, sweeping only when nothing else is there to do."""
         run_id = self.submit(flow, **parameters)
         return self.finish(run_id, messages=messages)

@@ -20,14 +20,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import kombu
 import psycopg
 import redis
+from amqp.exceptions import AMQPError
+from kombu.exceptions import OperationalError
 from psycopg import sql
 
 from tests.helpers import ROOT, answers, children, command_line, free_port, process_state, session_members, wait_until
 
 #: Marks every process of this test session, so that those left over can be found.
 SESSION_VARIABLE = "ORCHESTRA_TEST_SESSION"
+#: Where Debian's package has the server's script.
+RABBITMQ_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
@@ -211,6 +216,7 @@ class Broker:
         self.folder = folder
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.socket_url = f"redis+socket://{folder / 'broker.sock'}"
         self.process: Process | None = None
 
     @property
@@ -221,6 +227,7 @@ class Broker:
     def start(self) -> None:
         """Start it, empty, on its port."""
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        where += ["--unixsocket", str(self.folder / "broker.sock")]
         self.process = Process(
             [broker_binary(), *where, "--save", "", "--appendonly", "no"], self.folder / "broker.log"
         )
@@ -244,6 +251,107 @@ class Broker:
         """End it."""
         if self.running:
             self.kill()
+
+
+class RabbitMQ:
+    """A RabbitMQ server of our own, on private ports of 127.0.0.1; a plain process with its data in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Prepare; `start` starts it.
+
+        Args:
+            folder: For its files; on a path that the user may write.
+        """
+        self.folder = folder
+        self.port, self._dist_port, self._epmd_port = free_port(), free_port(), free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        self.process: Process | None = None
+        self._epmd: Process | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the server lives."""
+        return self.process is not None and self.process.running
+
+    def start(self) -> None:
+        """Start it on its port; what it had kept on disk is there."""
+        env = self._environment()
+        if self._epmd is None:
+            # Else the server would start one that stays for ever.
+            epmd = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+            self._epmd = Process(epmd, self.folder / "epmd.log", env=env)
+            wait_until(lambda: answers(self._epmd_port), "epmd to answer", 20)
+        self.process = Process([str(RABBITMQ_SERVER)], self.folder / "server.log", env=env, cwd=self.folder)
+        wait_until(self._answers, "RabbitMQ to answer", 90, every=0.1)
+
+    def kill(self) -> None:
+        """SIGKILL it: every connection is gone, and what was not on disk."""
+        assert self.process is not None
+        self.process.kill_group()
+
+    def drop_queues(self, *names: str) -> None:
+        """Delete queues, with the messages in them, and those of their wake-ups."""
+        with kombu.Connection(self.url) as connection:
+            for name in names:
+                for each in (name, f"{name}.wake"):
+                    connection.default_channel.queue_delete(each)
+
+    def waiting(self, name: str) -> int:
+        """How many messages wait in a queue."""
+        with kombu.Connection(self.url) as connection:
+            return int(connection.default_channel.queue_declare(name, passive=True).message_count)
+
+    def stop(self) -> None:
+        """End it."""
+        for process in (self.process, self._epmd):
+            if process is not None:
+                process.kill_group()
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.running, f"RabbitMQ did not start:\n{self.process.log()[-3000:]}"
+        try:
+            with kombu.Connection(self.url, connect_timeout=2) as connection:
+                connection.connect()
+        except (OSError, OperationalError, AMQPError):
+            return False
+        return True
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "HOME": str(self.folder),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"orchestra{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq"),
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "rabbitmq-env.conf"),
+            # One core is enough for a test, and busy waiting takes it from the others.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
+        }
+
+
+def rabbitmq(folder: Path) -> RabbitMQ:
+    """The RabbitMQ to test with, started.
+
+    Raises:
+        AssertionError: There is none; says what to do.
+    """
+    assert RABBITMQ_SERVER.exists(), (
+        "the tests need RabbitMQ, and there is none: run `make deps` (Debian, root); `make fast` runs the tests that "
+        "need no service"
+    )
+    server = RabbitMQ(folder)
+    server.start()
+    return server
 
 
 def broker_binary() -> str:

@@ -26,12 +26,13 @@ from celery.result import allow_join_result
 from celery.utils.time import maybe_make_aware
 
 from orchestra import states, tasks
+from orchestra.callables import is_async
 from orchestra.celery import apps
 from orchestra.context import TaskRunContext, task_run_context
 from orchestra.engine import interrupts
 from orchestra.engine.task_run import UNLIMITED
 from orchestra.errors import DefinitionError, MissingContextError, ReservedArgumentError
-from orchestra.specs import CELERY_TASK, TaskSpec, is_async, is_celery_task, overridden
+from orchestra.specs import CELERY_TASK, TaskSpec, is_celery_task, overridden
 
 #: Until a task that asked to be put back into its queue (`Reject(requeue=True)`) is tried again, in seconds.
 _REQUEUE_PAUSE = 1.0

@@ -25,6 +25,8 @@ ENTER_TASK, PASS_ON_TASK, JOIN_TASK = "orchestra.enter", "orchestra.pass_on", "o
 _VISIBILITY_TIMEOUT = 300
 #: How long the consumer of our own app waits, in seconds; who publishes waits less (`dispatch`).
 CONSUMER_TIMEOUTS: dict[str, Any] = {"socket_timeout": 10, "socket_connect_timeout": 5}
+#: Of RabbitMQ's queues; more cost memory.
+HIGHEST_PRIORITY = 10
 _REDIS_OPTIONS: dict[str, Any] = {
     **CONSUMER_TIMEOUTS,
     "visibility_timeout": _VISIBILITY_TIMEOUT,
@@ -91,7 +93,7 @@ def current_app() -> Celery:
             in several apps, and it is not said which of them sends.
     """
     if not _worker and (name := settings.current().app):
-        return _named(name)
+        return named(name, f"ORCHESTRA_APP={name!r}")
     if (app := known_app()) is not None:
         return app
     if candidates := _candidates():
@@ -173,6 +175,9 @@ def _build(url: str) -> Celery:
     )
     if "worker_soft_shutdown_timeout" in SETTING_KEYS:
         app.conf.worker_soft_shutdown_timeout = 25.0
+    if url.startswith(("amqp", "pyamqp")):
+        # RabbitMQ keeps to priorities only on queues that were declared with them.
+        app.conf.task_queue_max_priority = HIGHEST_PRIORITY
     if url.startswith(("redis", "valkey")):
         app.conf.broker_transport_options = _REDIS_OPTIONS
         _join_by_redis(app, url)
@@ -193,13 +198,23 @@ def _join_by_redis(app: Celery, url: str) -> None:
 
 
 @lru_cache(maxsize=4)
-def _named(name: str) -> Celery:
+def named(name: str, said: str | None = None) -> Celery:
+    """The app with this name, as Celery's `-A` takes it.
+
+    Args:
+        name: The name.
+        said: Where it was given, for error messages.
+
+    Raises:
+        ConfigurationError: It cannot be imported, or nobody installed orchestra in it.
+    """
+    said = said or f"app={name!r}"
     try:
         app = find_app(name)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ConfigurationError(f"ORCHESTRA_APP={name!r} cannot be imported: {reason}") from error
-    require_installed(app, f"ORCHESTRA_APP={name!r}")
+        raise ConfigurationError(f"{said} cannot be imported: {reason}") from error
+    require_installed(app, said)
     return app
 
 

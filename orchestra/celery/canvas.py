@@ -15,22 +15,20 @@ from typing import Any
 from celery import Celery
 from celery.canvas import Signature, chain, chord, group
 
-from orchestra import decomposition, graph, serializers, signing
-from orchestra.celery.apps import ENTER_TASK, JOIN_TASK, PASS_ON_TASK, STEP_TASK, current_app
+from orchestra import decomposition, graph
+from orchestra.celery import doors
+from orchestra.celery.apps import JOIN_TASK, PASS_ON_TASK, STEP_TASK
 from orchestra.celery.dispatch import CeleryCarrier
 from orchestra.decomposition import Decomposition, Leaf, Parallel, Series, Tree
 from orchestra.engine import tracing
+from orchestra.engine.parameters import call_with
 from orchestra.engine.tracing import Plan
-from orchestra.errors import NoBroker
-from orchestra.results import check_parameters
 from orchestra.specs import FlowSpec, TaskSpec, require_importable
 from orchestra.store.announcements import Announcement
 from orchestra.store.runs import Created, NewRun, Planned
 
 #: First part of what stands for a run in a canvas that was not applied yet.
 TOKEN = "canvas:"
-#: Kind of what is sealed in a canvas's first node, which names code to load.
-SEAL = b"c"
 #: Bytes of one signature in a message, roughly, and of a message beside its signatures.
 _SIGNATURE_BYTES, _MESSAGE_BYTES = 400, 1000
 #: A canvas whose messages are larger than this on average is not sent: a message holds all that comes after it, so
@@ -56,12 +54,13 @@ def flow_canvas(spec: FlowSpec, parameters: dict[str, Any]) -> Signature:
     require_importable(spec.path, "flow")
     carrying = CeleryCarrier(_app())
     plan = tracing.trace(spec, parameters, router(spec, carrying))
-    encoded = check_parameters(serializers.encode(parameters, what=f"the parameters of flow {spec.name!r}"))
     token = TOKEN + secrets.token_hex(4)
     queue = spec.queue or carrying.route(spec.path)[0] or carrying.default_queue
     drawing = _Drawing(plan, token, carrying.app, queue)
-    told = (token, spec.path, encoded.decode("latin-1"))
-    enter = drawing.signature(ENTER_TASK, (*told, signing.seal(SEAL, *told)), f"enter {spec.name}")
+    # Unlike another door, Celery itself goes on behind it.
+    options = {"queue": queue, "shadow": f"enter {spec.name}", "ignore_result": True}
+    args, kwargs = call_with(spec.fn, parameters)
+    enter = doors.signature(spec, args, kwargs, immutable=True, options=options, token=token)
     leave = drawing.signature(PASS_ON_TASK, (token,), f"pass on {spec.name}")
     return drawing.whole(enter, leave)
 
@@ -84,13 +83,12 @@ def router(spec: FlowSpec, carrying: CeleryCarrier, queue: str | None = None) ->
 
 
 def _app() -> Celery:
-    try:
-        return current_app()
-    except NoBroker:
-        # Enough to look at a canvas; it cannot be applied.
-        app = Celery("orchestra", set_as_current=False)
-        app.conf.task_default_queue = "default"
+    if (app := doors.app_or_none()) is not None:
         return app
+    # Enough to look at a canvas; it cannot be applied.
+    app = Celery("orchestra", set_as_current=False)
+    app.conf.task_default_queue = "default"
+    return app
 
 
 # -- a static flow's run -----------------------------------------------------------------------------------------
@@ -123,7 +121,8 @@ def plan_static(spec: FlowSpec, parameters: dict[str, Any], new: NewRun, carryin
     route = router(spec, carrying, new.queue)
     plan = tracing.trace(spec, parameters, route, run_id=new.id, run_name=new.name, tags=new.tags)
     drawing = _Drawing(plan, new.id, carrying.app, new.queue)
-    if not drawing.may_be_sent():
+    # Celery would start all that is ready, however much the flow's task runner lets be in flight.
+    if spec.most_in_flight is not None or not drawing.may_be_sent():
         return StaticRun(Planned(plan.steps, plan.outcome, lambda queue: graph.window(carrying.slots(queue))), None)
     # All that is ready goes out at once: no row waits for a window.
     return StaticRun(Planned(plan.steps, plan.outcome, lambda queue: len(plan.steps)), drawing.led())
@@ -141,7 +140,7 @@ class Entered:
 
     def announce(self, announcements: Sequence[Announcement]) -> None:
         """Publish what is not in the canvas: other runs, and this run's end."""
-        self._carrier.announce([each for each in announcements if each.kind == "flow" or each.run_id != self._run_id])
+        self._carrier.announce([each for each in announcements if each.kind != "step" or each.run_id != self._run_id])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._carrier, name)

@@ -1,4 +1,4 @@
-"""The Celery tasks at the ends and joints of a canvas: light to import, as every process registers them."""
+"""The Celery tasks at the ends and joints of canvases: light to import, as every process registers them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from orchestra import lazy
 from orchestra.celery.apps import ENTER_TASK, JOIN_TASK, PASS_ON_TASK
 from orchestra.errors import StoreError
 
-#: Acknowledged when done, as no row is owed for these; retried by Celery, as often as it takes.
+#: Acknowledged when done, as no row is owed for them before; retried by Celery, as often as it takes.
 _PINNED: dict[str, Any] = {
     "base": Task,
     "bind": True,
     "acks_late": True,
     "reject_on_worker_lost": True,
-    "ignore_result": True,
-    "serializer": "json",
+    "ignore_result": False,
+    "track_started": False,
     "rate_limit": "0",
     "max_retries": None,
     "trail": False,
@@ -28,29 +28,44 @@ _PINNED: dict[str, Any] = {
 _STORE_PAUSE = 2.0
 
 
+class PassOn(Task):  # type: ignore[misc]  # Celery has no types
+    """A task that tells when Celery has gone on behind it."""
+
+    abstract = True
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any], einfo: Any
+    ) -> None:
+        """Called when what comes next has been sent, and the result is stored."""
+        lazy.load("passed_on")(self, *args, status, retval)
+
+
 def register(app: Celery) -> None:
-    """Register them in `app`, with options of their own."""
+    """Register them in `app`, with options of their own.
+
+    What users' own values travel in, the arguments and results of flows and tasks, is serialized as the app says.
+    """
     app.task(name=ENTER_TASK, **_PINNED)(enter)
-    app.task(name=JOIN_TASK, **_PINNED)(join)
-    app.task(name=PASS_ON_TASK, **_PINNED | {"ignore_result": False})(pass_on)
+    app.task(name=JOIN_TASK, **_PINNED | {"ignore_result": True, "serializer": "json"})(join)
+    app.task(name=PASS_ON_TASK, **_PINNED | {"base": PassOn})(pass_on)
 
 
-def enter(task: Task, token: str, path: str, parameters: str, seal: str = "") -> None:
-    """Create the run of a canvas that was applied by hand."""
-    _with_store(task, "enter_canvas", token, path, parameters, seal)
+def enter(task: Task, /, *args: Any, **kwargs: Any) -> Any:
+    """Create the run of a flow or task that is a member of a canvas."""
+    return _with_store(task, "enter_door", args, kwargs)
 
 
 def join(task: Task) -> None:
     """Do nothing: all before it has ended."""
 
 
-def pass_on(task: Task, token: str) -> Any:
-    """Give the outcome of such a run to what comes behind it in the workflow."""
-    return _with_store(task, "pass_canvas_on", token)
+def pass_on(task: Task, run: str) -> Any:
+    """Give the outcome of such a run to what comes behind it."""
+    return _with_store(task, "pass_on", run)
 
 
 def _with_store(task: Task, door: str, *args: Any) -> Any:
     try:
-        return lazy.load(door)(lazy.load("database")(), task, *args)
+        return lazy.load(door)(task, *args)
     except StoreError as error:
         raise task.retry(exc=error, countdown=_STORE_PAUSE) from error

@@ -14,6 +14,7 @@ import itertools
 import logging
 import mmap
 import os
+import select
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,13 +29,17 @@ from kombu.entity import Queue
 from kombu.messaging import Producer
 
 from orchestra import clock
+from orchestra.celery import messages
 from orchestra.celery.apps import (
     CONSUMER_TIMEOUTS,
     FLOW_TASK,
     HOOKS_TASK,
+    PASS_ON_TASK,
     STEP_TASK,
     current_app,
     message_serializer,
+    named,
+    require_installed,
 )
 from orchestra.errors import ConfigurationError, StoreError
 from orchestra.failpoints import failpoint
@@ -64,6 +69,8 @@ _CONNECT: dict[str, Any] = {
 #: For how long an answer of Redis is waited for, in seconds: one that stands still would hold `.delay()` up for ever.
 #: With the second try, and a connection that was idle, it stays below five.
 _ANSWER = 1.5
+#: Likewise of RabbitMQ, for reading and writing.
+_AMQP_ANSWER: dict[str, Any] = {"read_timeout": _ANSWER, "write_timeout": _ANSWER}
 #: After a failure that took that long, nothing is sent for so many seconds; the rows are owed to the sweeper.
 _SLOW_FAILURE, _SILENCE = 1.0, 5.0
 
@@ -231,30 +238,49 @@ class CeleryCarrier:
     def _send(self, producer: Producer, announcement: Announcement, group: str | None, index: int | None) -> None:
         name, args = _task_and_args(announcement)
         queue = announcement.queue + WAKE_SUFFIX if announcement.wake else announcement.queue
-        among = {"group_id": group, "group_index": index}
+        if announcement.message is not None:
+            assert announcement.step_key is not None
+            kept = messages.restored(announcement.message)
+            self._message(
+                producer, name, args, announcement.name, queue, announcement.priority,
+                id=announcement.step_key, serializer=self.app.conf.task_serializer, **kept,
+            )  # fmt: skip
+            return
+        among: dict[str, Any] = {"group_id": group, "group_index": index}
         self._message(producer, name, args, announcement.name, queue, announcement.priority, **among)
 
     def _message(
-        self, producer: Producer, task: str, args: list[Any], shadow: str, queue: str, priority: int | None, **more: Any
+        self,
+        producer: Producer,
+        task: str,
+        args: list[Any],
+        shadow: str,
+        queue: str,
+        priority: int | None,
+        *,
+        id: str | None = None,
+        serializer: str | None = None,
+        headers: dict[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         amqp = self.app.amqp
-        # What a signature's apply_async does, at a third of its cost; the id is fresh, as each message is its own.
+        # What a signature's apply_async does, at a third of its cost; the id is fresh where the message is its own.
         message = amqp.create_task_message(
-            str(uuid.uuid4()),
+            id or str(uuid.uuid4()),
             task,
             args,
             {},
             shadow=shadow,
             argsrepr=repr(args),
             kwargsrepr="{}",
-            ignore_result=True,
             create_sent_event=self.app.conf.task_send_sent_event,
-            **more,
+            **{"ignore_result": True, **more},
         )
         ranked = {} if priority is None else {"priority": priority}
         amqp.send_task_message(
-            producer, task, message, queue=self.queue(queue), serializer=self._serializer, retry=False, **ranked
-        )
+            producer, task, message, queue=self.queue(queue), serializer=serializer or self._serializer,
+            headers=headers, retry=False, **ranked,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close idle connections."""
@@ -290,6 +316,8 @@ class CeleryCarrier:
 def _task_and_args(announcement: Announcement) -> tuple[str, list[Any]]:
     if announcement.kind == "flow":
         return FLOW_TASK, [announcement.run_id]
+    if announcement.kind == "pass_on":
+        return PASS_ON_TASK, [announcement.run_id]
     name = HOOKS_TASK if announcement.kind == "hooks" else STEP_TASK
     return name, [announcement.run_id, announcement.run_attempt, announcement.step_key]
 
@@ -330,11 +358,16 @@ class _Producers:
             except IndexError:
                 return None
             if pid == os.getpid():
-                return producer
+                if not _was_closed(producer.connection):
+                    return producer
+                _close(producer.connection)
 
     def _make(self) -> Producer:
         options = {**self._app.conf.broker_transport_options, **_CONNECT}
-        connection = self._app.connection_for_write(connect_timeout=2, transport_options=options)
+        # No heartbeat: nobody would send it while the connection is idle, and the broker would then close it.
+        connection = self._app.connection_for_write(connect_timeout=2, transport_options=options, heartbeat=0)
+        if connection.transport.driver_type == "amqp":
+            connection.transport_options = {**_AMQP_ANSWER, **options}
         if connection.transport.driver_type == "redis":
             # Those of our own app are its consumer's, not chosen by anyone for this.
             ours = {name for name, value in CONSUMER_TIMEOUTS.items() if options.get(name) in (value, None)}
@@ -346,6 +379,12 @@ class _Producers:
         """Close the connections of idle producers."""
         while (producer := self._take()) is not None:
             _close(producer.connection)
+
+
+def _was_closed(connection: Connection) -> bool:
+    """Whether the broker has closed an idle AMQP connection, or wants to: the next message would be lost in it."""
+    socket = getattr(connection.connection, "sock", None) if connection.transport.driver_type == "amqp" else None
+    return socket is not None and bool(select.select([socket], [], [], 0)[0])
 
 
 def _close(connection: Connection) -> None:
@@ -396,6 +435,8 @@ class _Timers:
 # -- the carrier of this process ---------------------------------------------------------------------------------
 
 _carrier: CeleryCarrier | None = None
+#: Carriers of other apps, by the apps that task runners name.
+_others: dict[Celery, CeleryCarrier] = {}
 
 
 def carrier() -> CeleryCarrier:
@@ -411,6 +452,29 @@ def carrier() -> CeleryCarrier:
     if _carrier is None or _carrier.app is not app:
         _carrier = CeleryCarrier(app)
     return _carrier
+
+
+def remote_carrier(app: Celery | str | None) -> CeleryCarrier | None:
+    """The carrier of an app: an object, a name as Celery's `-A` takes it, or None: the one in use.
+
+    Returns:
+        None where the app runs its tasks at once, in this process (`task_always_eager`).
+
+    Raises:
+        NoBroker: There is neither an app nor a broker.
+        ConfigurationError: The app cannot be imported, or nobody installed orchestra in it.
+    """
+    found = carrier() if app is None else _carrier_of(named(app) if isinstance(app, str) else app)
+    return None if found.app.conf.task_always_eager else found
+
+
+def _carrier_of(app: Celery) -> CeleryCarrier:
+    require_installed(app, repr(app))
+    if _carrier is not None and _carrier.app is app:
+        return _carrier
+    if app not in _others:
+        _others[app] = CeleryCarrier(app)
+    return _others[app]
 
 
 def use_carrier(carrier: CeleryCarrier) -> None:
@@ -430,9 +494,11 @@ def forget() -> None:
     global _carrier
     _close_producers()
     _carrier = None
+    _others.clear()
 
 
 @atexit.register
 def _close_producers() -> None:
-    if _carrier is not None:
-        _carrier.close()
+    for each in (_carrier, *_others.values()):
+        if each is not None:
+            each.close()

@@ -20,6 +20,7 @@ from orchestra.hooks import has_final_hooks
 from orchestra.results import check_parameters
 from orchestra.serializers import clean_text, encode
 from orchestra.specs import FlowSpec, require_importable
+from orchestra.states import State
 from orchestra.store import runs
 from orchestra.store.database import database
 from orchestra.store.tables import LONGEST_KEY, LONGEST_NAME
@@ -61,7 +62,7 @@ def submit_flow_run(
     """
     carrying = carrier()
     if carrying.app.conf.task_always_eager:
-        return _run_here(spec, parameters)
+        return _run_here(spec, parameters, carrying)
     require_importable(spec.path, "flow")
     if spec.validate_parameters:
         binding.validate(spec.fn, parameters)
@@ -140,17 +141,24 @@ def _as_step(spec: FlowSpec, new: runs.NewRun, carrying: CeleryCarrier, static: 
     """Create the run, as a step of the flow body that asks for it; gives the run's id."""
     here = flow_run_context.get()
     if here is None or task_run_context.get() is not None:
-        return _create(new, carrying, static)
+        return create(new, carrying, static)
     what = f"{spec.name}-delay"
     if (line := current_line.get()) is not None and new.idempotency_key is None:
         # The step may be journaled after the run is created: a crash between the two must not make a second run.
         key = line.branch.peek(names.step_name(what)).key
         new.idempotency_key = identifiers.idempotency_key(here.run_id, key)
         new.key_of_step = True
-    return here.runner.observe(what, lambda: _create(new, carrying, static))
+    return here.runner.observe(what, lambda: create(new, carrying, static))
 
 
-def _create(new: runs.NewRun, carrying: CeleryCarrier, static: StaticRun | None) -> str:
+def create(new: runs.NewRun, carrying: CeleryCarrier, static: StaticRun | None) -> str:
+    """Write a run, and send what is owed for it; gives its id. Repeating it with one idempotency key changes nothing.
+
+    Args:
+        new: The run.
+        carrying: By which it is announced.
+        static: Its plan, where it is a static flow's.
+    """
     if static is None:
         created = runs.create(database(), new)
         carrying.announce(created.announcements)
@@ -160,9 +168,17 @@ def _create(new: runs.NewRun, carrying: CeleryCarrier, static: StaticRun | None)
     return str(created.row["id"])
 
 
-def _run_here(spec: FlowSpec, parameters: dict[str, Any]) -> FlowRunHandle:
+def finished(carrying: CeleryCarrier, state: State[Any]) -> State[Any]:
+    """The final state of what was run here under `task_always_eager`; raises what it ended with where the app says
+    so by `task_eager_propagates`."""
+    if carrying.app.conf.task_eager_propagates:
+        state.result()
+    return state
+
+
+def _run_here(spec: FlowSpec, parameters: dict[str, Any], carrying: CeleryCarrier) -> FlowRunHandle:
     """Under `task_always_eager`: run the flow now, in this process."""
-    state = local.runner().call_flow(spec, parameters, ())
+    state = finished(carrying, local.runner().call_flow(spec, parameters, ()))
     run_id = state.state_details.flow_run_id
     if run_id is None:
         raise MissingContextError("the run that was carried out here has no id")

@@ -27,7 +27,7 @@ from orchestra.celery.dispatch import CeleryCarrier
 from orchestra.celery.processes import Watch
 from orchestra.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from orchestra.runners.carrier import Carrier
-from orchestra.store import claims, due, leaders, workers
+from orchestra.store import claims, due, leaders, pass_ons, workers
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database, database
 from orchestra.store.workers import WorkerRow
@@ -99,6 +99,9 @@ class Sweeper:
         if sweep:
             self._sweep_at = now + settings.current().sweep_seconds
             self._announce(due.recount(self._database))
+            for owed in pass_ons.take_owed(self._database, limit=_PAGE):
+                # Each by itself: one whose message cannot be read holds up no other.
+                self._announce([owed])
             due.expire_local(self._database)
         return self._until_next()
 

@@ -105,6 +105,7 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             raise SystemExit(f"orchestra: this worker cannot start: {error}") from error
 
     def _prepare(self, worker: Any, options: dict[str, Any]) -> None:
+        refuse_pool(_pool_name(worker.pool_cls))
         definitions.import_modules(settings.current().flows)
         if worker.time_limit or worker.soft_time_limit:
             flow_task.lift_limits(worker.app)
@@ -213,6 +214,19 @@ def _pool_name(pool: Any) -> str:
     """Celery's name of a pool, given its class or name."""
     name = str(getattr(pool, "__module__", pool)).rpartition(".")[2]
     return "threads" if name == "thread" else name
+
+
+def refuse_pool(name: str) -> None:
+    """Refuse pools on which flows cannot run.
+
+    Raises:
+        ConfigurationError: It is one of those; says which to take.
+    """
+    if name == "eventlet":
+        raise ConfigurationError(
+            "orchestra does not run on the eventlet pool, which is no longer developed: start the worker with "
+            "-P gevent, -P threads, or -P prefork"
+        )
 
 
 def _version() -> str:

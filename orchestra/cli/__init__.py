@@ -16,6 +16,7 @@ _COMMANDS = {
     "dev": "orchestra.cli.dev:dev",
     "flow": "orchestra.cli.flow:flow",
     "flow-run": "orchestra.cli.flow_run:flow_run",
+    "task": "orchestra.cli.task:task",
     "task-run": "orchestra.cli.task_run:task_run",
     "worker": "orchestra.cli.worker:worker",
     "db": "orchestra.cli.db:db",

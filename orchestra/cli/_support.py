@@ -21,7 +21,7 @@ import rich_click as click
 
 from orchestra import errors, lazy, settings
 from orchestra.engine import definitions
-from orchestra.specs import FlowSpec
+from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import StateType
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -260,6 +260,20 @@ def load_flow(path: str) -> FlowSpec:
     return definitions.load_flow(path)
 
 
+def load_task(path: str) -> TaskSpec:
+    """The task at "module:name" or "file.py:name".
+
+    Raises:
+        UsageError: The path has not that form.
+        DefinitionNotFound: It cannot be imported, or is no task.
+    """
+    module, _, name = path.rpartition(":")
+    if not module or not name:
+        raise click.UsageError(f"{path!r} must read module:task, as in shop:send_receipt")
+    import_from_here()
+    return definitions.load_task(path)
+
+
 # -- output ------------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +356,8 @@ def emit_details(record: dict[str, Any]) -> None:
     shown |= {"state_message": state.message, "result": _in_words(record["result"])}
     if "pauses" in record:
         shown["pauses"] = "\n".join(map(_pause_lines, record["pauses"]))
+    if "owed_hooks" in record:
+        shown["owed_hooks"] = "\n".join(map(_owed_line, record["owed_hooks"]))
     shown["states"] = "\n".join(_state_line(each) for each in record["states"])
     emit_record(shown)
 
@@ -359,6 +375,13 @@ def _pause_lines(pause: Any) -> str:
         told = f": {field['description']}" if "description" in field and "type" in field else ""
         lines.append(f"  {name} ({kind}{needed}{default}){told}")
     return "\n".join(lines)
+
+
+def _owed_line(owed: Any) -> str:
+    """Hooks that have not run to their end: of what, told of which state, and who runs them or why they wait."""
+    whose = f"step {owed.step_key}" if owed.step_key else "the run"
+    now = f"run by {owed.worker}" if owed.worker else owed.waits_for or "waiting for a worker"
+    return f"of {whose}, told of {owed.state_name}: {now}"
 
 
 def _state_line(state: Any) -> str:

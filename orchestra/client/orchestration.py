@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from orchestra import clock, lazy
 from orchestra.client.schemas.filters import FlowFilter, FlowRunFilter, LogFilter, TaskRunFilter
@@ -237,8 +237,9 @@ class SyncOrchestraClient:
     def set_flow_run_state(self, flow_run_id: Id, state: State[Any], force: bool = False) -> OrchestrationResult:
         """Bring a run into a state, by the verb that does so.
 
-        Cancelling or Cancelled cancels it, Paused pauses it; Scheduled retries one that has ended; Scheduled or
-        Running resumes one that is paused. No other state can be set: how a run ends is written by who carries it out.
+        Cancelling or Cancelled cancels it; Paused pauses it, or suspends it where it is named Suspended; Scheduled
+        retries one that has ended; Scheduled or Running resumes one that is paused. No other state can be set: how a
+        run ends is written by who carries it out.
 
         Args:
             force: Must be false: a state is never written over the run's own.
@@ -273,14 +274,29 @@ class SyncOrchestraClient:
         """
         self._act("pause", lambda db: operations.pause(db, str(flow_run_id)))
 
-    def resume_flow_run(self, flow_run_id: Id) -> None:
+    def suspend_flow_run(self, flow_run_id: Id) -> None:
+        """As `pause_flow_run`; the run shows as Suspended.
+
+        Raises:
+            FlowRunNotFound: There is no such run.
+            IllegalTransition: It has ended, is being cancelled, or runs in a process of its own.
+        """
+        self._act("suspend", lambda db: operations.suspend(db, str(flow_run_id)))
+
+    def resume_flow_run(self, flow_run_id: Id, run_input: Any = None, *, key: str | None = None) -> None:
         """Let a paused run go on.
+
+        Args:
+            run_input: What it waits for: a model, a mapping of its fields, or the value; None: nothing.
+            key: The pause that is meant, where its body waits at more than one.
 
         Raises:
             FlowRunNotFound: There is no such run.
             IllegalTransition: It is not paused.
+            InvalidRunInput: What was given does not fit what it waits for; it waits on.
         """
-        self._act("resume", lambda db: operations.resume(db, str(flow_run_id)))
+        given = run_input.model_dump(mode="json") if isinstance(run_input, BaseModel) else run_input
+        self._act("resume", lambda db: operations.resume(db, str(flow_run_id), run_input=given, key=key))
 
     def retry_flow_run(self, flow_run_id: Id) -> None:
         """Run an ended run again in place: what completed is kept.
@@ -453,7 +469,7 @@ class SyncOrchestraClient:
         if runner is None:
             return ending(database(), run_id)
         return State(
-            StateType.COMPLETED, data=runner.observe("client-result", lambda: ending(database(), run_id).result())
+            StateType.COMPLETED, data=runner.observe("client-result", lambda: ending(database(), run_id).outcome())
         )
 
 
@@ -474,8 +490,7 @@ def _task_run_ending(db: Database, run_id: str) -> State[Any]:
 def _ending(row: Mapping[str, Any], data: bytes | None, what: str) -> State[Any]:
     if data is None and row["state_type"] == StateType.COMPLETED:
         raise MissingResult(
-            f"the result of {what} was not kept: in one process only tasks with persist_result=True keep theirs, on "
-            "workers all do"
+            f"the result of {what} was not kept: in one process it is with persist_result=True only, on workers always"
         )
     return state_of(row["state_type"], row["state_name"], row["state_message"], data)
 
@@ -488,7 +503,7 @@ def _verb(run_id: str, now: queries.StateRecord, wanted: State[Any], force: bool
     if wanted.type in (StateType.CANCELLING, StateType.CANCELLED):
         return operations.cancel
     if wanted.type is StateType.PAUSED:
-        return operations.pause
+        return operations.suspend if wanted.name == "Suspended" else operations.pause
     if wanted.type is StateType.SCHEDULED and (is_final or now.name == "NonDeterministic"):
         return operations.retry
     if wanted.type in (StateType.SCHEDULED, StateType.RUNNING) and now.type == StateType.PAUSED:
@@ -564,6 +579,7 @@ class OrchestraClient:
     set_flow_run_state = _awaitable(SyncOrchestraClient.set_flow_run_state)
     cancel_flow_run = _awaitable(SyncOrchestraClient.cancel_flow_run)
     pause_flow_run = _awaitable(SyncOrchestraClient.pause_flow_run)
+    suspend_flow_run = _awaitable(SyncOrchestraClient.suspend_flow_run)
     resume_flow_run = _awaitable(SyncOrchestraClient.resume_flow_run)
     retry_flow_run = _awaitable(SyncOrchestraClient.retry_flow_run)
     delete_flow_run = _awaitable(SyncOrchestraClient.delete_flow_run)

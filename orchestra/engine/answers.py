@@ -11,7 +11,7 @@ from typing import Any
 from orchestra import lazy, serializers
 from orchestra.errors import IllegalTransition, InvalidRunInput
 from orchestra.results import check_parameters
-from orchestra.store.interventions import NOTHING, PAUSED, OpenPause
+from orchestra.store.interventions import NOTHING, PAUSED, OpenPause, labels
 
 
 def answers_for(
@@ -43,7 +43,7 @@ def answers_for(
     if run_input is None:
         return {pause.step_key: _checked(row, pause, {}) for pause in asking}
     if len(asking) > 1:
-        named = ", ".join(repr(pause.question.key or pause.name) for pause in asking)
+        named = ", ".join(repr(labels(pauses)[pause.step_key]) for pause in asking)
         raise InvalidRunInput(_what(row), f"it is not said for which of its pauses it is: name one by key ({named})")
     return {asking[0].step_key: _checked(row, asking[0], run_input)}
 

@@ -1,18 +1,20 @@
 """Futures, states and step keys inside arguments: find them, and put values in their place.
 
-Lists, tuples, dicts (values), sets and dataclasses are looked into, at any depth; `quote(...)` is not, and hands
-its value on as it is. `allow_failure(...)` marks what is inside as not strict.
+Lists, tuples, dicts (values), sets, dataclasses and pydantic models are looked into, at any depth; `quote(...)` is not,
+and hands its value on as it is; `opaque(...)` is a future or handed on as it is. `allow_failure(...)` marks what is
+inside as not strict. Generators are not looked into: that would use them up.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from orchestra.annotations import allow_failure, quote, unmapped
+from orchestra.annotations import allow_failure, freeze, opaque, quote, unmapped
 from orchestra.errors import UpstreamFailed
 from orchestra.futures import Future
 from orchestra.serializers import StepRef
@@ -106,6 +108,9 @@ def _on_future(replace: Replace, on_state: Callable[[State[Any], bool], Any]) ->
             return on_state(value, strict)
         if isinstance(value, quote):
             return value.value
+        if isinstance(value, opaque):
+            found = leaf(value.value, strict)
+            return value.value if found is _INTO else found
         return _INTO
 
     return leaf
@@ -123,7 +128,7 @@ def _walk(value: Any, leaf: Leaf, strict: bool, above: tuple[int, ...]) -> Any:
     walk = partial(_walk, leaf=leaf, strict=strict, above=(*above, id(value)))
     if isinstance(value, allow_failure):
         return walk(value.value, strict=False)
-    if isinstance(value, unmapped):
+    if isinstance(value, (unmapped, freeze)):
         return walk(value.value)
     if isinstance(value, dict):
         return _walk_dict(value, walk)
@@ -131,7 +136,7 @@ def _walk(value: Any, leaf: Leaf, strict: bool, above: tuple[int, ...]) -> Any:
         return _walk_items(value, walk)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _walk_dataclass(value, walk)
-    return value
+    return _walk_model(value, walk) if _is_model(value) else value
 
 
 def _walk_dict(value: dict[Any, Any], walk: Callable[[Any], Any]) -> Any:
@@ -160,6 +165,22 @@ def _walk_items(value: Any, walk: Callable[[Any], Any]) -> Any:
 
 def _base_of(value: Any) -> Callable[[Iterable[Any]], Any]:
     return next(base for base in (tuple, set, frozenset) if isinstance(value, base))
+
+
+def _is_model(value: Any) -> bool:
+    # A model can only exist where pydantic was imported already.
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(value, pydantic.BaseModel)
+
+
+def _walk_model(value: Any, walk: Callable[[Any], Any]) -> Any:
+    changed = {name: new for name, old in value.__dict__.items() if (new := walk(old)) is not old}
+    if not changed:
+        return value
+    made = copy.copy(value)
+    # Not by assignment, which a frozen model refuses and others may check.
+    made.__dict__.update(changed)
+    return made
 
 
 def _walk_dataclass(value: Any, walk: Callable[[Any], Any]) -> Any:

@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future as Box
 from contextlib import AbstractContextManager, nullcontext
+from types import GeneratorType
 from typing import Any, TypeVar
 
-from orchestra import clock
-from orchestra.engine import interrupts
+from orchestra import callables, clock
+from orchestra.callables import is_async
+from orchestra.engine import greenlets, interrupts
 from orchestra.logging import print_capture
-from orchestra.specs import is_async
 
 T = TypeVar("T")
 
@@ -30,15 +31,17 @@ def call(
     kwargs: dict[str, Any],
     *,
     timeout: float | None = None,
+    allowed: float | None = None,
     log_prints: bool = False,
 ) -> Any:
     """Call `fn` from synchronous code and give its value; a coroutine function is run to its end.
 
-    In the main thread a body over its time is interrupted, also in a blocking call. In other threads it runs in a
-    helper thread, which is abandoned when the time is over.
+    In the main thread a body over its time is interrupted, also in a blocking call; in a greenlet at its next yield. In
+    other threads it runs in a helper thread, which is abandoned when the time is over.
 
     Args:
-        timeout: Seconds the body may take.
+        timeout: Seconds the body may take from now on.
+        allowed: Seconds as the error says them, where some had passed before.
         log_prints: Whether what it prints becomes log lines.
 
     Raises:
@@ -48,11 +51,20 @@ def call(
         if is_async(fn):
             return run_coroutine(lambda: _awaited(fn, args, kwargs, timeout))
         if timeout is None:
-            return fn(*args, **kwargs)
+            return value_of(fn, args, kwargs)
         if interrupts.available():
-            with interrupts.deadline(name_of(fn), timeout):
-                return fn(*args, **kwargs)
-        return _in_helper_thread(lambda: fn(*args, **kwargs), name_of(fn), timeout)
+            with interrupts.deadline(name_of(fn), timeout, allowed):
+                return value_of(fn, args, kwargs)
+        if greenlets.active():
+            with greenlets.deadline(name_of(fn), timeout):
+                return value_of(fn, args, kwargs)
+        return _in_helper_thread(lambda: value_of(fn, args, kwargs), name_of(fn), timeout)
+
+
+def value_of(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `fn` gives; a generator that it returns is used up here, while its run is there: a list."""
+    value = fn(*args, **kwargs)
+    return list(value) if type(value) is GeneratorType else value
 
 
 async def call_async(
@@ -70,6 +82,8 @@ async def call_async(
 
 def run_coroutine(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end from synchronous code, in this thread unless a loop runs in it already."""
+    if greenlets.active() and not (greenlets.is_native() and not _loop_runs_here()):
+        return greenlets.natively(lambda: run_coroutine(make))
     if _loop_runs_here():
         return _in_helper_thread(lambda: run_coroutine(make), "a coroutine", None)
     with asyncio.Runner() as runner:
@@ -84,7 +98,7 @@ def is_being_cancelled() -> bool:
 
 def name_of(fn: Callable[..., Any]) -> str:
     """A function's name as it stands in messages."""
-    return repr(getattr(fn, "__name__", type(fn).__name__))
+    return repr(callables.name_of(fn))
 
 
 async def _awaited(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:

@@ -44,6 +44,7 @@ from orchestra.store.database import Database
 from orchestra.store.journal import Ending, NewStep, StepRecord
 from orchestra.store.runs import NewRun
 from orchestra.store.tables import Kind
+from orchestra.task_runners import CeleryTaskRunner, InlineTaskRunner
 
 #: Child runs nested deeper than this are sent as messages instead of run inside their parent.
 INLINE_DEPTH = 20
@@ -85,28 +86,26 @@ class DurableRunner(Asking):
         """Run the task inline if this worker consumes its queue, else dispatch it and wait."""
         if task.persist_result is False:
             return self._call_unjournaled(task, call)
+        return self._call_journaled(task, call)[1]
+
+    def _call_journaled(self, task: TaskSpec, call: Call) -> tuple[str, State[Any]]:
+        """Run the task inline, or dispatch it and wait; gives its step key and final state."""
         self.check(task.name)
         self._wait_for_futures(call)
         asked, record, inputs = self._ask_task(task, call)
-        if record is not None:
-            self._wait_for_keys([asked.key])
-            return self._state(asked.key)
-        started = self._begin_inline(asked, task, call, inputs)
+        started = None if record is not None else self._begin_inline(asked, task, call, inputs)
         if isinstance(started, State):
-            return started
-        if started is None:
-            self._wait_for_keys([asked.key])
-            return self._state(asked.key)
-        args, kwargs, context = started
-        start_time = clock.now()
-        outcome = run_attempts(
-            task, args, kwargs, context, longest_sleep=_longest_sleep(task, inputs), before_attempt=self._before_body
-        )
-        final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
+            return asked.key, started
+        final = None
+        if started is not None:
+            args, kwargs, context = started
+            start_time, longest = clock.now(), _longest_sleep(task, inputs)
+            outcome = run_attempts(task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body)
+            final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
         if final is None:
             self._wait_for_keys([asked.key])
-            return self._state(asked.key)
-        return final
+            final = self._state(asked.key)
+        return asked.key, final
 
     async def call_task_async(self, task: TaskSpec, call: Call) -> State[Any]:
         """As `call_task`, for a coroutine function, in the body's loop."""
@@ -281,6 +280,8 @@ class DurableRunner(Asking):
 
     def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
         """Add the call to the graph of this segment; it is dispatched before the body blocks or ends."""
+        if isinstance(self.flow.task_runner, InlineTaskRunner):
+            return JournalFuture(self, self._call_journaled(task, call)[0])
         self.check(task.name)
         found = [*find_futures([call.args, call.kwargs]), *_wait_for_futures(call.wait_for)]
         # What may be refused is refused before the step is asked for: then a replay refuses it, too.
@@ -291,12 +292,19 @@ class DurableRunner(Asking):
         self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))
         if self._answer(asked, inputs, upstreams=[self.key_of(future) for future, _ in found]) is None:
-            queue, priority = self.route(task.queue, task.priority, task.routed_as)
+            queue, priority = self.route(task.queue or self._runner_queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.edges = tuple(Edge(self.key_of(future), strict) for future, strict in found)
+            step.most_in_flight = self.flow.most_in_flight
             self._unwritten.append(step)
             self._open.add(asked.key)
         return JournalFuture(self, asked.key)
+
+    @property
+    def _runner_queue(self) -> str | None:
+        """The queue that the flow's task runner names for submitted tasks."""
+        runner = self.flow.task_runner
+        return runner.queue if isinstance(runner, CeleryTaskRunner) else None
 
     def call_flow(self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]) -> State[Any]:
         """Run a child run: inside this segment if its queue is consumed here, else by a message."""

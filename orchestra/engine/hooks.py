@@ -13,13 +13,14 @@ from datetime import datetime
 from typing import Any
 
 from orchestra import clock, lazy, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, task_run_context
+from orchestra.callables import is_async
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context, task_run_context
 from orchestra.engine import bodies
 from orchestra.engine.branches import current_line
 from orchestra.errors import Signal
 from orchestra.hooks import hooks_of
 from orchestra.logging import engine_logger
-from orchestra.specs import FlowSpec, Hooks, TaskSpec, is_async
+from orchestra.specs import FlowSpec, Hooks, TaskSpec
 from orchestra.states import State
 
 #: What a hook may raise without more than a line in the log: on a worker anything, as a body may. Locally Ctrl-C ends
@@ -206,9 +207,11 @@ class FlowRunHooks(RunHooks):
         # Beside the body: what a hook calls runs plainly, and its log lines are not those that a replay counts.
         beside = replace(self.context, runner=lazy.load("local_runner")(), lines=None)
         tokens = flow_run_context.set(beside), task_run_context.set(None), current_line.set(None)
+        tags_token = tags_context.set(frozenset(self.context.tags))
         try:
             yield
         finally:
+            tags_context.reset(tags_token)
             current_line.reset(tokens[2])
             task_run_context.reset(tokens[1])
             flow_run_context.reset(tokens[0])
@@ -232,7 +235,7 @@ class TaskRunHooks(RunHooks):
             task_name=context.task.name,
             state=self.state,
             parameters=dict(context.parameters),
-            tags=sorted(context.task.tags),
+            tags=list(context.tags),
             run_count=context.attempt,
             flow_run_id=flow_run.run_id if flow_run else None,
             flow_run_name=flow_run.run_name if flow_run else None,

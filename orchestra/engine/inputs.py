@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from orchestra import serializers
@@ -10,7 +11,7 @@ from orchestra.engine.parameters import validate
 from orchestra.engine.values import decode_inputs, state_of
 from orchestra.errors import OrchestraError
 from orchestra.serializers import StepRef
-from orchestra.specs import FlowSpec
+from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.store import journal
 from orchestra.store.database import Database
 
@@ -37,6 +38,12 @@ def resolved_inputs(
         return values[ref.step_key].result(raise_on_failure=not ref.allow_failure)
 
     return replace_refs(args, fill), replace_refs(kwargs, fill)
+
+
+def kept_tags(task: TaskSpec, kept: str | None) -> tuple[str, ...]:
+    """A task run's tags: the task's own as they are declared, and the others as the row has them."""
+    others = set(json.loads(kept or "[]")) - {serializers.clean_text(tag) for tag in task.tags}
+    return tuple(sorted({*task.tags, *others}))
 
 
 def decoded_parameters(flow: FlowSpec, data: bytes | None) -> dict[str, Any]:

@@ -105,13 +105,18 @@ def shielded() -> Iterator[None]:
 
 
 @contextmanager
-def deadline(what: str, seconds: float) -> Iterator[None]:
+def deadline(what: str, seconds: float, allowed: float | None = None) -> Iterator[None]:
     """Interrupt the body inside after `seconds`.
+
+    Args:
+        what: The body, as the error names it.
+        seconds: From now on.
+        allowed: Seconds as the error says them, where some had passed before.
 
     Raises:
         RunTimeout: The time was over, also if the body swallowed the interruption.
     """
-    limit = Deadline(what, seconds, clock.monotonic() + seconds)
+    limit = Deadline(what, allowed or seconds, clock.monotonic() + seconds)
     _main.deadlines.append(limit)
     try:
         with armed():

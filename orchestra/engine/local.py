@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 
-from orchestra import clock, identifiers, retries, settings, states
+from orchestra import clock, identifiers, lazy, retries, settings, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
 from orchestra.engine import bodies, interrupts, leases, operations, receiving, terminations
 from orchestra.engine.hooks import FlowRunHooks, running_state
@@ -28,14 +28,16 @@ from orchestra.hooks import hooks_of
 from orchestra.logging import engine_logger
 from orchestra.questions import Message, Pause, Receive
 from orchestra.results import check_parameters
+from orchestra.runners.carrier import Carrier
 from orchestra.runners.local import LocalRunner
-from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded
+from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded, kept
 from orchestra.serializers import decode, encode
 from orchestra.specs import FlowSpec
 from orchestra.states import State, StateType
-from orchestra.store import local_runs
+from orchestra.store import claims, local_runs
 from orchestra.store.behind import behind
 from orchestra.store.database import database
+from orchestra.task_runners import CeleryTaskRunner, InlineTaskRunner
 
 #: For how long the end of a run waits for rows written behind, in seconds; they are written later if it is too short.
 FLUSH_PATIENCE = 10.0
@@ -155,6 +157,8 @@ class LocalFlowRun:
         """Show as Paused until `resume_flow_run`; gives the answer."""
         book = self.runner.book
         assert isinstance(book, Recorded)
+        if pause.question.refused is not None:
+            engine_logger(self.context).warning("%s; the run waits again", pause.question.refused)
         db, until = database(), clock.now() + pause.timeout
         shown = states.Paused(pause.question.refused, name=pause.state_name)
         local_runs.open_pause(db, book.pause_row(step, until, pause.question), shown)
@@ -311,10 +315,31 @@ class LocalFlowRun:
         )
 
     def _open_attempt(self, earlier: Finished | None = None) -> LocalRunner:
-        book = Recorded(self.run_id, self.run_attempt)
-        finished = Finished(earlier) if self.flow.retries else None
-        self.runner = LocalRunner(book, ChildFlows(self), max_workers=self.flow.max_workers, finished=finished)
+        book = Recorded(self.run_id, self.run_attempt, bool(self.flow.persist_result))
+        finished = Finished(earlier) if self.flow.max_retries else None
+        runner = self.flow.task_runner
+        if isinstance(runner, CeleryTaskRunner):
+            carrier = lazy.load("remote_carrier")(runner.app)
+            if carrier is not None:
+                self.runner = self._open_remote(book, carrier, finished)
+                return self.runner
+            runner = InlineTaskRunner()
+        self.runner = LocalRunner(book, ChildFlows(self), task_runner=runner, finished=finished)
         return self.runner
+
+    def _open_remote(self, book: Recorded, carrier: Carrier, finished: Finished | None) -> LocalRunner:
+        lease = settings.current().lease_seconds
+        claim = claims.Claim("flow", self.run_id, self.run_attempt, None, self.owner, 1, lease, clock.monotonic())
+        made: LocalRunner = lazy.load("remote_runner")(
+            book,
+            ChildFlows(self),
+            flow=self.flow,
+            claim=claim,
+            carrier=carrier,
+            database=database(),
+            finished=finished,
+        )
+        return made
 
     def _next_attempt(self) -> None:
         if self._cancelled:
@@ -354,7 +379,7 @@ class LocalFlowRun:
         if self._invalid or self._cancelled or not state.is_failed():
             return None
         try:
-            delay = retries.next_delay(self.flow.retries, self.flow.retry_delay_seconds, self.run_attempt)
+            delay = retries.next_delay(self.flow.max_retries, self.flow.retry_delay, self.run_attempt)
         except Exception:
             engine_logger(self.context).exception("retry_delay_seconds raised; the flow is not retried")
             return None
@@ -362,8 +387,13 @@ class LocalFlowRun:
             waiting = states.Scheduled(state.message, name="AwaitingRetry")
             local_runs.set_state(database(), self.run_id, waiting, run_attempt=self.run_attempt)
             say = "%s; run attempt %d of %d in %.3g s"
-            engine_logger(self.context).warning(say, state.message, self.run_attempt + 1, self.flow.retries + 1, delay)
+            engine_logger(self.context).warning(
+                say, state.message, self.run_attempt + 1, self.flow.max_retries + 1, delay
+            )
         return delay
+
+    def _keeps(self, state: State[Any]) -> bool:
+        return bool(self.flow.persist_result) and state.is_completed()
 
     def _end(self, state: State[Any]) -> State[Any]:
         """Record the final state, and see that all that was written behind is there."""
@@ -374,7 +404,11 @@ class LocalFlowRun:
         logger = engine_logger(self.context)
         logger.log(logging.INFO if state.is_completed() else logging.ERROR, "ended %s", _described(state))
         try:
-            if not local_runs.finish_run(database(), self.run_id, self.owner, state):
+            result = kept(state.data, self.context.run_name) if self._keeps(state) else None
+            remote = isinstance(self.flow.task_runner, CeleryTaskRunner)
+            if not local_runs.finish_run(
+                database(), self.run_id, self.owner, state, result=result, has_remote_steps=remote
+            ):
                 self._lost = True
                 logger.warning("the end of this run is not recorded: another process has ended or claimed it")
         except OrchestraError as error:
@@ -393,7 +427,7 @@ def _body(fn: Callable[..., Any], drain: Callable[[], None]) -> Callable[..., An
     @wraps(fn)
     def body(*args: Any, **kwargs: Any) -> Any:
         try:
-            value = fn(*args, **kwargs)
+            value = bodies.value_of(fn, args, kwargs)
         except Exception:
             drain()
             raise

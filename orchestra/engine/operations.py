@@ -76,6 +76,7 @@ def resume(
     *,
     run_input: Any = None,
     key: str | None = None,
+    token: str | None = None,
 ) -> None:
     """Let a paused run go on.
 
@@ -83,15 +84,18 @@ def resume(
         announce: Tells the workers.
         run_input: What it waits for, as JSON has it; None: nothing, which is enough where nothing is required.
         key: The pause that is meant, where its body waits at more than one.
+        token: Of the step of a flow's body that does it: a second time it changes nothing.
 
     Raises:
         FlowRunNotFound: There is no such run.
         IllegalTransition: It is not paused.
         InvalidRunInput: What was given does not fit the schema of what it waits for; it waits on.
     """
+    if token is not None and inputs.is_noted(database, token):
+        return
     row, pauses = interventions.open_pauses(database, flow_run_id)
     answers = answers_for(row, pauses, run_input, key)
-    _tell(interventions.resume(database, flow_run_id, answers), announce)
+    _tell(interventions.resume(database, flow_run_id, answers, token=token), announce)
 
 
 def send(database: Database, message: Message, announce: Announce | None = None) -> None:

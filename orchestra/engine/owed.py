@@ -16,7 +16,7 @@ from orchestra.context import FlowRunContext, TaskRunContext
 from orchestra.engine import definitions, interrupts, unknown
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import EVERYTHING, FlowRunHooks, RunHooks, TaskRunHooks
-from orchestra.engine.inputs import decoded_parameters, resolved_inputs
+from orchestra.engine.inputs import decoded_parameters, kept_tags, resolved_inputs
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
 from orchestra.engine.values import state_of
@@ -255,6 +255,7 @@ def _task_context(
         idempotency_key=identifiers.idempotency_key(run["id"], step["step_key"]),
         parameters=parameters,
         log_prints=flow_run.log_prints if task.log_prints is None else task.log_prints,
+        tags=kept_tags(task, step["tags"]),
     )
 
 

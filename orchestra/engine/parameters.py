@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from orchestra import lazy
+from orchestra import callables, lazy
 from orchestra.errors import ParameterBindError, SignatureMismatchError
 
 _EMPTY = inspect.Parameter.empty
@@ -87,15 +87,21 @@ def validate(fn: Callable[..., Any], parameters: dict[str, Any]) -> dict[str, An
 
 @lru_cache(maxsize=4096)
 def signature(fn: Callable[..., Any]) -> inspect.Signature:
-    """The signature of `fn`, read once."""
-    return inspect.signature(fn)
+    """The signature of `fn`, read once; of a builtin that does not tell it, one that takes anything."""
+    try:
+        return inspect.signature(fn)
+    except ValueError:
+        return inspect.signature(_anything)
+
+
+def _anything(*args: Any, **kwargs: Any) -> None: ...
 
 
 @lru_cache(maxsize=4096)
 def hints(fn: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of `fn`, read once; those whose names cannot be found are left out."""
-    target: Any = fn if inspect.isroutine(fn) else getattr(fn, "__call__", fn)  # noqa: B004 - the method is wanted
-    target = inspect.unwrap(target)
+    code = callables.code_of(inspect.unwrap(fn))
+    target = inspect.unwrap(inspect.getattr_static(code, "__init__") if isinstance(code, type) else code)
     scope = {**getattr(target, "__globals__", {}), **_nonlocals(target)}
     found = {}
     for name, hint in inspect.get_annotations(target).items():
@@ -134,4 +140,4 @@ def _has_var_positional(fn: Callable[..., Any]) -> bool:
 
 
 def _name(fn: Callable[..., Any]) -> str:
-    return getattr(fn, "__name__", type(fn).__name__)
+    return callables.name_of(fn)

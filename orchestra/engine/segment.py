@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestra import clock, retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
-from orchestra.engine import bodies, branches, definitions, history, interrupts, owed, tracing, unknown
+from orchestra.engine import bodies, branches, definitions, greenlets, history, interrupts, owed, tracing, unknown
 from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
@@ -111,6 +111,11 @@ class Segment:
 
     def run(self) -> State[Any] | None:
         """Carry the run on; gives its final state, or None where it did not end here."""
+        if self.flow.is_async and greenlets.active() and not greenlets.is_native():
+            return greenlets.natively(self._run_and_pay)
+        return self._run_and_pay()
+
+    def _run_and_pay(self) -> State[Any] | None:
         final = self._run()
         if self.hooks is not None:
             # Outside of the claim on the run, which is over.
@@ -300,7 +305,14 @@ class Segment:
         left = self._seconds_left()
         timeout = left if interrupts.available() else None
         with interrupts.armed():
-            value = bodies.call(self.flow.fn, args, kwargs, timeout=timeout, log_prints=self.context.log_prints)
+            value = bodies.call(
+                self.flow.fn,
+                args,
+                kwargs,
+                timeout=timeout,
+                allowed=self.flow.timeout_seconds,
+                log_prints=self.context.log_prints,
+            )
         if left is not None and self.runner.is_late:
             # Nothing can stop a body in a thread of a pool; that it took too long shows at its end.
             raise self._timeout_error()
@@ -434,7 +446,7 @@ class Segment:
         if not state.is_failed() or self.claim.cancelled or self.is_invalid:
             return None
         try:
-            return retries.next_delay(self.flow.retries, self.flow.retry_delay_seconds, self.claim.run_attempt)
+            return retries.next_delay(self.flow.max_retries, self.flow.retry_delay, self.claim.run_attempt)
         except Exception:
             logger.exception("retry_delay_seconds of flow %r raised; the flow is not retried", self.flow.name)
             return None

@@ -15,7 +15,7 @@ from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, 
 from orchestra.engine import definitions, history, interrupts, owed, unknown
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import TaskRunHooks
-from orchestra.engine.inputs import resolved_inputs
+from orchestra.engine.inputs import kept_tags, resolved_inputs
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts
@@ -34,7 +34,7 @@ from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import State, StateDetails
-from orchestra.store import claims, settle
+from orchestra.store import claims, in_flight, settle
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.journal import Ending
@@ -145,7 +145,7 @@ class _Step:
             idempotency_key=identifiers.idempotency_key(self.claim.run_id, self.row["step_key"]),
             parameters=parameters,
             log_prints=log_prints,
-            tags=_tags(task, self.row["tags"]),
+            tags=kept_tags(task, self.row["tags"]),
         )
 
     def _flow_run(self) -> FlowRunContext:
@@ -174,7 +174,10 @@ class _Step:
         self._window(self.row["queue"] or "")
         debt = None if task is None else self._debt(task, ending)
         asked_at = clock.monotonic()
-        announcements = settle.complete(self.database, self.claim, ending, window=self._window, debt=debt)
+        bounded = in_flight.is_bounded(self.row["wave"])
+        announcements = settle.complete(
+            self.database, self.claim, ending, window=self._window, debt=debt, bounded=bounded
+        )
         if task is not None and debt is not None:
             self.hooks = debt.claim(asked_at), self._hooks(task, final, attempt)
         failpoint("before_announce")
@@ -213,6 +216,7 @@ _FLOW_RUN = prepare(
         flow_runs.c.path,
         flow_runs.c.options,
         flow_runs.c.entrypoint,
+        flow_runs.c.runner,
         flow_runs.c.parent_run_id,
         flow_runs.c.root_run_id,
         flow_runs.c.start_time,
@@ -240,13 +244,10 @@ def _run_row(database: Database, run_id: str) -> Any:
     return row
 
 
-def _tags(task: TaskSpec, kept: str | None) -> tuple[str, ...]:
-    """A task run's tags: the task's own as they are declared, and the others as the row has them."""
-    others = set(json.loads(kept or "[]")) - {serializers.clean_text(tag) for tag in task.tags}
-    return tuple(sorted({*task.tags, *others}))
-
-
 def _flow_of(row: Any) -> FlowSpec:
+    if row.path.startswith("__main__:") and row.runner == "local":
+        # The script is another process's to run: loading it here would run it, where it has no `__main__` part.
+        return unknown.unknown_flow(row.path, row.flow_name)
     try:
         return definitions.load_flow(row.path, row.entrypoint, row.options)
     except DefinitionNotFound:

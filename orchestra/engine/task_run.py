@@ -31,6 +31,9 @@ UNLIMITED = 2**31 - 1
 #: What a body may raise to fail its task on a worker: anything. Locally Ctrl-C and `sys.exit()` end the program.
 EVERYTHING: tuple[type[BaseException], ...] = (BaseException,)
 
+#: Calls a body: `(fn, args, kwargs, *, timeout, log_prints)`, as `bodies.call`.
+CallBody = Callable[..., Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -73,6 +76,7 @@ def run_attempts(
     before_attempt: Callable[[], object] = _nothing,
     on_retry: Callable[[State[Any], float], object] = _nothing,
     contain: tuple[type[BaseException], ...] = EVERYTHING,
+    call_body: CallBody = bodies.call,
 ) -> Ended | RetryLater:
     """Run the body from attempt `context.attempt` on, until it ends well or no retry is left.
 
@@ -81,6 +85,7 @@ def run_attempts(
         before_attempt: Called before each start of the body; what it raises goes to the caller.
         on_retry: Called with the failed state and the delay before a delay is slept through.
         contain: What the body may raise to fail the attempt; orchestra's signals always pass.
+        call_body: Calls the body, here or in another process.
     """
     token = task_run_context.set(context)
     try:
@@ -88,7 +93,7 @@ def run_attempts(
             before_attempt()
             if task.on_running:
                 _now_running(context, contain).run()
-            state = _attempt(task, args, kwargs, context, contain)
+            state = _attempt(task, args, kwargs, context, contain, call_body)
             step = _next(task, context, state, longest_sleep, on_retry)
             if not isinstance(step, float):
                 return step
@@ -137,11 +142,10 @@ def _attempt(
     kwargs: dict[str, Any],
     context: TaskRunContext,
     contain: tuple[type[BaseException], ...],
+    call_body: CallBody,
 ) -> State[Any]:
     try:
-        return task_state(
-            bodies.call(task.fn, args, kwargs, timeout=task.timeout_seconds, log_prints=context.log_prints)
-        )
+        return task_state(call_body(task.fn, args, kwargs, timeout=task.timeout_seconds, log_prints=context.log_prints))
     except Signal:
         raise
     except contain as error:
@@ -191,8 +195,8 @@ def _next(
 
 def _say_retry(task: TaskSpec, context: TaskRunContext, state: State[Any], delay: float) -> None:
     tries = f"{context.attempt + 1}"
-    if task.retries < UNLIMITED:
-        tries += f" of {task.retries + 1}"
+    if task.max_retries < UNLIMITED:
+        tries += f" of {task.max_retries + 1}"
     engine_logger(context).warning("%s; try %s in %.3g s", state.message, tries, delay)
 
 
@@ -203,14 +207,12 @@ def _say_failure(context: TaskRunContext, state: State[Any]) -> None:
 
 
 def _retry_delay(task: TaskSpec, context: TaskRunContext, state: State[Any]) -> float | None:
-    if not state.is_failed() or context.attempt > task.retries or not _may_retry(task, context, state):
+    if not state.is_failed() or context.attempt > task.max_retries or not _may_retry(task, context, state):
         return None
     if context.retry_delay is not None:
         return max(context.retry_delay, 0.0)
     try:
-        return retries.next_delay(
-            task.retries, task.retry_delay_seconds, context.attempt, jitter=task.retry_jitter_factor
-        )
+        return retries.next_delay(task.max_retries, task.retry_delay, context.attempt, jitter=task.retry_jitter_factor)
     except Exception:
         _logger.exception("retry_delay_seconds of task %r raised; the task is not tried again", task.name)
         return None

@@ -476,6 +476,7 @@ class _Tracer:
             queue=queue,
             priority=priority,
             lease_seconds=task.lease_seconds,
+            most_in_flight=self.flow.most_in_flight,
             tags=tags_of(task.tags),
         )
         self.steps.append(step)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from orchestra.engine.parameters import hints, signature
 from orchestra.errors import DefinitionError, ParameterTypeError
@@ -27,6 +28,21 @@ def validate(fn: Callable[..., Any], parameters: dict[str, Any]) -> dict[str, An
     except ValidationError as error:
         raise ParameterTypeError(_sentence(fn, error)) from error
     return {name: getattr(checked, field) for field, name in fields.items()}
+
+
+def serialize(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as JSON holds them.
+
+    Raises:
+        ParameterTypeError: A value has no such form; names its parameter.
+    """
+    made = {}
+    for name, value in parameters.items():
+        try:
+            made[name] = to_jsonable_python(value)
+        except (PydanticSerializationError, ValueError) as error:
+            raise ParameterTypeError(f"parameter {name!r} cannot be written as JSON: {error}") from error
+    return made
 
 
 @lru_cache(maxsize=1024)

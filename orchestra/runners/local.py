@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures as pools
 import contextvars
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -12,14 +13,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
-from orchestra import clock, identifiers, states
+from orchestra import clock, identifiers, lazy, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of
 from orchestra.engine import bodies
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
-from orchestra.engine.task_run import EVERYTHING, Ended, RetryLater, run_attempts, run_attempts_async
+from orchestra.engine.task_run import EVERYTHING, CallBody, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.errors import Cancelled, InputTimeout, InvalidRunInput, UpstreamFailed
 from orchestra.futures import Future
 from orchestra.hooks import hooks_of
@@ -29,6 +30,7 @@ from orchestra.runners.steps import Finished, Step, StepBook
 from orchestra.specs import Call, FlowSpec, TaskSpec
 from orchestra.states import State
 from orchestra.store.tables import Kind
+from orchestra.task_runners import InlineTaskRunner, ProcessPoolTaskRunner, TaskRunner
 
 T = TypeVar("T")
 
@@ -62,6 +64,30 @@ class FlowRunner(Protocol):
         ...
 
 
+class Processes(Protocol):
+    """Processes for the bodies of submitted tasks."""
+
+    def call(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        timeout: float | None = None,
+        log_prints: bool = False,
+    ) -> Any:
+        """As `bodies.call`, in a process of its own."""
+        ...
+
+    def kill(self) -> None:
+        """End them all, at work or not, and start no more."""
+        ...
+
+    def close(self) -> None:
+        """End those that wait for work; to be called when none works."""
+        ...
+
+
 class LocalRunner:
     """Carries out the calls of one run attempt here, or those made outside of any run."""
 
@@ -70,7 +96,7 @@ class LocalRunner:
         book: StepBook,
         flows: FlowRunner,
         *,
-        max_workers: int | None = None,
+        task_runner: TaskRunner | None = None,
         finished: Finished | None = None,
     ) -> None:
         """Prepare.
@@ -78,12 +104,19 @@ class LocalRunner:
         Args:
             book: Numbers and records the steps.
             flows: Carries out child runs.
-            max_workers: Threads for submitted tasks; None: as many as there are, up to 256.
+            task_runner: Who runs submitted tasks; None: threads.
             finished: What the run attempt before has ended.
         """
         self.book, self.flows, self.finished = book, flows, finished
         self._stopped = False
-        self._max_workers = max_workers or MOST_THREADS
+        self._is_inline = isinstance(task_runner, InlineTaskRunner)
+        self._processes: Processes | None = None
+        threads = (task_runner.most_in_flight if task_runner is not None else None) or MOST_THREADS
+        if isinstance(task_runner, ProcessPoolTaskRunner):
+            # Each has a thread here, which hands the work over and waits for its end.
+            threads = task_runner.max_workers or os.cpu_count() or 1
+            self._processes = lazy.load("processes")()
+        self._threads = threads
         self._pool: pools.ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         #: In the order of submission: upstreams before what depends on them.
@@ -96,15 +129,15 @@ class LocalRunner:
     def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
         """The final state of a direct call."""
         step = self._open_task(task)
-        self.wait(_upstreams(call), None)
+        self.wait(upstreams_of(call), None)
         return self._run_step(task, call, step, _HERE)
 
     async def call_task_async(self, task: TaskSpec, call: Call) -> State[Any]:
         """The final state of a direct call to a coroutine function."""
         step = self._open_task(task)
-        await self.wait_async(_upstreams(call), None)
+        await self.wait_async(upstreams_of(call), None)
         try:
-            args, kwargs = _inputs(call)
+            args, kwargs = inputs_of(call)
         except UpstreamFailed as error:
             return self._not_run(task, step, error)
         if (state := self._find(step, args, kwargs)) is not None:
@@ -119,10 +152,15 @@ class LocalRunner:
 
     def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
         """Run the task in the pool when its upstreams have ended."""
-        upstreams = [future for future in _upstreams(call) if isinstance(future, LocalFuture)]
+        upstreams = [future for future in upstreams_of(call) if isinstance(future, LocalFuture)]
         step = self._open_task(task)
         future = LocalFuture(step, self, upstreams)
-        run = partial(self._run_step, task, call, step, EVERYTHING)
+        if self._is_inline:
+            self.wait(upstreams, None)
+            future.box.set_result(self._run_step(task, call, step, _HERE))
+            return future
+        call_body = bodies.call if self._processes is None else self._processes.call
+        run = partial(self._run_step, task, call, step, EVERYTHING, call_body)
         future.prepare(partial(contextvars.copy_context().run, run))
         with self._lock:
             self._submitted[future] = None
@@ -158,20 +196,28 @@ class LocalRunner:
             return
         with self._lock:
             if self._pool is None:
-                self._pool = pools.ThreadPoolExecutor(self._max_workers, "orchestra-task", mark_pool_thread)
+                self._pool = pools.ThreadPoolExecutor(self._threads, "orchestra-task", mark_pool_thread)
             pool = self._pool
         pool.submit(future.run)
 
-    def _run_step(self, task: TaskSpec, call: Call, step: Step, contain: tuple[type[BaseException], ...]) -> State[Any]:
+    def _run_step(
+        self,
+        task: TaskSpec,
+        call: Call,
+        step: Step,
+        contain: tuple[type[BaseException], ...],
+        call_body: CallBody = bodies.call,
+    ) -> State[Any]:
         try:
-            args, kwargs = _inputs(call)
+            args, kwargs = inputs_of(call)
         except UpstreamFailed as error:
             return self._not_run(task, step, error)
         if (state := self._find(step, args, kwargs)) is not None:
             return state
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context):
-            ended = run_attempts(task, args, kwargs, context, on_retry=self._on_retry(step), contain=contain)
+            on_retry = self._on_retry(step)
+            ended = run_attempts(task, args, kwargs, context, on_retry=on_retry, contain=contain, call_body=call_body)
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
             _hooks(context, state, step).run()
@@ -235,9 +281,9 @@ class LocalRunner:
     def call_flow(self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]) -> State[Any]:
         """The final state of a child run, run here."""
         call, step = Call(kwargs=parameters, wait_for=wait_for), self._open_flow(flow)
-        self.wait(_upstreams(call), None)
+        self.wait(upstreams_of(call), None)
         try:
-            given = _inputs(call)[1]
+            given = inputs_of(call)[1]
             state = self._find(step, given) or self.flows.run(flow, given, step)
         except UpstreamFailed as error:
             return self._flow_ended(step, parameters, states.from_exception(error))
@@ -248,9 +294,9 @@ class LocalRunner:
     ) -> State[Any]:
         """The final state of a child run whose body is a coroutine function."""
         call, step = Call(kwargs=parameters, wait_for=wait_for), self._open_flow(flow)
-        await self.wait_async(_upstreams(call), None)
+        await self.wait_async(upstreams_of(call), None)
         try:
-            given = _inputs(call)[1]
+            given = inputs_of(call)[1]
             state = self._find(step, given) or await self.flows.run_async(flow, given, step)
         except UpstreamFailed as error:
             return self._flow_ended(step, parameters, states.from_exception(error))
@@ -370,7 +416,7 @@ class LocalRunner:
         self._shut()
 
     def abandon(self) -> None:
-        """Cancel what has not begun; what runs cannot be stopped and goes on in its thread."""
+        """Cancel what has not begun; what runs in a thread cannot be stopped and goes on, a process is ended."""
         self.stop()
         # The last first: what is dropped starts, or drops, nothing that depends on it.
         for future in reversed(self._pending()):
@@ -380,6 +426,8 @@ class LocalRunner:
     def stop(self) -> None:
         """Have the body raise `Cancelled` at its next call."""
         self._stopped = True
+        if self._processes is not None:
+            self._processes.kill()
 
     def _pending(self) -> list[LocalFuture]:
         with self._lock:
@@ -391,6 +439,8 @@ class LocalRunner:
             self._submitted.clear()
         if pool is not None:
             pool.shutdown(wait=False)
+        if self._processes is not None:
+            self._processes.close()
 
 
 class _closing:
@@ -413,11 +463,12 @@ def _hooks(context: TaskRunContext, state: State[Any], step: Step) -> TaskRunHoo
     return TaskRunHooks(context, state, start_time=step.start_time, end_time=clock.now())
 
 
-def _upstreams(call: Call) -> list[Future[Any]]:
+def upstreams_of(call: Call) -> list[Future[Any]]:
+    """The futures among a call's arguments and in its `wait_for`."""
     return [future for future, _ in find_futures((call.args, call.kwargs, call.wait_for))]
 
 
-def _inputs(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def inputs_of(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with values in place of futures that are done.
 
     Raises:

@@ -72,8 +72,15 @@ class Unrecorded:
 class Recorded:
     """Steps of one run attempt, written behind: one row each, when it has ended."""
 
-    def __init__(self, run_id: str, run_attempt: int) -> None:
-        self.run_id, self.run_attempt = run_id, run_attempt
+    def __init__(self, run_id: str, run_attempt: int, keep_results: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            run_id: The flow run.
+            run_attempt: Its attempt.
+            keep_results: Whether results are kept of tasks that do not say so themselves.
+        """
+        self.run_id, self.run_attempt, self.keep_results = run_id, run_attempt, keep_results
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._position = 0
@@ -95,11 +102,14 @@ class Recorded:
 
     def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
         """The step has ended."""
-        keep = task is not None and task.persist_result and state.is_completed()
-        row = self._row(step, state, attempt, _encoded(state.data, step.name) if keep else None)
+        keep = task is not None and self._keeps(task) and state.is_completed()
+        row = self._row(step, state, attempt, kept(state.data, step.name) if keep else None)
         behind().add(tables.steps, row, keep=True)
         if attempt > 1:
             behind().add(tables.states, self._state(step, state))
+
+    def _keeps(self, task: TaskSpec) -> bool:
+        return self.keep_results if task.persist_result is None else task.persist_result
 
     def pause_row(self, step: Step, until: float, question: Question) -> dict[str, Any]:
         """The row of a pause that begins now, asks for this, and ends at `until` at the latest."""
@@ -176,13 +186,13 @@ def _key(step: Step, inputs: Any) -> tuple[str, bytes] | None:
         return None
 
 
-def _encoded(value: Any, name: str) -> bytes | None:
+def kept(value: Any, name: str) -> bytes | None:
     """A result to keep; None, with a warning, where it cannot be kept: locally that fails nothing."""
     try:
         inline, too_big = results.split(encode(value))
     except OrchestraError as error:
-        _logger.warning("the result of task run %r is not kept: %s", name, error)
+        _logger.warning("the result of run %r is not kept: %s", name, error)
         return None
     if too_big:
-        _logger.warning("the result of task run %r is not kept: it is too large for its row", name)
+        _logger.warning("the result of run %r is not kept: it is too large for its row", name)
     return inline

@@ -15,9 +15,10 @@ from orchestra.store.tables import flow_runs, steps
 class Announcement:
     """A row that may be claimed from `due_at` on (seconds since the epoch), and where to say so."""
 
-    kind: Literal["flow", "step", "hooks"]
+    kind: Literal["flow", "step", "hooks", "pass_on"]
     run_id: str
     run_attempt: int
+    #: Of a step; of a `pass_on`, Celery's id of the task.
     step_key: str | None
     name: str
     queue: str
@@ -27,6 +28,8 @@ class Announcement:
     wake: bool = False
     #: Seconds from the transaction that made it until `due_at`, by the database's clock: 0 where it is due.
     delay: float = 0.0
+    #: Of a `pass_on`: the encoded options of the message.
+    message: bytes | None = None
 
 
 #: What a queue's name gets for the queue of its wake-ups.

@@ -16,7 +16,7 @@ from orchestra import serializers, settings
 from orchestra.errors import InputTimeout, PauseTimeout
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store import leaders
+from orchestra.store import in_flight, leaders
 from orchestra.store.announcements import (
     RUN_COLUMNS,
     RUN_IS_FREE,
@@ -30,7 +30,7 @@ from orchestra.store.announcements import (
 )
 from orchestra.store.database import Database, instant, now
 from orchestra.store.journal import Ending, upstream_failed
-from orchestra.store.local_runs import DEAD
+from orchestra.store.local_runs import end_dead
 from orchestra.store.settle import WAIT_COLUMNS, complete_open, make_ready, wake_if_over
 from orchestra.store.tables import Kind, Phase, edges, flow_runs, owed_hooks, phase_is, phase_is_not, queue_marks, steps
 
@@ -125,12 +125,11 @@ def expire_local(database: Database) -> int:
     found = sa.select(flow_runs.c.id).where(lapsed).limit(1)
     if database.read(lambda connection: connection.execute(found).first()) is None:
         return 0
-    statement = sa.update(flow_runs).where(lapsed).values(**DEAD)
 
     def work(connection: Connection) -> int:
         if not leaders.may_expire(connection, settings.current().lease_seconds):
             return 0
-        return connection.execute(statement).rowcount
+        return end_dead(connection, lapsed)
 
     return database.write(work)
 
@@ -391,6 +390,8 @@ def join_verdict(connection: Connection, join: Any) -> str | None:
 
 def _recount_join(connection: Connection, join: Any) -> list[Announcement]:
     """Let the dependents of a join go on, or fail, if its upstreams say so, whatever its counter says."""
+    # Before the rows of steps are locked, as everybody does.
+    in_flight.lock(connection, join.run_id, join.run_attempt)
     verdict = join_verdict(connection, join)
     if verdict is None:
         return []
@@ -408,7 +409,13 @@ def _recount_join(connection: Connection, join: Any) -> list[Announcement]:
 
 
 _UNANNOUNCED_WAVES = (
-    sa.select(steps.c.run_id, steps.c.run_attempt, steps.c.wave, sa.func.min(steps.c.wave_index).label("first"))
+    sa.select(
+        steps.c.run_id,
+        steps.c.run_attempt,
+        steps.c.wave,
+        sa.func.min(steps.c.wave_index).label("first"),
+        sa.func.min(steps.c.wave_window).label("window"),
+    )
     .where(phase_is(steps, Phase.READY), steps.c.announce_at.is_(None), steps.c.wave.is_not(None))
     .group_by(steps.c.run_id, steps.c.run_attempt, steps.c.wave)
 )
@@ -431,6 +438,8 @@ def _stands_still(connection: Connection, wave: Any) -> bool:
 
 
 def _start_wave(connection: Connection, wave: Any) -> list[Announcement]:
+    if in_flight.is_bounded(wave.wave):
+        return in_flight.restart(connection, wave.run_id, wave.run_attempt, wave.first, wave.window)
     statement = (
         sa.update(steps)
         .where(

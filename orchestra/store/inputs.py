@@ -18,7 +18,7 @@ from orchestra.questions import Message, Receive
 from orchestra.states import StateType
 from orchestra.store.announcements import Announcement, step_is
 from orchestra.store.claims import Claim, fence
-from orchestra.store.database import Database, now
+from orchestra.store.database import Database, insert, now
 from orchestra.store.journal import Ending, NewStep, keep_large, write
 from orchestra.store.settle import cancelled, complete_open, ending_values
 from orchestra.store.tables import Kind, Phase, flow_run_inputs, flow_runs, phase_is_not, steps
@@ -138,6 +138,27 @@ def take(database: Database, run_id: str, wanted: Receive, taker: str) -> bytes 
     # Looked for outside of the write lock: whoever polls nearly always finds nothing.
     mine, is_there = database.read(look)
     return database.write(work) if is_there else mine
+
+
+def note(connection: Connection, run_id: str, token: str) -> bool:
+    """Note that the step of that token resumes a run; false where it was noted before."""
+    values = {
+        "run_id": run_id,
+        "key_prefix": "resume",
+        "key": token,
+        "content": b"",
+        "token": token,
+        "taken_by": token,
+        "created_at": now(),
+    }
+    noted = insert(connection, flow_run_inputs).values(values).on_conflict_do_nothing()
+    return connection.execute(noted).rowcount == 1
+
+
+def is_noted(database: Database, token: str) -> bool:
+    """Whether the step of that token has resumed the run that it resumes."""
+    query = sa.select(flow_run_inputs.c.id).where(flow_run_inputs.c.token == token)
+    return database.read(lambda connection: connection.scalar(query)) is not None
 
 
 def _taken(connection: Connection, taker: str) -> bytes | None:

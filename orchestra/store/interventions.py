@@ -6,7 +6,8 @@ tells that from a run that was never in the right state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.failpoints import failpoint
 from orchestra.questions import Question
 from orchestra.states import StateType
-from orchestra.store import blobs
+from orchestra.store import blobs, inputs
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_steps
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
@@ -231,13 +232,23 @@ def read_pauses(connection: Connection, run_id: str, run_attempt: int, *, lock: 
     ]
 
 
-def resume(database: Database, run_id: str, answers: Mapping[str, bytes] | None = None) -> list[Announcement]:
+def labels(pauses: Sequence[OpenPause]) -> dict[str, str]:
+    """What people call each of a run's pauses, by step key: its key, else its name; both where nothing else has it."""
+    named = {pause.step_key: pause.question.key or pause.name for pause in pauses}
+    often = Counter(named.values())
+    return {step_key: name if often[name] == 1 else step_key for step_key, name in named.items()}
+
+
+def resume(
+    database: Database, run_id: str, answers: Mapping[str, bytes] | None = None, *, token: str | None = None
+) -> list[Announcement]:
     """Let a paused run go on, whether its body paused it or someone from outside.
 
     Of two at once, one finds it paused. A crash before leaves it paused, one after a run that the sweeper announces.
 
     Args:
         answers: The pauses to end, by step key, and what each is given, encoded; None: those that ask for nothing.
+        token: Of the step that does it: a second time it changes nothing.
 
     Raises:
         FlowRunNotFound: There is no such run.
@@ -248,6 +259,8 @@ def resume(database: Database, run_id: str, answers: Mapping[str, bytes] | None 
 
     def work(connection: Connection) -> list[Announcement]:
         row = _lock(connection, run_id)
+        if token is not None and not inputs.note(connection, run_id, token):
+            return [of_run(row), *_announce_again(connection, run_id, row.run_attempt)]
         pauses = _to_end(connection, row, answers)
         first.append((row, pauses))
         before, wanted = first[0]

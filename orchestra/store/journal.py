@@ -19,13 +19,13 @@ from orchestra.errors import TaskRunNotFound, UpstreamFailed
 from orchestra.failpoints import failpoint
 from orchestra.graph import Edge, Node, Outcome
 from orchestra.states import StateType
-from orchestra.store import blobs
+from orchestra.store import blobs, in_flight
 from orchestra.store.announcements import Announcement, of_steps, step_is
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names
 from orchestra.store.database import Database, insert, insert_for
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
-from orchestra.store.tables import Kind, Phase, edges, encode_tags, joins, phase_is, steps
+from orchestra.store.tables import Kind, Phase, edges, encode_tags, flow_runs, joins, phase_is, phase_is_not, steps
 
 T = TypeVar("T")
 
@@ -75,6 +75,8 @@ class NewStep:
     #: Seconds until it is due: a sleep, a pause's timeout, a retry.
     delay: float = 0.0
     child_run_id: str | None = None
+    #: How many tasks like this one the run may have in flight; None: no limit (`in_flight`).
+    most_in_flight: int | None = None
     tags: tuple[str, ...] = ()
     #: None: still to be done.
     ending: Ending | None = None
@@ -126,6 +128,12 @@ def load_done(database: Database, run_id: str, run_attempt: int, since: float) -
         steps.c.end_time >= since,
     )
     return database.read(lambda connection: [_record(row) for row in connection.execute(query)])
+
+
+def open_keys(database: Database, run_id: str, run_attempt: int) -> set[str]:
+    """The keys of the steps of a run attempt that have not ended."""
+    still_open = (steps.c.run_id == run_id, steps.c.run_attempt == run_attempt, phase_is_not(steps, Phase.DONE))
+    return database.read(lambda c: set(c.scalars(sa.select(steps.c.step_key).where(*still_open))))
 
 
 def load_steps(database: Database, run_id: str, run_attempt: int, keys: Sequence[str]) -> list[StepRecord]:
@@ -186,6 +194,14 @@ def inputs_of(database: Database, run_id: str, run_attempt: int, keys: Sequence[
         else:
             found[record.key] = record
     return found
+
+
+def latest(database: Database, run_id: str, step_key: str) -> StepRecord | None:
+    """A step as it stands in its run's present attempt, with its result; None where it is not there (yet)."""
+    attempt = database.read(
+        lambda connection: connection.scalar(sa.select(flow_runs.c.run_attempt).where(flow_runs.c.id == run_id))
+    )
+    return None if attempt is None else inputs_of(database, run_id, attempt, [step_key]).get(step_key)
 
 
 def record(
@@ -274,12 +290,14 @@ def write(
         return []
     run_id, run_attempt = claim.run_id, claim.run_attempt
     submitted = [step for step in new if step.ending is None and step.kind is Kind.TASK]
+    if (most := next((step.most_in_flight for step in submitted if step.most_in_flight), None)) is not None:
+        in_flight.lock(connection, run_id, run_attempt, most=most)
     plan = _plan(connection, run_id, run_attempt, submitted)
     if plan.joins and _is_written(connection, run_id, run_attempt, plan.joins[0].id):
         # The answer to an earlier COMMIT of this was lost; a second set of joins would count twice.
         return []
     rows = [_row(step, claim, moment, plan) for step in new]
-    announced = _make_waves(rows, plan.ready, window, moment)
+    announced = _make_waves(rows, plan.ready, window, moment) + _bound(connection, rows, plan.ready, moment)
     _keep_large_results(connection, rows)
     if run_attempt > 1:
         _set_aside(connection, claim, [step.key for step in new])
@@ -291,8 +309,9 @@ def write(
 
 
 def _is_written(connection: Connection, run_id: str, run_attempt: int, key: str) -> bool:
-    query = sa.select(steps.c.step_key).where(*step_is(run_id, run_attempt, key))
-    return connection.execute(query).first() is not None
+    # One that a retry has moved here from an earlier attempt is not it: its inputs have changed, it is set aside.
+    ours = (*step_is(run_id, run_attempt, key), steps.c.recorded_attempt == run_attempt)
+    return connection.execute(sa.select(steps.c.step_key).where(*ours)).first() is not None
 
 
 def _plan(connection: Connection, run_id: str, run_attempt: int, submitted: Sequence[NewStep]) -> graph.Plan:
@@ -351,9 +370,9 @@ def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan) -> dict[s
         "claim_number": claim.number if step.ending is not None else 0,
         "created_at": moment,
         "join_id": None,
-        "wave": None,
+        "wave": None if step.most_in_flight is None else in_flight.wave_of(claim.run_attempt),
         "wave_index": None,
-        "wave_window": None,
+        "wave_window": step.most_in_flight,
         "due_at": None,
         "announce_at": None,
         "announced_at": None,
@@ -421,7 +440,7 @@ def _make_waves(
     keys = set(ready)
     waves: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if row["step_key"] in keys and row["announce_at"] is None:
+        if row["step_key"] in keys and row["announce_at"] is None and row["wave"] is None:
             waves.setdefault(row["queue"] or "", []).append(row)
     announced: list[Any] = []
     for queue, wave in waves.items():
@@ -430,9 +449,31 @@ def _make_waves(
             if len(wave) > ahead:
                 row.update(wave=wave[0]["step_key"], wave_index=index, wave_window=ahead)
             if index < ahead:
-                row.update(announce_at=moment + settings.current().lease_seconds, announced_at=moment)
+                _announce_now(row, moment)
                 announced.append(_AsRow(row))
     return announced
+
+
+def _bound(connection: Connection, rows: Sequence[dict[str, Any]], ready: Sequence[str], moment: float) -> list[Any]:
+    """Number the READY rows of which only some may be in flight; returns those that may start now."""
+    keys = set(ready)
+    bounded = [row for row in rows if row["wave"] is not None and row["step_key"] in keys]
+    if not bounded:
+        return []
+    run_id, run_attempt, most, key = (bounded[0][x] for x in ("run_id", "run_attempt", "wave_window", "step_key"))
+    if _is_written(connection, run_id, run_attempt, key):
+        # The answer to an earlier COMMIT of this was lost: they have their numbers. What was announced is so again.
+        return []
+    first, started = in_flight.place(connection, run_id, run_attempt, most=most)
+    for index, row in enumerate(bounded, first):
+        row["wave_index"] = index
+        if index < started:
+            _announce_now(row, moment)
+    return [_AsRow(row) for row in bounded if row["announce_at"] is not None]
+
+
+def _announce_now(row: dict[str, Any], moment: float) -> None:
+    row.update(announce_at=moment + settings.current().lease_seconds, announced_at=moment)
 
 
 class _AsRow:

@@ -17,7 +17,7 @@ from orchestra import clock, identifiers
 from orchestra.serializers import clean_text
 from orchestra.states import State, StateType
 from orchestra.store.database import Database, insert, now
-from orchestra.store.tables import Phase, flow_runs, flows, phase_is, states, steps
+from orchestra.store.tables import Phase, flow_runs, flows, phase_is, phase_is_not, states, steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,20 @@ def _write_state(connection: Connection, run_id: str, state: State[Any], run_att
         connection.execute(states.insert().values(_state_row(run_id, state)))
 
 
-def finish_run(db: Database, run_id: str, owner: str, state: State[Any], *, result: bytes | None = None) -> bool:
-    """Write the final state and give up the claim; false where another process has ended or claimed the run."""
+def finish_run(
+    db: Database,
+    run_id: str,
+    owner: str,
+    state: State[Any],
+    *,
+    result: bytes | None = None,
+    has_remote_steps: bool = False,
+) -> bool:
+    """Write the final state and give up the claim; false where another process has ended or claimed the run.
+
+    Args:
+        has_remote_steps: Workers may be carrying out steps of it; what they have not begun ends with it.
+    """
 
     def write(connection: Connection) -> bool:
         ended = _of_run(run_id).where(flow_runs.c.owner == owner, flow_runs.c.phase == Phase.CLAIMED)
@@ -83,6 +95,8 @@ def finish_run(db: Database, run_id: str, owner: str, state: State[Any], *, resu
         if not connection.execute(ended.values(**values, result=result)).rowcount:
             return _has_ended(connection, run_id, owner, state)
         connection.execute(states.insert().values(_state_row(run_id, state)))
+        if has_remote_steps:
+            _end_idle(connection, run_id)
         return True
 
     return db.write(write)
@@ -115,11 +129,43 @@ def mark_dead(db: Database, is_dead: Callable[[str], bool]) -> int:
 
     def write(connection: Connection) -> int:
         return sum(
-            connection.execute(_of_run(row.id).where(held, flow_runs.c.owner == row.owner).values(**DEAD)).rowcount
-            for row in dead
+            end_dead(connection, held & (flow_runs.c.id == row.id), flow_runs.c.owner == row.owner) for row in dead
         )
 
     return db.write(write) if dead else 0
+
+
+def end_dead(connection: Connection, *conditions: sa.ColumnElement[bool]) -> int:
+    """Mark runs as those of a dead process, and end what of them waits for workers; returns how many runs."""
+    marked = sa.update(flow_runs).where(*conditions).values(**DEAD).returning(flow_runs.c.id)
+    ended = list(connection.scalars(marked))
+    for run_id in ended:
+        _end_idle(connection, run_id)
+    return len(ended)
+
+
+def end_idle_steps(db: Database, run_id: str, run_attempt: int) -> None:
+    """End the steps of a run attempt that no worker has begun, and tell those who have. Safe to repeat."""
+    db.write(lambda connection: _end_idle(connection, run_id, steps.c.run_attempt == run_attempt))
+
+
+def _end_idle(connection: Connection, run_id: str, *conditions: sa.ColumnElement[bool]) -> None:
+    """All at once: none of them is to be let go by the end of another."""
+    ours = (steps.c.run_id == run_id, *conditions)
+    # In the order of asking, as everybody takes them.
+    locked = sa.select(steps.c.step_key).where(*ours, phase_is_not(steps, Phase.DONE)).order_by(steps.c.sequence)
+    connection.execute(locked.with_for_update()).all()
+    ended = {
+        "phase": Phase.DONE,
+        "state_type": StateType.CANCELLED.value,
+        "state_name": "Cancelled",
+        "state_message": "its flow run ended before it began",
+        "end_time": now(),
+    }
+    idle = sa.update(steps).where(*ours, phase_is(steps, Phase.READY, Phase.WAITING))
+    connection.execute(idle.values(**ended))
+    told = {"state_type": StateType.CANCELLING.value, "state_name": "Cancelling"}
+    connection.execute(sa.update(steps).where(*ours, phase_is(steps, Phase.CLAIMED)).values(**told))
 
 
 #: The columns of a run whose process died.

@@ -18,7 +18,7 @@ from orchestra import clock, serializers
 from orchestra.errors import FlowRunNotFound, TaskRunNotFound
 from orchestra.states import StateType
 from orchestra.store.database import Database, instant
-from orchestra.store.interventions import OpenPause, read_pauses
+from orchestra.store.interventions import OpenPause, labels, read_pauses
 from orchestra.store.tables import (
     Kind,
     Phase,
@@ -28,6 +28,7 @@ from orchestra.store.tables import (
     has_tag,
     is_tagged,
     leaders,
+    owed_hooks,
     phase_is,
     states,
     steps,
@@ -134,6 +135,20 @@ class PauseRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class OwedHooksRecord:
+    """State hooks of a run, or of one of its steps, that have not run to their end."""
+
+    #: None: the flow run's own.
+    step_key: str | None
+    #: The state that they are told of.
+    state_name: str
+    #: Who runs them now.
+    worker: str | None
+    #: Why they wait, where no worker has their code.
+    waits_for: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class FlowRunDetails:
     """A flow run with what only its own page shows."""
 
@@ -148,6 +163,7 @@ class FlowRunDetails:
     lapses: int
     #: What it waits for people to do.
     pauses: tuple[PauseRecord, ...]
+    owed_hooks: tuple[OwedHooksRecord, ...]
     states: tuple[StateRecord, ...]
 
 
@@ -279,15 +295,17 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         FlowRunNotFound: There is none with this id.
     """
 
-    def look(conn: Connection) -> tuple[RowMapping, list[OpenPause], tuple[StateRecord, ...]]:
+    def look(
+        conn: Connection,
+    ) -> tuple[RowMapping, list[OpenPause], tuple[OwedHooksRecord, ...], tuple[StateRecord, ...]]:
         query = select_runs(flow_runs.c.result, flow_runs.c.outcome).where(flow_runs.c.id == flow_run_id)
         row = conn.execute(query).mappings().one_or_none()
         if row is None:
             raise FlowRunNotFound(flow_run_id)
         pauses = [] if row["phase"] == Phase.DONE else read_pauses(conn, flow_run_id, row["run_attempt"])
-        return row, pauses, _history(conn, flow_run_id, None)
+        return row, pauses, _owed_hooks(conn, flow_run_id), _history(conn, flow_run_id, None)
 
-    row, pauses, history = db.read(look)
+    row, pauses, owed, history = db.read(look)
     return FlowRunDetails(
         run=flow_run_of(row),
         result=_result(row),
@@ -297,15 +315,29 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         worker=row["owner"] if row["phase"] == Phase.CLAIMED else None,
         lease_until=clock.to_datetime(row["lease_until"]) if row["phase"] == Phase.CLAIMED else None,
         lapses=row["lapses"],
-        pauses=tuple(map(_pause, pauses)),
+        pauses=tuple(_pause(pause, labels(pauses)[pause.step_key]) for pause in pauses),
+        owed_hooks=owed,
         states=history,
     )
 
 
-def _pause(pause: OpenPause) -> PauseRecord:
+def _owed_hooks(conn: Connection, flow_run_id: str) -> tuple[OwedHooksRecord, ...]:
+    query = select(owed_hooks).where(owed_hooks.c.run_id == flow_run_id).order_by(owed_hooks.c.step_key)
+    return tuple(
+        OwedHooksRecord(
+            row.step_key or None,
+            row.state_name,
+            row.owner if row.phase == Phase.CLAIMED else None,
+            row.waits_for,
+        )
+        for row in conn.execute(query)
+    )
+
+
+def _pause(pause: OpenPause, label: str) -> PauseRecord:
     asked = pause.question
     since, until = clock.to_datetime(pause.created_at), clock.to_datetime(pause.due_at)
-    return PauseRecord(asked.key or pause.name, asked.description, asked.schema, asked.refused, since, until)
+    return PauseRecord(label, asked.description, asked.schema, asked.refused, since, until)
 
 
 def flow_run_state(db: Database, flow_run_id: str) -> StateRecord:

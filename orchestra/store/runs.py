@@ -14,12 +14,13 @@ from orchestra import clock, identifiers, settings
 from orchestra.errors import ClaimLost, FlowRunNotFound, IdempotencyConflict
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store import blobs
+from orchestra.store import blobs, pass_ons
 from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, Claimed, fence, is_released
 from orchestra.store.database import Database, insert, insert_for, instant, now
 from orchestra.store.journal import Ending, NewStep, keep_large, write
 from orchestra.store.owed import Debt, owe
+from orchestra.store.pass_ons import PassOn
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.settle import ENDING, complete_open, ending_names
 from orchestra.store.tables import Phase, flow_runs, flows, phase_is_not, steps
@@ -53,6 +54,8 @@ class NewRun:
     version: str | None = None
     timeout_seconds: float | None = None
     runner: str = "celery"
+    #: What is to be told how it ends, in a canvas of a user's own.
+    pass_on: PassOn | None = None
     parent_run_id: str | None = None
     parent_attempt: int | None = None
     parent_step_key: str | None = None
@@ -101,8 +104,11 @@ def create(database: Database, new: NewRun, planned: Planned | None = None) -> C
         _keep_flow(connection, new, moment)
         row = _run_row(new, moment) | ({} if planned is None else _planned_values(planned, moment))
         made = _CREATE.mapping(connection, _EMPTY_ROW | row)
+        found = made or _same_run(connection, new)
+        if new.pass_on is not None:
+            pass_ons.keep(connection, found["id"], new.pass_on)
         if made is None:
-            return Created(_same_run(connection, new), False, [])
+            return Created(found, False, [])
         if planned is not None and planned.steps:
             first = Claim("flow", new.id, 1, None, "", made["claim_number"], 0.0, 0.0)
             return Created(made, True, write(connection, first, planned.steps, window=planned.window, moment=moment))
@@ -177,7 +183,7 @@ def finish(
         debt: The hooks that this end calls for.
 
     Returns:
-        What to announce: the parent, where it waits for this.
+        What to announce: the parent, where it waits for this, and what its outcome is owed to.
 
     Raises:
         ClaimLost: Another claim was made; nothing was written.
@@ -194,6 +200,8 @@ def finish(
             fence(connection, claim, going_on=True)
             raise ClaimLost(f"the claim {claim.number} on flow run {claim.run_id} was taken over")
         announcements = write(connection, claim, new, window=window, moment=parent.moment)
+        if parent.passes_on:
+            announcements += pass_ons.due(connection, claim.run_id)
         if debt is not None:
             announcements += owe(connection, [debt])
         return announcements + _end_parent_step(connection, parent, ending)
@@ -408,6 +416,7 @@ def _run_row(new: NewRun, moment: float) -> dict[str, Any]:
         "tags": json.dumps(sorted(new.tags)),
         "idempotency_key": new.idempotency_key,
         "runner": new.runner,
+        "passes_on": new.pass_on is not None,
         "parent_run_id": new.parent_run_id,
         "parent_attempt": new.parent_attempt,
         "parent_step_key": new.parent_step_key,
@@ -470,7 +479,9 @@ def _claimed_values(owner: str, moment: float, timeout_seconds: float | None) ->
 _finish = (
     FENCE_STATEMENTS["flow"]
     .values(**ENDING, held=None)
-    .returning(flow_runs.c.parent_run_id, flow_runs.c.parent_attempt, flow_runs.c.parent_step_key)
+    .returning(
+        flow_runs.c.parent_run_id, flow_runs.c.parent_attempt, flow_runs.c.parent_step_key, flow_runs.c.passes_on
+    )
 )
 _FINISH = prepare(_finish)
 _FINISH_UNLESS_CANCELLED = prepare(_finish.where(flow_runs.c.state_type != StateType.CANCELLING.value))
@@ -478,6 +489,7 @@ _READ = prepare(sa.select(flow_runs).where(flow_runs.c.id == sa.bindparam("b_run
 #: A new run's row where nothing else is said.
 _EMPTY_ROW: dict[str, Any] = {column.name: None for column in flow_runs.c} | {
     "run_attempt": 1, "claim_number": 0, "lapses": 0, "streak_parks": 0, "depth": 0, "tags": "[]",
+    "passes_on": False,
 }  # fmt: skip
 
 

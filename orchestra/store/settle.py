@@ -20,7 +20,7 @@ from orchestra.errors import CancelledRun, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.graph import window as window_of
 from orchestra.states import StateType
-from orchestra.store import blobs
+from orchestra.store import blobs, in_flight
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps, step_is
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
@@ -78,6 +78,7 @@ def complete(
     *,
     window: Callable[[str], int] = _least_window,
     debt: Debt | None = None,
+    bounded: bool = False,
 ) -> list[Announcement]:
     """Write the ending of a claimed step, and what follows from it, in one transaction.
 
@@ -87,6 +88,7 @@ def complete(
     Args:
         window: Of a queue, how many rows of a wave are announced ahead; asked within the transaction, so it must know.
         debt: The hooks that this ending calls for.
+        bounded: The step is one of which only some may be in flight.
 
     Returns:
         What to announce.
@@ -95,8 +97,11 @@ def complete(
         ClaimLost: Another claim was made; nothing was written.
     """
     assert claim.step_key is not None
+    step_key = claim.step_key
 
     def work(connection: Connection) -> list[Announcement]:
+        if bounded:
+            in_flight.lock_ending(connection, claim.run_id, claim.run_attempt, step_key)
         row = _COMPLETE.first(connection, ending_names(connection, claim, ending))
         if row is None:
             if is_released(connection, claim, Phase.DONE):
@@ -148,6 +153,9 @@ def retry_later(
         connection.execute(sa.update(steps).where(*this).values(**values))
         row = connection.execute(sa.select(*_ENDED_COLUMNS[1:], *STEP_COLUMNS).where(*this)).one()
         later = replace(of_step(row), delay=delay)
+        if in_flight.is_bounded(row.wave):
+            # Among those in flight, as a thread that waits to try again would be.
+            return [later]
         return [later, *_advance_waves(connection, claim.run_id, claim.run_attempt, _ended([row]))]
 
     failpoint("before_retry_later")
@@ -220,12 +228,14 @@ def make_ready(
     moment = instant(connection)
     found: list[Any] = []
     for part in chunks(keys, _CHUNK):
-        query = sa.select(*STEP_COLUMNS, steps.c.sequence).where(waiting, steps.c.step_key.in_(part))
+        columns = (*STEP_COLUMNS, steps.c.sequence, steps.c.wave, steps.c.wave_window)
+        query = sa.select(*columns).where(waiting, steps.c.step_key.in_(part))
         found.extend(connection.execute(query.order_by(steps.c.sequence).with_for_update()))
     if not found:
         return []
     found.sort(key=lambda row: row.sequence)
-    numbered = _number(found, window)
+    numbered = _number([row for row in found if row.wave is None], window)
+    numbered += _bound(connection, run_id, run_attempt, [row for row in found if row.wave is not None])
     announce_at = moment + settings.current().lease_seconds
     statement = (
         sa.update(steps)
@@ -275,24 +285,39 @@ def _number(
     return numbered
 
 
+def _bound(
+    connection: Connection, run_id: str, run_attempt: int, rows: Sequence[Any]
+) -> list[tuple[Any, str | None, int | None, int | None, bool]]:
+    """As `_number`, of rows of which only some may be in flight."""
+    if not rows:
+        return []
+    first, started = in_flight.place(connection, run_id, run_attempt, most=rows[0].wave_window)
+    return [(row, row.wave, index, row.wave_window, index < started) for index, row in enumerate(rows, first)]
+
+
 def _advance_waves(connection: Connection, run_id: str, run_attempt: int, ended: Sequence[Ended]) -> list[Announcement]:
     """Announce the row that comes one window after each ended one."""
     following: dict[str, list[int]] = {}
+    bounded = 0
     for step in ended:
-        if step.wave is not None and step.wave_index is not None and step.wave_window is not None:
+        if step.wave is None or step.wave_index is None or step.wave_window is None:
+            continue
+        if in_flight.is_bounded(step.wave):
+            bounded += 1
+        else:
             following.setdefault(step.wave, []).append(step.wave_index + step.wave_window)
     names: dict[str, Any] = {"b_run": run_id, "b_attempt": run_attempt, "b_lease": settings.current().lease_seconds}
+    found = in_flight.advance(connection, run_id, run_attempt, bounded) if bounded else []
     if len(following) == 1:
         ((wave, indexes),) = following.items()
         if len(indexes) == 1:
-            return of_steps(_ADVANCE.all(connection, names | {"b_wave": wave, "b_index": indexes[0]}))
+            return found + of_steps(_ADVANCE.all(connection, names | {"b_wave": wave, "b_index": indexes[0]}))
     rows = [
         row
         for wave, indexes in following.items()
         for part in chunks(indexes, _CHUNK)
         for row in connection.execute(_FOLLOWING, names | {"b_wave": wave, "b_indexes": part})
     ]
-    found: list[Announcement] = []
     for part in chunks(_in_order(rows), _CHUNK):
         connection.execute(_LOCK, names | {"b_keys": part}).all()
         found += of_steps(connection.execute(_ADVANCE_MANY, names | {"b_keys": part}))

@@ -163,6 +163,8 @@ flow_runs = Table(
     Column("streak_parks", Integer, nullable=False, server_default="0"),
     #: The body has ended so; the run is final when all submitted work is. Encoded like a result.
     Column("outcome", LargeBinary),
+    #: Whether `pass_ons` has rows of it.
+    Column("passes_on", Boolean, nullable=False, server_default=text("false")),
     #: Whether its flow has hooks for an end, as whoever submitted it knew; null: nobody knew.
     Column("has_hooks", Boolean),
     #: The run attempt whose on_running hooks have run.
@@ -270,6 +272,28 @@ edges = Table(
     Index("ix_edges_target", "run_id", "run_attempt", "target_id"),
 )
 
+#: Outcomes owed to canvases of users' own: of each Celery task that a run stands for, the message that passes its
+#: outcome on. It is owed while the run is DONE and `passed_at` is null.
+pass_ons = Table(
+    "pass_ons",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    #: Celery's id of the task.
+    Column("task_id", String(LONGEST_NAME), nullable=False),
+    #: The encoded options of its signature: callbacks, chain, chord, group; null once it was passed on.
+    Column("message", LargeBinary),
+    Column("created_at", Double, nullable=False),
+    #: When to send it next; null: it was not sent yet.
+    Column("announce_at", Double),
+    #: Until when somebody passes it on.
+    Column("lease_until", Double),
+    #: When Celery had gone on.
+    Column("passed_at", Double),
+    PrimaryKeyConstraint("run_id", "task_id"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    _partial("ix_pass_ons_owed", "run_id", where="passed_at IS NULL"),
+)
+
 #: State hooks that are owed: written with the end of a run or step that has them, deleted when they have run. Whoever
 #: ended the run holds the first claim.
 owed_hooks = Table(
@@ -349,7 +373,7 @@ flow_run_inputs = Table(
     Column("run_id", String(36), nullable=False),
     #: By which it is asked for, and its own.
     Column("key_prefix", String(LONGEST_NAME), nullable=False),
-    Column("key", String(LONGEST_KEY), nullable=False),
+    Column("key", String(2 * LONGEST_KEY), nullable=False),
     #: Encoded: `value`, `key` and `sender`.
     Column("content", LargeBinary, nullable=False),
     #: Of the step that sent it: a repeated sending changes nothing.

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import settings
+from orchestra.store import pass_ons
 from orchestra.store.announcements import Announcement, step_is
 from orchestra.store.database import Database, now
 from orchestra.store.tables import Phase, flow_runs, owed_hooks, phase_is, steps
@@ -22,6 +23,9 @@ def owe_again(database: Database, announcements: Sequence[Announcement]) -> None
 
     def work(connection: Connection) -> None:
         for announcement in announcements:
+            if announcement.kind == "pass_on":
+                pass_ons.owe_again(connection, announcement)
+                continue
             table, this = _row(announcement)
             owed = phase_is(table, Phase.READY), table.c.due_at <= now()
             connection.execute(sa.update(table).where(*this, *owed).values(**values))

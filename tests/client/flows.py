@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from orchestra import flow, get_client, get_run_logger, task
+from orchestra import flow, get_client, get_run_logger, pause_flow_run, task
 from orchestra.client.schemas.filters import FlowFilter
+from orchestra.input import RunInput
 from orchestra.states import Cancelled
 
 
@@ -43,6 +44,17 @@ async def looking_async(number: int) -> list[object]:
     async with get_client() as client:
         before = await client.count_flow_runs()
     return [before, await double.submit(number)]
+
+
+class Approval(RunInput):
+    """What a person is asked for."""
+
+    yes: bool
+
+
+@flow
+def asking() -> bool:
+    return pause_flow_run(wait_for_input=Approval).yes
 
 
 @flow

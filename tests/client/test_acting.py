@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import pytest
 
 from orchestra import get_client, states
 from orchestra.client.orchestration import SyncOrchestraClient
-from orchestra.errors import FlowRunNotFound, IllegalTransition
+from orchestra.errors import FlowRunNotFound, IllegalTransition, InvalidRunInput
 from orchestra.states import State
 from tests.client import flows
 from tests.drive import Driver
@@ -35,7 +36,12 @@ def test_the_value_of_a_run_is_read_from_its_state(driver: Driver, client: SyncO
 
 @pytest.mark.parametrize(
     ("wanted", "then"),
-    [(states.Cancelled(), "Cancelled"), (states.Cancelling(), "Cancelled"), (states.Paused(), "Paused")],
+    [
+        (states.Cancelled(), "Cancelled"),
+        (states.Cancelling(), "Cancelled"),
+        (states.Paused(), "Paused"),
+        (states.Paused(name="Suspended"), "Suspended"),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_a_waiting_run_is_brought_into_a_state(
@@ -58,6 +64,18 @@ def test_a_paused_run_is_resumed_and_an_ended_one_retried(driver: Driver, client
     driver.finish(run_id)
     client.set_flow_run_state(run_id, states.Scheduled())
     assert client.read_flow_run(run_id).run_count == 2
+
+
+@pytest.mark.parametrize("given", [{"yes": True}, flows.Approval(yes=True)], ids=["mapping", "model"])
+def test_a_run_is_given_the_input_it_waits_for(driver: Driver, client: SyncOrchestraClient, given: Any) -> None:
+    """What does not fit is refused, and it waits on."""
+    run_id = driver.submit(flows.asking)
+    driver.settle()
+
+    with pytest.raises(InvalidRunInput):
+        client.resume_flow_run(run_id, {"yes": "perhaps"})
+    client.resume_flow_run(run_id, given)
+    assert driver.finish(run_id).result() is True
 
 
 @pytest.mark.parametrize("wanted", [states.Completed(), states.Failed(), states.Scheduled()], ids=lambda s: s.name)

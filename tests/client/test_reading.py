@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -166,6 +167,19 @@ def test_a_result_that_was_not_kept_is_no_value(client: SyncOrchestraClient) -> 
     assert "3 is refused" in str(failed.state.result(raise_on_failure=False))
 
 
+def test_a_result_that_was_kept_is_read(client: SyncOrchestraClient) -> None:
+    """Also in one process, where the flow says so; in a coroutine it is awaited."""
+    flows.doubled.with_options(persist_result=True)(21)
+
+    async def ask() -> Any:
+        async with get_client() as asking:
+            (newest,) = await asking.read_flow_runs(limit=1)
+            return await newest.state.result()
+
+    assert client.read_flow_runs(limit=1)[0].state.result() == 42
+    assert asyncio.run(ask()) == 42
+
+
 async def _all_async() -> list[Any]:
     async with get_client() as client:
         assert await client.api_healthcheck() is None
@@ -174,6 +188,4 @@ async def _all_async() -> list[Any]:
 
 def test_in_a_coroutine_the_client_is_awaited(client: SyncOrchestraClient) -> None:
     """The same methods."""
-    import asyncio
-
     assert asyncio.run(_all_async()) == ["refused", "doubled"]

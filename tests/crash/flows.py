@@ -142,6 +142,12 @@ def sleeping() -> int:
 
 
 @flow
+def added(x: int, y: int) -> int:
+    """Adds what came before it in a canvas."""
+    return add.submit(x, y).result()
+
+
+@flow
 async def gathering() -> int:
     """Branches: three at once, each of two steps."""
 

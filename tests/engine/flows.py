@@ -962,12 +962,13 @@ def undecorated():
     return 1
 
 
-decorated_elsewhere = task(undecorated)
+#: In no variable of the module, where a worker could look for it.
+decorated_elsewhere = [task(undecorated)]
 
 
 @flow
 def submits_what_no_worker_finds():
-    return decorated_elsewhere.submit().result()
+    return decorated_elsewhere[0].submit().result()
 
 
 @flow

@@ -6,10 +6,10 @@ import asyncio
 import itertools
 from typing import Any
 
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from orchestra import flow, pause_flow_run, resume_flow_run, sleep, suspend_flow_run, task
-from orchestra.errors import InvalidRunInput, PauseTimeout
+from orchestra.errors import InvalidRunInput, PauseTimeout, RunTimeout
 from orchestra.input import RunInput, receive_input, send_input
 
 #: What bodies and validators did, in order.
@@ -45,6 +45,12 @@ class Even(RunInput):
         if n % 2:
             raise ValueError("it must be even")
         return n
+
+
+class Limited(RunInput):
+    """A text that may not be long."""
+
+    text: str = Field(max_length=5, description="What is said.")
 
 
 class Number(RunInput):
@@ -249,3 +255,36 @@ def receiving_below() -> int:
 def reading_anothers(of: str) -> int:
     """Receive what was sent to another run."""
     return int(receive_input(int, flow_run_id=of, timeout=60).next())
+
+
+@flow(timeout_seconds=30)
+def receiving_late() -> list[Any]:
+    """Be over its time while it waits for a message, then wait again."""
+    receiver = receive_input(int, timeout=None)
+    try:
+        receiver.next()
+    except RunTimeout:
+        note("late")
+    return [receiver.next()]
+
+
+@flow
+def asking_a_nested_class() -> bool:
+    """Ask for a model that no other process could import."""
+
+    class Nested(BaseModel):
+        approved: bool
+
+    answer = pause_flow_run(wait_for_input=Nested, timeout=60)
+    pause_flow_run(timeout=60)
+    return isinstance(answer, Nested) and answer.approved
+
+
+@flow
+async def asking_under_one_name() -> list[int]:
+    """Two branches whose pauses have no key."""
+
+    async def ask() -> int:
+        return int(await pause_flow_run(wait_for_input=int, timeout=60))
+
+    return list(await asyncio.gather(ask(), ask()))

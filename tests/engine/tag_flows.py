@@ -25,3 +25,8 @@ def tagged() -> dict[str, list[str]]:
     with tags("inner"):
         submitted, below = plain.submit(), child()
     return {"run": runtime.flow_run.tags, "direct": load(), "submitted": submitted.result(), "child": below}
+
+
+@flow(static=True)
+def planned() -> object:
+    return [plain.submit(), load.submit()]

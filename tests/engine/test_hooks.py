@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from orchestra import flow, task
+from orchestra import flow, tags, task
 from orchestra.errors import DefinitionError
 from orchestra.states import State, StateType
-from orchestra.store import claims, interventions, logs
+from orchestra.store import claims, interventions, logs, queries
 from orchestra.store.behind import behind
 from orchestra.store.database import Database
 from orchestra.store.tables import flow_runs, owed_hooks
@@ -190,6 +190,24 @@ def test_hooks_may_be_set_by_with_options(sqlite_database: Database, told: list[
     assert told == [("renamed", "Running"), ("renamed", "Completed"), "once more"]
 
 
+def test_a_task_that_is_called_outside_of_a_flow_calls_its_hooks(sqlite_database: Database, told: list[Any]) -> None:
+    """It has no flow run to tell of."""
+    assert flows.shown(3) == "aaa"
+
+    ((_, task_run, state),) = told
+    assert (task_run.flow_run_id, task_run.run_count, state.result()) == (None, 1, "aaa")
+
+
+def test_hooks_are_told_the_tags_of_their_run(sqlite_database: Database, told: list[Any]) -> None:
+    """Those in force where it was called; tasks have their own besides."""
+    tagged = flows.shown.with_options(tags=["mine"])
+    with tags("nightly"):
+        tagged(1)
+        call(flows.told_of, number=1)
+
+    assert [run.tags for _, run, _ in told] == [["mine", "nightly"], ["nightly"]]
+
+
 def test_a_hook_that_cannot_be_called_is_refused() -> None:
     """When it is declared."""
     with pytest.raises(DefinitionError, match=r"on_failure= of a task is a function"):
@@ -279,13 +297,15 @@ def test_a_run_over_its_crash_budget_calls_on_crashed(driver: Driver, told: list
 
 
 def test_hooks_whose_code_is_nowhere_wait_and_say_so(driver: Driver, told: list[Any]) -> None:
-    """In the log of their run; they are called when a worker has the code."""
+    """In the log of their run, and on its page; they are called when a worker has the code."""
     run_id = driver.submit(flows.well)
     driver.carrier.announce(interventions.cancel(driver.database, run_id))
     with moved(driver.database, run_id, "tests.engine.nowhere:well"):
         driver.settle()
         assert told == []
-        assert any("wait for a worker that knows it" in line for line in all_lines(driver.database, run_id))
+        (shown,) = queries.read_flow_run(driver.database, run_id).owed_hooks
+        assert "wait for a worker that knows it" in (shown.waits_for or "")
+        assert shown.waits_for in all_lines(driver.database, run_id)
 
     driver.elapse(10)
     driver.settle()

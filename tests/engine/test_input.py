@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import pytest
 
-from orchestra import suspend_flow_run
+from orchestra import settings, suspend_flow_run
 from orchestra.engine import operations
 from orchestra.errors import (
     CancelledRun,
@@ -23,7 +24,7 @@ from orchestra.errors import (
 from orchestra.input import RunInput, receive_input, send_input
 from orchestra.store import queries
 from orchestra.store.database import Database
-from tests.drive import Driver
+from tests.drive import Driver, Killed
 from tests.engine import input_flows as flows
 from tests.helpers import wait_until
 
@@ -239,6 +240,18 @@ def test_branches_that_ask_at_once_are_answered_by_key(way: Way) -> None:
     waiting(way, run_id, 1)
     way.resume(run_id, 2)
     assert way.result(run_id) == [2, 1]
+
+
+def test_pauses_without_a_key_are_told_apart_too(way: Way) -> None:
+    """By what `inspect` shows."""
+    run_id = way.start(flows.asking_under_one_name)
+    shown = [pause.key for pause in waiting(way, run_id, 2).pauses]
+    assert len(set(shown)) == 2
+
+    way.resume(run_id, 1, key=shown[1])
+    waiting(way, run_id, 1)
+    way.resume(run_id, 2, key=shown[0])
+    assert sorted(way.result(run_id)) == [1, 2]
 
 
 def test_input_for_a_run_that_waits_for_none_is_refused(way: Way) -> None:
@@ -464,6 +477,114 @@ def test_a_script_sends_to_a_run_and_receives_what_is_sent_to_it(driver: Driver)
     assert receive_input(int, flow_run_id=run_id, timeout=0).next() == 3
     with pytest.raises(InputTimeout):
         receive_input(int, flow_run_id=run_id, timeout=0).next()
+
+
+def test_a_message_that_comes_as_the_flow_is_over_its_time_is_not_lost(driver: Driver) -> None:
+    """The wait that was timed out does not take it."""
+    way = OnWorker(driver)
+    run_id = way.start(flows.receiving_late)
+    driver.elapse(40)
+    driver.settle()
+    assert flows.effects == ["late"]
+    send_input(7, flow_run_id=run_id)
+    driver.elapse(40)
+
+    assert way.result(run_id) == [7]
+
+
+def test_a_run_of_this_process_that_waits_for_a_message_is_cancelled(driver: Driver) -> None:
+    """In a thread, where nothing can interrupt it."""
+    settings.override(lease_seconds=0.6)
+    way = Here(driver.database)
+    run_id = way.start(flows.receiving, count=1)
+    operations.cancel(driver.database, run_id)
+
+    with pytest.raises(CancelledRun):
+        way.result(run_id)
+
+
+def test_a_model_that_cannot_be_imported_is_made_anew_in_each_replay(way: Way) -> None:
+    """So it is of the class that the body knows."""
+    run_id = way.start(flows.asking_a_nested_class)
+    waiting(way, run_id)
+    way.resume(run_id, {"approved": True})
+    wait_until(lambda: waiting(way, run_id).pauses[0].schema is None, "the second pause")
+    way.resume(run_id)
+
+    assert way.result(run_id) is True
+
+
+# -- deaths ------------------------------------------------------------------------------------------------------
+
+
+def die_and_start_again(driver: Driver, write: int, after_commit: bool) -> None:
+    """Go on until the worker dies at its n-th write, and let another take over."""
+    driver.workers_database.kill_at(write, after_commit=after_commit)
+    with pytest.raises(Killed):
+        driver.settle()
+    driver.lapse()
+    driver.elapse(40)
+
+
+@pytest.mark.parametrize("after_commit", [False, True])
+@pytest.mark.parametrize("write", range(1, 19))
+def test_messages_arrive_once_though_a_worker_dies_at_any_write(driver: Driver, write: int, after_commit: bool) -> None:
+    """The sender's and the receiver's."""
+    receiver = driver.submit(flows.receiving, count=3)
+    sender = driver.submit(flows.sending, to=receiver, numbers=[1, 2, 3])
+    die_and_start_again(driver, write, after_commit)
+
+    assert driver.finish(receiver).result() == [1, 2, 3]
+    assert driver.finish(sender).result() is None
+    assert list(receive_input(int, flow_run_id=receiver, timeout=0)) == []
+
+
+@pytest.mark.parametrize("after_commit", [False, True])
+@pytest.mark.parametrize("write", range(1, 6))
+def test_an_answer_is_judged_right_though_a_worker_dies_at_any_write(
+    driver: Driver, effects: list[str], write: int, after_commit: bool
+) -> None:
+    """Refused and asked again, whichever write it was."""
+    way = OnWorker(driver)
+    run_id = way.start(flows.picky)
+    operations.resume(driver.database, run_id, driver.carrier.announce, run_input={"n": 3})
+    driver.workers_database.kill_at(write, after_commit=after_commit)
+    with contextlib.suppress(Killed):
+        driver.settle()
+    driver.lapse()
+    driver.elapse(40)
+    driver.settle()
+    way.resume(run_id, {"n": 4})
+    way.resume(run_id)
+
+    assert way.result(run_id) == 4
+
+
+@pytest.mark.parametrize("after_commit", [False, True])
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_body_resumes_another_run_once_though_it_dies(driver: Driver, write: int, after_commit: bool) -> None:
+    """What it did before it died is not refused when it is done again."""
+    way = OnWorker(driver)
+    other = way.start(flows.approving)
+    run_id = driver.submit(flows.resuming, other=other)
+    die_and_start_again(driver, write, after_commit)
+    driver.settle()
+    driver.elapse(10)
+
+    assert way.result(run_id) == "resumed"
+    assert way.result(other)[1] is True
+
+
+def test_initial_data_keeps_what_else_is_said_of_a_field() -> None:
+    """Its limits and its description."""
+    made = flows.Limited.with_initial_data("Say it", text="abc")
+    assert made.model_json_schema()["properties"]["text"] == {
+        "default": "abc",
+        "description": "What is said.",
+        "maxLength": 5,
+        "title": "Text",
+        "type": "string",
+    }
 
 
 def test_initial_data_is_for_fields_that_are_there() -> None:

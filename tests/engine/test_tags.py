@@ -76,13 +76,17 @@ def test_tags_with_any_character_are_found_again(run: Callable[[Any], Any], data
 
 
 def test_a_run_that_is_sent_to_workers_has_them_too(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that stand around `.delay()`."""
+    """Those that stand around `.delay()`; where all steps are known before, these have them at once."""
     monkeypatch.setenv("ORCHESTRA_BROKER_URL", "redis://127.0.0.1:1/0")
     settings.reset()
     with tags("sent"):
         run = tag_flows.child.delay()
 
+        planned = tag_flows.planned.delay()
+
     assert queries.read_flow_run(database, run.id).run.tags == ("sent",)
+    steps = queries.list_task_runs(database, flow_run_id=planned.id).items
+    assert [(step.name, step.tags) for step in steps] == [("plain-0", ("sent",)), ("load-0", ("io", "sent"))]
 
 
 def test_a_tag_is_a_text() -> None:

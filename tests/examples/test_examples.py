@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.helpers import ROOT, wait_until
 
 EXAMPLES = ROOT / "examples"
@@ -135,3 +137,51 @@ def test_the_canvas_example_prints_a_native_canvas(home: Path) -> None:
 
     assert "orchestra.enter" in printed
     assert "pass_on(" in printed
+
+
+def test_the_fan_out_prints_what_the_readme_shows(home: Path) -> None:
+    """A thousand files in two maps; the failed ones are counted, and nothing depends on them."""
+    printed = run("fan_out", "fan_out.py", "1000", home=home)
+
+    shown = re.search(r"^\{'failed': 10, .*\}$", (EXAMPLES / "fan_out" / "README.md").read_text(), re.M)
+    assert shown is not None
+    assert shown[0] in printed
+
+
+def test_the_async_api_answers_as_the_readme_shows(home: Path) -> None:
+    """A quote, and an error of the flow as an answer."""
+    printed = run("async_api", "api.py", home=home)
+
+    for line in re.findall(r"^(?:200|502) .*$", (EXAMPLES / "async_api" / "README.md").read_text(), re.M):
+        assert line in printed
+
+
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("flows", "2 Completed 2"),
+        ("tasks", "first: 6, second: 6"),
+        ("retries", "['there at try 3', 'there at try 3'"),
+        ("concurrency", "0.08 [0.01, 0.05] (1, 1) [0.0] [0.01, 0.01, 0.01]"),
+    ],
+)
+def test_the_code_of_the_how_to_pages_runs(home: Path, page: str, shown: str) -> None:
+    """And prints what it should."""
+    assert shown in run("howto", f"{page}.py", home=home)
+
+
+def test_every_common_mistake_gives_the_message_that_the_page_shows(home: Path) -> None:
+    """Word for word, and no mistake is missing there."""
+    printed = run("howto", "mistakes.py", home=home)
+
+    page = (ROOT / "docs" / "howto" / "common-mistakes.md").read_text()
+    shown = re.findall(r"^```text\n(.*?)\n```", page, re.M | re.S)
+    said = re.findall(r"^[a-z_]+: (\w+: .+)$", printed, re.M)
+    assert [" ".join(message.split()) for message in shown] == said
+
+
+def test_the_task_runners_example_counts_alike_everywhere(home: Path) -> None:
+    """In processes, and one by one, as its README shows."""
+    printed = run("task_runners", "primes.py", home=home)
+
+    assert "2262 primes below 20000; counted one by one: 2262" in printed

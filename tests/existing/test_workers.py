@@ -70,6 +70,19 @@ def test_tasks_of_the_project_run_where_they_always_ran(
     assert "charge" not in flows.log().partition(" ready.")[2]
 
 
+def test_adopted_tasks_run_in_the_background_and_in_canvases(
+    project: dict[str, str], worker_factory: WorkerFactory, broker: Broker
+) -> None:
+    """`.delay()` and `.s()` of the task of a flow, as of any; each is found by its path or its name."""
+    project["EXISTING_CONF"] = json.dumps({"result_backend": broker.url})
+    start(worker_factory, project)
+
+    assert python("print(STEPS['refund'].delay(5).result(timeout=60))", project) == "refunded 5"
+    assert python("print(STEPS['third_time'].delay().result(timeout=60))", project) == "2"
+    code = "print((STEPS['add'].s(1, 2) | STEPS['doubled'].s()).apply_async().get(timeout=60))"
+    assert python(code, project) == "6"
+
+
 def test_a_retry_outlives_its_worker(project: dict[str, str], worker_factory: WorkerFactory, file: Path) -> None:
     """Killed while the task waits for its next try: another worker makes that one, and no other."""
     start(worker_factory, project, "flows", concurrency=1)

@@ -11,9 +11,8 @@ from orchestra import Flow, Task, flow, sleep, task
 from orchestra.errors import CancelledRun, NotImportable
 from tests.integration.flows import add, note, noted
 
-#: A task and a flow without names of their own.
-lambda_task = task(lambda n: n + 1)
-lambda_flow = flow(lambda n=1: n + 1)
+#: Lambdas that no variable of the module holds.
+LAMBDAS: dict[str, Any] = {"task": task(lambda n: n + 1), "flow": flow(lambda n=1: n + 1)}
 
 
 def local_task() -> Task[[int], int]:
@@ -54,7 +53,7 @@ def undaunted(kind: str) -> list[Any]:
 
 
 def _nameless(kind: str) -> Task[[int], int]:
-    return lambda_task if kind == "lambda" else local_task()
+    return LAMBDAS["task"] if kind == "lambda" else local_task()
 
 
 @flow

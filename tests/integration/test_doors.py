@@ -224,7 +224,7 @@ etl.delay()
 """
 REFUSED = {
     "main": (IN_MAIN, "flow 'etl' lives in `__main__`"),
-    "lambda": ("from tests.integration.door_flows import lambda_flow\nlambda_flow.delay()", "a lambda"),
+    "lambda": ("from tests.integration.door_flows import LAMBDAS\nLAMBDAS['flow'].delay()", "a lambda"),
     "local": ("from tests.integration.door_flows import local_flow\nlocal_flow().delay()", "lives in a function"),
 }
 

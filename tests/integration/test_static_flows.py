@@ -281,18 +281,19 @@ def test_each_time_a_canvas_is_applied_is_a_run_of_its_own(bench: Bench) -> None
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("forged", ["path", "parameters", "no seal"])
+@pytest.mark.parametrize("forged", ["path", "options", "no seal"])
 def test_a_forged_canvas_loads_no_code(bench: Bench, tmp_path: Path, forged: str) -> None:
     """Whoever can send messages cannot have a worker run a file: nothing is loaded before the signature is checked."""
     script, proof = tmp_path / "evil.py", tmp_path / "was-here"
     script.write_text(f"import pathlib; pathlib.Path({str(proof)!r}).touch()\n")
     worker = bench.work()
     enter = flows.deciding.canvas(limit=3).tasks[0]
-    token, path, parameters, seal = enter.args
-    enter.args = {
-        "path": (token, f"{script}:x", parameters, seal),
-        "parameters": (token, path, parameters.replace("3", "4"), seal),
-        "no seal": (token, f"{script}:x", parameters),
+    door = enter.kwargs["__orchestra__"]
+    unsealed = {name: value for name, value in door.items() if name != "seal"}
+    enter.kwargs["__orchestra__"] = {
+        "path": {**door, "path": f"{script}:x"},
+        "options": {**door, "options": "p"},
+        "no seal": {**unsealed, "path": f"{script}:x"},
     }[forged]
 
     enter.set(link=[], chain=None).apply_async()

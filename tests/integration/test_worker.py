@@ -52,7 +52,7 @@ def names() -> list[str]:
     return [worker.name for worker in workers.live(database())]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_a_flow_runs_on_every_pool(worker_factory: WorkerFactory, pool: str) -> None:
     """Direct and submitted calls, from `.delay()` to the result."""
     worker_factory(flows.__name__, pool=pool)
@@ -60,7 +60,7 @@ def test_a_flow_runs_on_every_pool(worker_factory: WorkerFactory, pool: str) -> 
     assert flows.both.delay(3).result(timeout=30) == 15
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_a_worker_is_written_down_while_it_lives(worker_factory: WorkerFactory, pool: str) -> None:
     """With its queues and slots; it is struck off when it ends."""
     worker = worker_factory(flows.__name__, pool=pool, queues="default,aside", concurrency=3)
@@ -72,7 +72,7 @@ def test_a_worker_is_written_down_while_it_lives(worker_factory: WorkerFactory, 
     assert names() == []
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 @pytest.mark.usefixtures("long_lease")
 def test_an_orderly_stop_finishes_the_body_and_gives_the_run_back(
     worker_factory: WorkerFactory, pool: str, file: str
@@ -91,7 +91,7 @@ def test_an_orderly_stop_finishes_the_body_and_gives_the_run_back(
     assert flows.notes(file) == ["first", "second"]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_log_lines_are_kept_when_the_worker_stops(worker_factory: WorkerFactory, pool: str) -> None:
     """Also those of the last moment, which are written behind."""
     worker = worker_factory(flows.__name__, pool=pool)

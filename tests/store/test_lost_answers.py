@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestra import serializers
 from orchestra.errors import FlowRunNotFound, IllegalTransition
-from orchestra.store import interventions, runs, settle, waits
+from orchestra.store import inputs, interventions, runs, settle, waits
 from orchestra.store.database import Database, instant
 from orchestra.store.interventions import NONDETERMINISTIC
 from orchestra.store.journal import NewStep
@@ -15,6 +16,7 @@ from orchestra.store.tables import Kind, Phase
 from orchestra.store.waits import Park
 from tests import servers
 from tests.proxy import LossyProxy
+from tests.store.test_inputs import WANTED, answer, ask, message, pause_key, paused, receive_key, results
 from tests.store.test_races import BAD, announced, claimed, dispatch, key, new_run, phases, row, task, window
 
 pytestmark = [pytest.mark.services, pytest.mark.parametrize("database_url", ["postgres"], indirect=True)]
@@ -81,6 +83,42 @@ def test_a_resume_of_a_pause_is_no_error(database: Database, far: Database, prox
     assert announced([interventions.resume(far, run.run_id)], "flow") == [run.run_id]
     assert phases(database, run)["main/pause-0"] == (Phase.DONE, "Completed")
     assert proxy.lost == 1
+
+
+def test_an_answer_to_a_pause_is_no_error(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """It is taken once; another one is refused."""
+    run = paused(database)
+    proxy.lose(1)
+
+    assert announced([interventions.resume(far, run.run_id, answer(1))], "flow") == [run.run_id]
+    assert results(database, run) == {pause_key(0): 1}
+    assert proxy.lost == 1
+    with pytest.raises(IllegalTransition):
+        interventions.resume(far, run.run_id, answer(1))
+
+
+def test_a_message_arrives_once(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """Also one that is sent by nobody's step."""
+    run = new_run(database)
+    ask(database, run, 0, 1)
+    proxy.lose(1)
+
+    inputs.send(far, message(run, 1))
+    assert (results(database, run), proxy.lost) == ({receive_key(0): 1}, 1)
+
+
+def test_a_message_is_received_once(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """By a step, and by whoever looks."""
+    run = new_run(database)
+    for n in range(3):
+        inputs.send(database, message(run, n))
+    proxy.lose(2)
+
+    ask(far, run, 0)
+    assert results(database, run) == {receive_key(0): 0}
+    taken = inputs.take(far, run.run_id, WANTED, "me")
+    assert taken is not None
+    assert (serializers.decode(taken)["value"], proxy.lost) == (1, 2)
 
 
 def test_a_deletion_is_no_error(database: Database, far: Database, proxy: LossyProxy) -> None:

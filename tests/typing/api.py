@@ -1,20 +1,27 @@
-"""User code that is only type-checked: decorators keep signatures, futures and states their types."""
+"""User code that is only type-checked, by mypy and by pyright: decorators keep signatures, futures and states types."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from datetime import datetime, timedelta
 from typing import Any, assert_type
 
 from orchestra import (
     Flow,
     State,
+    Task,
+    allow_failure,
     as_completed,
     flow,
     get_client,
     get_run_logger,
     now,
     once,
+    pause_flow_run,
+    quote,
     random,
+    resume_flow_run,
+    suspend_flow_run,
     tags,
     task,
     unmapped,
@@ -22,7 +29,8 @@ from orchestra import (
 )
 from orchestra.client.schemas.objects import FlowRun, Log
 from orchestra.futures import Future, FutureList
-from orchestra.states import StateType
+from orchestra.input import RunInput, receive_input, send_input
+from orchestra.states import Completed, Failed, StateType
 
 
 @task
@@ -37,6 +45,24 @@ async def spell(number: int, upper: bool = False) -> str:
     return str(number)
 
 
+@task
+def count(n: int) -> Generator[int, None, None]:
+    """A generator."""
+    yield n
+
+
+@task
+async def acount(n: int) -> AsyncGenerator[int, None]:
+    """An async generator."""
+    yield n
+
+
+class Approval(RunInput):
+    """What a person says."""
+
+    approved: bool
+
+
 class Scaler:
     """Methods may be tasks and flows."""
 
@@ -47,18 +73,58 @@ class Scaler:
         """Scale."""
         return number * self.factor
 
+    @flow
+    def whole(self, number: float) -> float:
+        """Scale, as a flow."""
+        return self.scale(number)
+
+    @task
+    async def ascale(self, number: float) -> float:
+        """Scale, async."""
+        return number * self.factor
+
+    @staticmethod
+    @task
+    def half(number: float) -> float:
+        """A static method."""
+        return number / 2
+
 
 @flow
 def pipeline(day: str, limit: int = 10) -> list[int]:
     """A sync flow."""
     assert_type(double(1), int)
     assert_type(double(1, return_state=True), State[int])
+    assert_type(double(1, wait_for=[double.submit(1)]), int)
+    assert_type(double(1, wait_for=double.submit(1)), int)
     assert_type(double.submit(1), Future[int])
+    assert_type(double.submit(1, return_state=True), State[int])
     assert_type(double.submit(double.submit(1)).result(), int | Any)
+    assert_type(double.submit(1, wait_for=double.submit(1)), Future[int])
     assert_type(double.map([1, 2]), FutureList[int])
+    assert_type(double.map([1, 2], return_state=True), list[State[int]])
     assert_type(double.map(unmapped(1), wait_for=[]).result(), list[int])
+    assert_type(double.submit(allow_failure(double.submit(1))), Future[int])
+    assert_type(double.submit(quote(1)), Future[int])
     assert_type(spell.submit(1), Future[str])
+    assert_type(spell.submit(1, return_state=True), State[str])
+    assert_type(spell.map([1]), FutureList[str])
+    assert_type(spell.map([1], return_state=True), list[State[str]])
+    assert_type(count(1), Generator[int, None, None])
+    assert_type(count(1, return_state=True), State[list[int]])
+    assert_type(count.submit(1), Future[list[int]])
+    assert_type(count.map([1]), FutureList[list[int]])
+    assert_type(acount.submit(1), Future[list[int]])
     assert_type(Scaler().scale(1.5), float)
+    assert_type(Scaler().scale.submit(1.5), Future[float])
+    assert_type(Scaler().scale.map([1.5]), FutureList[float])
+    assert_type(Scaler().whole(1.5), float)
+    assert_type(Scaler().whole(1.5, return_state=True), State[float])
+    assert_type(Scaler().ascale.submit(1.5), Future[float])
+    assert_type(Scaler.half(3), float)
+    assert_type(double.with_options(retries=2)(1), int)
+    assert_type(double.with_options(name="x").submit(1), Future[int])
+    assert_type(double.fn(1), int)
     assert_type(now(), datetime)
     assert_type(random(), float)
     assert_type(once(lambda: 3), int)
@@ -66,6 +132,11 @@ def pipeline(day: str, limit: int = 10) -> list[int]:
     assert_type(done, set[Future[int]])
     for future in as_completed([double.submit(1)]):
         assert_type(future, Future[int])
+    assert_type(pause_flow_run(), Awaitable[None])
+    assert_type(pause_flow_run(wait_for_input=Approval).approved, Any)
+    for approval in Approval.receive(timeout=None):
+        assert_type(approval, Approval)
+    assert_type(Approval.with_initial_data("May it?", approved=True), type[Approval])
     get_run_logger().info("done")
     return [1]
 
@@ -76,6 +147,21 @@ async def async_pipeline(day: datetime) -> str:
     assert_type(await spell(1, upper=True), str)
     assert_type(await spell(1, return_state=True), State[str])
     assert_type(await double.submit(1), int)
+    assert_type(await spell.submit(1), str)
+    assert_type(await (await spell(1, return_state=True)).aresult(), str | Any)
+    assert_type(await Scaler().ascale(1.5), float)
+    assert_type(await async_child(1), int)
+    assert_type(await async_child(1, return_state=True), State[int])
+    assert_type(pipeline("monday"), list[int])
+    async for number in acount(2):
+        assert_type(number, int)
+    async for page in apages(2):
+        assert_type(page, str)
+    assert_type(await acount(2, return_state=True), State[list[int]])
+    await suspend_flow_run()
+    await resume_flow_run("id", {"approved": True})
+    async for number in receive_input(int):
+        await send_input(number, "id")
     return "done"
 
 
@@ -95,11 +181,41 @@ async def ask_async() -> None:
         await client.read_flow_run()  # type: ignore[call-arg]  # arguments are checked
 
 
+@flow
+async def async_child(number: int) -> int:
+    """A child flow."""
+    return number
+
+
+@flow
+def pages(n: int) -> Generator[str, None, None]:
+    """A generator flow."""
+    yield str(n)
+
+
+@flow
+async def apages(n: int) -> AsyncGenerator[str, None]:
+    """An async generator flow."""
+    yield str(n)
+
+
+@flow
+def ends_as_it_says() -> State[int]:
+    """A flow that returns a state."""
+    return Failed("no rows") if random() < 0.5 else Completed(data=1)
+
+
 callable_by_name: int = double(number=1)
 assert_type(pipeline("monday"), list[int])
+assert_type(pipeline("monday", limit=3), list[int])
 assert_type(pipeline("monday", return_state=True), State[list[int]])
+assert_type(list(pages(2)), list[str])
+assert_type(pages(2, return_state=True), State[list[str]])
+assert_type(pipeline.validate_parameters({"day": "monday"}), dict[str, Any])
+assert_type(pipeline.fn("monday"), list[int])
+coroutine: Coroutine[Any, Any, str] = async_pipeline(now())
 options: Flow[[str, int], list[int]] = pipeline.with_options(retries=1)
-double.with_options(retries=0, timeout_seconds=None)
+a_task: Task[[int], int] = double.with_options(retries=0, timeout_seconds=None)
 
 
 @pipeline.on_failure
@@ -113,4 +229,8 @@ pipeline.with_options(on_failure=[page], on_crashed=page)
 task(on_running=[page])(len)
 
 double("text")  # type: ignore[call-overload]  # the argument is checked
+double()  # type: ignore[call-overload]  # so is that it is there
+pipeline(3)  # type: ignore[call-overload]  # of flows, too
+Scaler().scale("text")  # type: ignore[call-overload]  # and of methods
 task(retriez=1)  # type: ignore[call-overload]  # so are options
+flow(retries="many")  # type: ignore[call-overload]  # and their values

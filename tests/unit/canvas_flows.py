@@ -9,6 +9,7 @@ from orchestra import flow, now, sleep, task, unmapped
 from orchestra.annotations import allow_failure
 from orchestra.flow_runs import pause_flow_run
 from orchestra.futures import as_completed, wait
+from orchestra.input import receive_input, send_input
 
 
 @task
@@ -241,6 +242,16 @@ def naps() -> None:
 @flow
 def halts() -> None:
     pause_flow_run()  # pauses
+
+
+@flow
+def listens() -> int:
+    return int(receive_input(int).next())  # waits for input
+
+
+@flow
+def speaks() -> None:
+    send_input(1, flow_run_id="x")  # sends input
 
 
 @flow

@@ -386,15 +386,15 @@ def test_a_canvas_by_hand_makes_its_run_and_passes_it_on() -> None:
     """Drawn without broker and without a run; it prints well."""
     printed = str(flows.diamond.canvas(n=2))
 
-    assert printed.startswith("orchestra.enter('canvas:")
-    assert re.search(r"""'tests.unit.canvas_flows:diamond', 'j{"n":2}', '[0-9a-f]{64}'\)""", printed)
+    assert printed.startswith("orchestra.enter(")
+    assert re.search(r"n=2, __orchestra__=\{.*'tests.unit.canvas_flows:diamond'.*'seal': '[0-9a-f]{64}'", printed)
     assert re.search(r"task\('canvas:[0-9a-f]{8}', 'main/add-0'\)", printed)
     assert "pass_on('canvas:" in printed
 
 
 def test_each_canvas_has_a_token_of_its_own() -> None:
     """So that two of one flow in one workflow are two runs."""
-    tokens = {flows.diamond.canvas(n=2).tasks[0].args[0] for _ in range(3)}
+    tokens = {flows.diamond.canvas(n=2).tasks[0].kwargs["__orchestra__"]["token"] for _ in range(3)}
 
     assert len(tokens) == 3
 

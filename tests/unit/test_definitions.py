@@ -106,7 +106,7 @@ def test_none_says_nothing_of_an_option() -> None:
 
     made = task(name=None, retries=None, retry_delay_seconds=None, tags=None)(work)  # type: ignore[arg-type]
 
-    assert (made.spec.name, made.spec.retries, made.spec.tags) == ("work", 0, frozenset())
+    assert (made.name, made.retries, made.spec.tags) == ("work", 0, frozenset())
     assert flow(name=None, retries=None)(work).spec.name == "work"  # type: ignore[arg-type]
     assert made.with_options(retries=3).with_options(retries=None).spec.retries == 3  # type: ignore[arg-type]
 

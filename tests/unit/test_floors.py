@@ -16,14 +16,14 @@ from tests.helpers import ROOT
 #: The first part of a module's name below `orchestra`, by floor (docs/contributing: a new file is given one here).
 FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
-    "states journal graph decomposition specs retries serializers typed_values pickles signing previews annotations "
-    "names hooks questions schedules cache_policies utilities",
+    "callables states journal graph decomposition specs retries serializers typed_values pickles signing previews "
+    "annotations names hooks questions schedules cache_policies utilities task_runners",
     "store",
-    "context runtime logging results futures awaitables handles engine runners task_runners transactions artifacts "
+    "context runtime logging results futures awaitables handles engine runners transactions artifacts "
     "variables events concurrency locking input",
-    "flows tasks observations flow_runs decorated deployments docker automations blocks",
+    "flows tasks observations flow_runs decorated deployments docker automations blocks canvas_members background",
     "celery",
-    "cli client testing server dev __main__",
+    "cli client testing server dev task_worker __main__",
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 FILES = {

@@ -12,7 +12,7 @@ from orchestra.errors import NotThereYet
 THERE = {
     "": """
         flow task Flow Task State allow_failure unmapped tags get_client get_run_logger runtime pause_flow_run
-        resume_flow_run
+        suspend_flow_run resume_flow_run
     """,
     "annotations": "allow_failure quote unmapped",
     "client.orchestration": "get_client OrchestraClient SyncOrchestraClient",
@@ -35,20 +35,22 @@ THERE = {
         MappingMissingIterable SerializationError ConfigurationError InvalidNameError FlowPauseTimeout
         FlowRunWaitTimeout NotPausedError TerminationSignal ProfileSettingsValidationError
     """,
-    "flow_runs": "pause_flow_run resume_flow_run",
+    "flow_runs": "pause_flow_run suspend_flow_run resume_flow_run",
     "flows": "Flow flow load_flow_from_entrypoint",
     "futures": "OrchestraFuture OrchestraFutureList as_completed wait",
+    "input": "RunInput RunInputMetadata send_input receive_input",
     "logging": "get_run_logger get_logger disable_run_logger flow_run_logger task_run_logger",
     "runtime": "flow_run task_run deployment",
     "schedules": "Schedule Cron Interval RRule",
     "states": """
-        State StateType Scheduled Pending Running Completed Failed Crashed Cancelling Cancelled Paused
+        State StateType Scheduled Pending Running Completed Failed Crashed Cancelling Cancelled Paused Suspended Late
+        AwaitingRetry AwaitingConcurrencySlot Retrying
         get_state_exception raise_state_exception is_state
     """,
     "task_runners": "ThreadPoolTaskRunner",
     "tasks": "Task task exponential_backoff",
     "testing.utilities": "orchestra_test_harness prefect_test_harness",
-    "utilities.annotations": "allow_failure quote unmapped",
+    "utilities.annotations": "allow_failure quote unmapped opaque freeze",
 }
 
 #: Names whose place is decided, and which a later version will have there.

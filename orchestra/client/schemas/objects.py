@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, PlainSerializer
 
 from orchestra.errors import MissingResult
+from orchestra.handles import durable_body
 from orchestra.states import State, StateDetails, StateType
 
 __all__ = [
@@ -33,22 +35,19 @@ class KeptState(State[Any]):
 
     read: Callable[[], State[Any]] | None = field(default=None, compare=False, repr=False)
 
-    def result(self, raise_on_failure: bool = True) -> Any:
-        """The value of a completed run, read now; the signature of a pickle is checked before it is loaded.
-
-        Args:
-            raise_on_failure: Raise the exception of a run that did not complete; else return it.
-
-        Raises:
-            UnfinishedRun: The run has not ended.
-            MissingResult: The value was not kept.
-            Exception: The run's own exception, or a `RunFailed` that says how it ended.
-        """
+    def outcome(self, raise_on_failure: bool = True) -> Any:
+        """As `result`, never awaited. The value is read now; a pickle's signature is checked before it is loaded."""
         if self.read is not None and self.is_final():
-            return self.read().result(raise_on_failure)
+            return self.read().outcome(raise_on_failure)
         if self.is_completed():
             raise MissingResult("this state is one of a history: only a run's present state has its result")
-        return State.result(self, raise_on_failure)
+        return State.outcome(self, raise_on_failure)
+
+    async def aresult(self, raise_on_failure: bool = True) -> Any:
+        """As `result`, always awaited: the value is read in a thread, so that the event loop goes on."""
+        if durable_body() is not None:
+            return self.outcome(raise_on_failure)
+        return await asyncio.to_thread(self.outcome, raise_on_failure)
 
 
 def _read_state(value: Any) -> Any:

@@ -1,0 +1,34 @@
+"""Which combinations of pool, broker and database a session runs: a third of all, or all.
+
+`ORCHESTRA_TEST_MATRIX=all` runs all of them; a number is the seed of the third, which is printed at the start.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+
+POOLS = ("prefork", "threads", "gevent", "solo")
+BROKERS = ("valkey", "valkey-socket", "rabbitmq")
+DATABASES = ("sqlite", "postgres")
+VARIABLE = "ORCHESTRA_TEST_MATRIX"
+
+ALL = list(itertools.product(POOLS, BROKERS, DATABASES))
+SEED = os.environ.get(VARIABLE) or str(random.SystemRandom().randrange(10_000))
+
+
+def selected(seed: str = SEED) -> list[tuple[str, str, str]]:
+    """The combinations of a seed, in which each pool, broker and database occurs; all of them where it is "all"."""
+    if seed == "all":
+        return ALL
+    rng = random.Random(seed)
+    while True:
+        chosen = set(rng.sample(ALL, len(ALL) // 3))
+        if set(itertools.chain.from_iterable(chosen)) == {*POOLS, *BROKERS, *DATABASES}:
+            return [each for each in ALL if each in chosen]
+
+
+def header() -> str:
+    """What a session says of it."""
+    return f"matrix: {len(selected())} of {len(ALL)} combinations, {VARIABLE}={SEED}"
