@@ -63,6 +63,13 @@ def test_a_flow_of_an_existing_celery_project_runs_without_celery(home: Path) ->
     assert "{'north': 500, 'south': 500, 'west': 400}" in printed
 
 
+def test_celery_tasks_of_an_existing_project_are_steps_here_too(home: Path) -> None:
+    """A flow over the app's own tasks runs without Celery's workers."""
+    printed = run("existing_celery_app", "-c", "import flows; print(flows.bill())", home=home)
+
+    assert "['north: 6.25', 'south: 6.25', 'west: 5.00']" in printed
+
+
 def test_the_client_example_reports_what_failed(home: Path) -> None:
     """It prints what its README shows, and leaves one run."""
     printed = run("client", "report.py", home=home)
