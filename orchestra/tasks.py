@@ -97,7 +97,7 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
             DefinitionError: An unknown option, or something that is no function.
             ReservedArgumentError: A parameter of `fn` has a name that a call keeps for itself.
         """
-        self._declare(fn, _spec(fn, options))
+        self._declare(fn, _spec(callables.below(fn), options))
 
     @overload
     def __call__(
@@ -303,7 +303,7 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
     @overload
     def __get__(self: Task[Concatenate[S, Q], R], instance: S, owner: type) -> Task[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else self._bind(instance)
+        return self._of(instance, owner)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: WaitFor) -> Call:
         args = (*self._bound, *args)
