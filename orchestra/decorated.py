@@ -211,11 +211,8 @@ def spec_fields(
     kind = "flow" if spec is FlowSpec else "task"
     if unknown := sorted(set(options) - known.keys()):
         near = [name for each in unknown for name in difflib.get_close_matches(each, known, 1)]
-        raise DefinitionError(
-            f"a {kind} has no option {', '.join(map(repr, unknown))}"
-            + (f" (is {' and '.join(map(repr, near))} meant?)" if near else "")
-            + f"; it has {', '.join(sorted(known))}"
-        )
+        hint = f"is {' and '.join(map(repr, near))} meant?" if near else f"it has {', '.join(sorted(known))}"
+        raise DefinitionError(f"a {kind} has no option {', '.join(map(repr, unknown))}: {hint}")
     fields = given_options(_present(options, kind), spec, kind)
     for name in ("timeout_seconds", "lease_seconds"):
         if fields.get(name) is not None:
