@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 APT := apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 
@@ -30,6 +30,9 @@ fast: setup ## tests that need no service; under a minute
 test: deps setup ## the whole suite; starts its own servers
 	$(BIN)/pytest --durations=15
 
+celery-suite: setup ## Celery's own unit tests, with orchestra installed on every app
+	$(BIN)/python -m tests.compat.celery_suite
+
 crash: setup ## kill workers, brokers and databases, and check what is left
 	$(BIN)/pytest tests/crash --durations=15
 
@@ -54,4 +57,4 @@ bench: setup ## orchestra beside bare Celery, in one table
 demo: setup ## a real pipeline on real workers, one of which is killed
 	$(BIN)/python -m examples.demo
 
-.PHONY: help setup deps fast test crash check lint types fmt bench demo
+.PHONY: help setup deps fast test celery-suite crash check lint types fmt bench demo

@@ -76,6 +76,8 @@ class TaskRunContext:
     log_prints: bool = False
     #: Carries out the calls that the task's body makes; None: they run plainly, in this process.
     runner: Runner | None = None
+    #: Set by a body that fails: it asks for another try after so many seconds.
+    retry_delay: float | None = None
     #: The task's own, and those in force where it was called.
     tags: tuple[str, ...] = ()
 

@@ -45,6 +45,8 @@ class Decorated(Generic[P, R, Spec]):
     #: "flow" or "task", as messages say it.
     kind: ClassVar[str]
     _spec: Spec
+    #: What binds a call, where it is not the instance: `classmethod` or `staticmethod`.
+    _binds: type | None = None
 
     @property
     def spec(self) -> Spec:
@@ -93,7 +95,7 @@ class Decorated(Generic[P, R, Spec]):
         return made
 
     def _declare(self, fn: Callable[P, R], spec: Spec) -> None:
-        #: What is bound where it is not the instance: `@classmethod` and `@staticmethod` below us are ours to do.
+        # Below us, `@classmethod` and `@staticmethod` are ours to do.
         self._binds = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
         self._fn = callables.below(fn)
         self._home = callables.declaring_module()

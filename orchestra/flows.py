@@ -16,7 +16,7 @@ from orchestra.errors import DefinitionError
 from orchestra.futures import Future
 from orchestra.hooks import FlowHooks, HookOption, hook_options
 from orchestra.runners.base import Runner
-from orchestra.specs import FlowSpec, overridden, require_importable
+from orchestra.specs import FlowSpec, is_celery_task, overridden, require_importable
 from orchestra.states import State
 from orchestra.task_runners import TaskRunner, task_runner_option
 from orchestra.unbuilt import absent
@@ -270,6 +270,11 @@ async def _awaited(
 
 
 def _spec(fn: Callable[..., Any], options: FlowOptions) -> FlowSpec:
+    if is_celery_task(fn):
+        raise DefinitionError(
+            "@flow takes a function, not a task of a Celery app: make a task of that, step = task(it), and call it in "
+            "a flow"
+        )
     require_function(fn, Flow)
     fields = _fields(options)
     fields.setdefault("name", names.flow_name(callables.name_of(fn)))

@@ -56,6 +56,8 @@ class TaskSpec:
     queue: str | None = None
     priority: int | None = None
     lease_seconds: float | None = None
+    #: The name in its app of a Celery task that was made a task of a flow.
+    celery_name: str | None = None
     on_completion: Hooks = field(default=(), compare=False)
     on_failure: Hooks = field(default=(), compare=False)
     on_running: Hooks = field(default=(), compare=False)
@@ -68,6 +70,11 @@ class TaskSpec:
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
         return is_async(self.fn)
+
+    @property
+    def routed_as(self) -> str:
+        """What the app's router is asked with: a Celery task's own name, else the path."""
+        return self.path if self.celery_name is None else CELERY_TASK + self.celery_name
 
     @property
     def max_retries(self) -> int:
@@ -118,6 +125,11 @@ class FlowSpec:
     decorated: Decorated | None = field(default=None, compare=False, repr=False)
 
     @property
+    def routed_as(self) -> str:
+        """As of a task."""
+        return self.path
+
+    @property
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
         return is_async(self.fn)
@@ -140,6 +152,9 @@ class FlowSpec:
 
 
 _Spec = TypeVar("_Spec", TaskSpec, FlowSpec)
+
+#: Begins the path of a Celery task that is found by its name in the app's registry. No module is called so.
+CELERY_TASK = "celery-task:"
 
 
 def overridden(spec: _Spec, fields: Mapping[str, Any]) -> _Spec:
@@ -176,6 +191,17 @@ def given_options(options: Mapping[str, Any], kind: type[TaskSpec | FlowSpec], w
     return given
 
 
+def is_celery_task(value: Any) -> bool:
+    """Whether it is a task of a Celery app, or one of Celery's proxies, which are not looked into here.
+
+    Loads nothing: whoever has such a task has loaded Celery.
+    """
+    proxies, tasks = sys.modules.get("celery.local"), sys.modules.get("celery.app.task")
+    if proxies is not None and issubclass(type(value), proxies.Proxy):
+        return True
+    return tasks is not None and issubclass(type(value), tasks.Task)
+
+
 def path_of(fn: Callable[..., Any]) -> str:
     """`module:qualname` of a function or callable object."""
     named = fn if hasattr(fn, "__qualname__") else type(fn)
@@ -192,6 +218,8 @@ def require_importable(path: str, what: str) -> None:
         NotImportable: It lives in `__main__`, in a function or is a lambda, or something else has its name; says where
             to put it.
     """
+    if path.startswith(CELERY_TASK):
+        return
     module, _, qualname = path.partition(":")
     if module == "__main__":
         where = "`__main__` (a script or notebook)"
@@ -214,6 +242,8 @@ def _require_spec(module: str, qualname: str, what: str) -> None:
         return
     for part in qualname.split("."):
         found = getattr(found, part, None)
+    if what == "task" and is_celery_task(found):
+        return
     kind = FlowSpec if what == "flow" else TaskSpec
     if not isinstance(getattr(found, "spec", None), kind):
         raise NotImportable(

@@ -37,6 +37,6 @@ def serve_specs(tasks: Sequence[TaskSpec], *, limit: int | None) -> None:
         raise DefinitionError("serve() needs at least one task")
     app = install(current_app())
     carrier = CeleryCarrier(app)
-    queues = sorted({task.queue or carrier.route(task.path)[0] or carrier.default_queue for task in tasks})
+    queues = sorted({task.queue or carrier.route(task.routed_as)[0] or carrier.default_queue for task in tasks})
     slots = str(limit or os.cpu_count() or 1)
     app.worker_main(["worker", "--pool", "threads", "-c", slots, "-Q", ",".join(queues), "--loglevel", "INFO"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from orchestra import callables, lazy
 from orchestra.annotations import allow_failure, opaque, quote, unmapped
@@ -17,7 +17,7 @@ from orchestra.futures import Future, FutureList
 from orchestra.hooks import HookOption, TaskHooks, hook_options
 from orchestra.retries import exponential_backoff as exponential_backoff
 from orchestra.runners.base import Runner
-from orchestra.specs import Call, TaskSpec, overridden
+from orchestra.specs import Call, TaskSpec, is_celery_task, overridden
 from orchestra.states import State
 from orchestra.unbuilt import absent
 
@@ -85,6 +85,10 @@ class TaskOptions(TypedDict, total=False):
     asset_deps: Any
 
 
+#: What of a task is not there before a Celery task is looked into.
+_LATE = frozenset({"_spec", "_fn", "_is_async", "_placed", "__name__", "__qualname__", "__wrapped__"})
+
+
 class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
     """A function that orchestra runs, tries again, and keeps the history of."""
 
@@ -93,11 +97,45 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
     def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:
         """Make a task of `fn`; `TaskOptions` says what can be set.
 
+        Args:
+            fn: A function, or a task of a Celery app, whose own options hold where none is given here.
+            options: See `TaskOptions`.
+
         Raises:
             DefinitionError: An unknown option, or something that is no function.
             ReservedArgumentError: A parameter of `fn` has a name that a call keeps for itself.
         """
-        self._declare(fn, _spec(callables.below(fn), options))
+        if is_celery_task(fn):
+            # Not looked into before it is used: its app may have no configuration yet.
+            self._origin = fn, _fields(options)
+            self._mark, self._bound, self._yields, self._is_copy = object(), (), False, True
+        else:
+            self._declare(fn, _spec(callables.below(fn), options))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What an adopted Celery task has from its first use on."""
+            origin = self.__dict__.get("_origin")
+            if origin is None or name not in _LATE:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            spec = lazy.load("celery_task_spec")(*origin)
+            self._fn = spec.fn
+            self._adopt(spec)
+            return getattr(self, name)
+
+    @property
+    def celery_task(self) -> Any:
+        """The task of a Celery app that this one was made of; None where it was made of a function."""
+        origin = self.__dict__.get("_origin")
+        return None if origin is None else origin[0]
+
+    def _place(self) -> None:
+        if self.celery_task is None:
+            super()._place()
+        else:
+            # It is found where the Celery task is.
+            self._placed = True
 
     @overload
     def __call__(
@@ -292,6 +330,17 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
             idempotency_key=idempotency_key,
         )
 
+    def serve(self, *, limit: int | None = 10) -> None:
+        """Run a Celery worker for background runs of this task, in this process, until it is stopped.
+
+        Args:
+            limit: How many run at once; None: as many as there are CPUs.
+
+        Raises:
+            NoBroker: There is neither an app nor a broker to receive from.
+        """
+        lazy.load("serve_tasks")([self.spec], limit=limit)
+
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """A copy of this task with other options; those not named stay."""
         made = self.having(overridden(self.spec, _fields(options)))
@@ -325,11 +374,14 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
 
 
 @overload
-def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+def task(fn: Callable[P, R], /, **options: Unpack[TaskOptions]) -> Task[P, R]: ...
 @overload
 def task(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a task of a function: `@task`, or `@task(retries=3, …)`; `TaskOptions` says what can be set."""
+    """Make a task of a function: `@task`, or `@task(retries=3, …)`; `TaskOptions` says what can be set.
+
+    A task of a Celery app becomes one, too: `task(existing)`, or `task(existing, retries=3)`.
+    """
     if fn is None:
         return lambda fn: Task(fn, **options)
     return Task(fn, **options)

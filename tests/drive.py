@@ -126,6 +126,9 @@ class ListCarrier:
     def route(self, path: str) -> tuple[str | None, int | None]:
         return None, None
 
+    def check_queue(self, name: str) -> None:
+        pass
+
     def slots(self, queue: str) -> int:
         return self._slots
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shop
+
 from orchestra import flow, task
 
 
@@ -23,3 +25,16 @@ def daily_orders(day: str) -> dict[str, int]:
     shops = list_shops()
     counts = parse_orders.map(shops).result()
     return dict(zip(shops, counts, strict=True))
+
+
+# Tasks of the app, as they are, become tasks of flows.
+fetch_rate = task(shop.fetch_rate)
+charge = task(shop.charge, retries=2)
+
+
+@flow(queue="etl")
+def bill(currency: str = "USD") -> list[str]:
+    """Charge every shop at the day's rate."""
+    rate = fetch_rate(currency)
+    charged = [charge.submit(name, len(name) * rate) for name in shop.SHOPS]
+    return [future.result() for future in charged]

@@ -16,11 +16,21 @@ from orchestra.celery import apps, canvas_tasks, flow_task
 __all__ = ["app", "install"]
 
 
-def install(app: Celery) -> Celery:
+def install(app: Celery, *, default: bool = False) -> Celery:
     """Let flows run on `app` and its workers; returns `app`. Repeating it changes nothing.
 
-    Its workers carry flows out; `.delay()` in this process goes through it.
+    Its workers carry flows out; `.delay()` in this process goes through it. No configuration is read: it may be given
+    to the app before or after.
+
+    Args:
+        app: The Celery app.
+        default: Where orchestra is installed in several apps of one process: send through this one.
+
+    Raises:
+        ConfigurationError: Another app is the default.
     """
+    if default:
+        apps.make_default(app)
     if apps.remember_installed(app):
         flow_task.register(app)
         canvas_tasks.register(app)

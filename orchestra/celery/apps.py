@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from functools import lru_cache
 from typing import Any
 
@@ -35,7 +36,10 @@ _REDIS_OPTIONS: dict[str, Any] = {
     "health_check_interval": 15,
 }
 
-_installed: list[Celery] = []
+#: In the order of installation. Not held: an app that its owner has dropped (tests make many) is gone.
+_installed: weakref.WeakKeyDictionary[Celery, None] = weakref.WeakKeyDictionary()
+_default: list[Celery] = []
+_own: weakref.WeakSet[Celery] = weakref.WeakSet()
 _worker: list[Celery] = []
 _worker_pid = 0
 
@@ -44,8 +48,22 @@ def remember_installed(app: Celery) -> bool:
     """Note an app that orchestra was installed in; false if it was noted before."""
     if app in _installed:
         return False
-    _installed.append(app)
+    _installed[app] = None
     return True
+
+
+def make_default(app: Celery) -> None:
+    """Let this process send through `app`, whichever others there are.
+
+    Raises:
+        ConfigurationError: Another one is the default.
+    """
+    if _default and _default[0] is not app:
+        raise ConfigurationError(
+            f"install(app, default=True) was called for two Celery apps, {_default[0].main!r} and {app.main!r}: a "
+            "process sends through one"
+        )
+    _default[:] = [app]
 
 
 def remember_worker(app: Celery) -> None:
@@ -53,6 +71,12 @@ def remember_worker(app: Celery) -> None:
     global _worker_pid
     _worker[:] = [app]
     _worker_pid = os.getpid()
+
+
+def forget_worker(app: Celery) -> None:
+    """Note that the worker of `app` that ran in this process has ended, and the process has not."""
+    if app in _worker:
+        _worker.clear()
 
 
 def in_pool_child() -> bool:
@@ -65,15 +89,38 @@ def current_app() -> Celery:
 
     Raises:
         NoBroker: There is neither an app nor a broker.
-        ConfigurationError: ORCHESTRA_APP cannot be imported, or nobody installed orchestra in it.
+        ConfigurationError: ORCHESTRA_APP cannot be imported, or nobody installed orchestra in it; or it is installed
+            in several apps, and it is not said which of them sends.
+    """
+    if not _worker and (name := settings.current().app):
+        return named(name, f"ORCHESTRA_APP={name!r}")
+    if (app := known_app()) is not None:
+        return app
+    if candidates := _candidates():
+        names = ", ".join(sorted(repr(app.main) for app in candidates))
+        raise ConfigurationError(
+            f"orchestra is installed in {len(candidates)} Celery apps of this process ({names}), and it is not said "
+            "which of them sends: call install(app, default=True) for that one, or name it in ORCHESTRA_APP"
+        )
+    return own_app()
+
+
+def known_app() -> Celery | None:
+    """The app of this process's worker, else the default, else the one that orchestra is installed in.
+
+    None where there is none, or where there are several and none of them is the default.
     """
     if _worker:
         return _worker[0]
-    if name := settings.current().app:
-        return named(name, f"ORCHESTRA_APP={name!r}")
-    if _installed:
-        return _installed[-1]
-    return own_app()
+    if _default:
+        return _default[0]
+    candidates = _candidates()
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _candidates() -> list[Celery]:
+    """The apps that may be meant where nobody says: users' own before those that orchestra has built."""
+    return [app for app in _installed if app not in _own] or list(_installed)[-1:]
 
 
 def own_app() -> Celery:
@@ -97,16 +144,24 @@ def broker_url() -> str:
     return url
 
 
+def message_serializer(app: Celery) -> str:
+    """How our messages are written: as JSON where the app's workers accept that, else as the app's own."""
+    accepted = {str(each) for each in app.conf.accept_content or ()}
+    return "json" if accepted & {"json", "application/json"} else str(app.conf.task_serializer)
+
+
 def forget() -> None:
     """Forget every app (tests)."""
     _worker.clear()
     _installed.clear()
+    _default.clear()
     _build.cache_clear()
 
 
 @lru_cache(maxsize=4)
 def _build(url: str) -> Celery:
     app = Celery("orchestra", broker=url, set_as_current=False)
+    _own.add(app)
     app.conf.update(
         task_default_queue="default",
         task_serializer="json",

@@ -62,7 +62,7 @@ def routed(
     task: TaskSpec, carrying: CeleryCarrier, queue: str | None, priority: int | None
 ) -> tuple[str | None, int | None]:
     """Queue and priority of a task's run: the call's own, else the decorator's, else as the app routes the task."""
-    found, ranked = carrying.route(task.path)
+    found, ranked = carrying.route(task.routed_as)
     return queue or task.queue or found, next(
         (each for each in (priority, task.priority, ranked) if each is not None), None
     )

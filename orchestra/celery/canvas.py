@@ -76,7 +76,7 @@ def router(spec: FlowSpec, carrying: CeleryCarrier, queue: str | None = None) ->
     home = queue or spec.queue or carrying.route(spec.path)[0] or carrying.default_queue
 
     def route(task: TaskSpec) -> tuple[str, int | None]:
-        routed, priority = (None, None) if task.queue else carrying.route(task.path)
+        routed, priority = (None, None) if task.queue else carrying.route(task.routed_as)
         return task.queue or routed or home, task.priority if task.priority is not None else priority
 
     return route

@@ -17,14 +17,15 @@ import os
 import select
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from celery import Celery
 from celery.canvas import Signature, chain
 from kombu.connection import Connection
-from kombu.entity import Exchange, Queue
+from kombu.entity import Queue
 from kombu.messaging import Producer
 
 from orchestra import clock
@@ -36,11 +37,13 @@ from orchestra.celery.apps import (
     PASS_ON_TASK,
     STEP_TASK,
     current_app,
+    message_serializer,
     named,
     require_installed,
 )
-from orchestra.errors import StoreError
+from orchestra.errors import ConfigurationError, StoreError
 from orchestra.failpoints import failpoint
+from orchestra.specs import CELERY_TASK
 from orchestra.store import unsent, workers
 from orchestra.store.announcements import WAKE_SUFFIX, Announcement
 from orchestra.store.database import database
@@ -163,15 +166,47 @@ class CeleryCarrier:
             self._timers.add(announcement)
 
     def route(self, path: str) -> tuple[str | None, int | None]:
-        """Queue and priority by the app's `task_routes`, asked with the name that Celery would give the function."""
+        """Queue and priority by the app's `task_routes`, asked with the name that Celery would give the function.
+
+        A task of the app itself goes to the default queue where no route names another one, as it does in Celery.
+        """
+        if not path.startswith(CELERY_TASK):
+            return self._routed(path.replace(":", "."), None)
+        name = path.removeprefix(CELERY_TASK)
+        queue, priority = self._routed(name, self.app.tasks.get(name))
+        return queue or self.default_queue, priority
+
+    def _routed(self, name: str, task: Any) -> tuple[str | None, int | None]:
         router = self.app.amqp.router
-        route = router.lookup_route(path.replace(":", "."), (), {}, {}, None) if router.routes else None
+        route = router.lookup_route(name, (), {}, {}, task) if router.routes else None
         if not route:
             return None, None
         if isinstance(route, str):
             return route, None
-        queue = route.get("queue")
-        return getattr(queue, "name", queue), route.get("priority")
+        return self._queue_of(route), route.get("priority")
+
+    def _queue_of(self, route: Mapping[str, Any]) -> str | None:
+        """The queue of a route; one that names an exchange and a routing key means the queue that is bound so."""
+        if queue := route.get("queue"):
+            return str(getattr(queue, "name", queue))
+        wanted = route.get("exchange"), route.get("routing_key")
+        if None in wanted:
+            return None
+        bound = (each for each in self.app.amqp.queues.values() if (each.exchange.name, each.routing_key) == wanted)
+        return next((each.name for each in bound), None)
+
+    def check_queue(self, name: str) -> None:
+        """Refuse a queue that the app does not know, where it allows no others.
+
+        Raises:
+            ConfigurationError: `task_create_missing_queues` is off, and `task_queues` has no such queue.
+        """
+        known = self.app.amqp.queues
+        if not known.create_missing and name not in known:
+            raise ConfigurationError(
+                f"the Celery app {self.app.main!r} has no queue {name!r} in its task_queues, and "
+                f"task_create_missing_queues is off; it has {', '.join(sorted(known))}"
+            )
 
     def slots(self, queue: str) -> int:
         """Live slots of a queue, counted at most every two seconds."""
@@ -189,6 +224,10 @@ class CeleryCarrier:
         """Set the worker's flag: segments park at their next orchestra call."""
         if self._stop is not None:
             self._stop.set()
+
+    @cached_property
+    def _serializer(self) -> str:
+        return message_serializer(self.app)
 
     def _publish(self, announcements: Sequence[Announcement]) -> None:
         group = str(uuid.uuid4()) if len(announcements) > 1 else None
@@ -220,7 +259,7 @@ class CeleryCarrier:
         priority: int | None,
         *,
         id: str | None = None,
-        serializer: str = "json",
+        serializer: str | None = None,
         headers: dict[str, Any] | None = None,
         **more: Any,
     ) -> None:
@@ -239,8 +278,8 @@ class CeleryCarrier:
         )
         ranked = {} if priority is None else {"priority": priority}
         amqp.send_task_message(
-            producer, task, message, queue=self.queue(queue), serializer=serializer, headers=headers, retry=False,
-            **ranked,
+            producer, task, message, queue=self.queue(queue), serializer=serializer or self._serializer,
+            headers=headers, retry=False, **ranked,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -248,11 +287,17 @@ class CeleryCarrier:
         self._producers.close()
 
     def queue(self, name: str) -> Queue:
-        """The app's declaration of a queue; one for wake-ups is declared like the queue it goes with."""
+        """The app's declaration of a queue; one for wake-ups is declared like the queue it goes with.
+
+        Raises:
+            ConfigurationError: The app has no such queue, and allows no others.
+        """
         known = self.app.amqp.queues
         if name not in known:
+            self.check_queue(name.removesuffix(WAKE_SUFFIX))
             with self._queues_lock:
-                known.add(_declare(known, name))
+                if name.endswith(WAKE_SUFFIX):
+                    known.add(_like(known[name.removesuffix(WAKE_SUFFIX)], name))
         found: Queue = known[name]
         return found
 
@@ -283,10 +328,7 @@ def _batch(producer: Producer) -> contextlib.AbstractContextManager[Any]:
     return batch() if batch is not None else contextlib.nullcontext()
 
 
-def _declare(known: Any, name: str) -> Queue:
-    base = known.get(name.removesuffix(WAKE_SUFFIX))
-    if base is None:
-        return Queue(name, Exchange(name), routing_key=name)
+def _like(base: Any, name: str) -> Queue:
     same = {"durable": base.durable, "queue_arguments": base.queue_arguments, "auto_delete": base.auto_delete}
     return Queue(name, base.exchange, routing_key=name, **same)
 
@@ -342,7 +384,12 @@ class _Producers:
 def _was_closed(connection: Connection) -> bool:
     """Whether the broker has closed an idle AMQP connection, or wants to: the next message would be lost in it."""
     socket = getattr(connection.connection, "sock", None) if connection.transport.driver_type == "amqp" else None
-    return socket is not None and bool(select.select([socket], [], [], 0)[0])
+    if socket is None:
+        return False
+    # Nobody asked it anything: what can be read is its good-bye. By `poll`, which takes any descriptor.
+    poller = select.poll()
+    poller.register(socket, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _close(connection: Connection) -> None:
@@ -439,6 +486,12 @@ def use_carrier(carrier: CeleryCarrier) -> None:
     """Make `carrier` the one of this process: a worker says which queues it consumes."""
     global _carrier
     _carrier = carrier
+
+
+def forget_carrier(carrier: CeleryCarrier) -> None:
+    """Note that the worker whose carrier this is has ended, and the process has not."""
+    if _carrier is carrier:
+        forget()
 
 
 def forget() -> None:

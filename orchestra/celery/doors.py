@@ -151,7 +151,7 @@ def _where(spec: FlowSpec | TaskSpec, app: Celery | None) -> dict[str, Any]:
     """Queue and priority of a door's message: the decorator's, else as the app routes the flow or task by its name."""
     routed: tuple[str | None, int | None] = (None, None)
     if app is not None:
-        routed = CeleryCarrier(app).route(spec.path)
+        routed = CeleryCarrier(app).route(spec.routed_as)
     chosen = {"queue": spec.queue or routed[0], "priority": routed[1] if spec.priority is None else spec.priority}
     return {name: value for name, value in chosen.items() if value is not None}
 

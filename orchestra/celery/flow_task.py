@@ -14,21 +14,23 @@ from billiard.common import EX_SOFTWARE, TERM_SIGNAL
 from celery import Celery, Task, current_task
 
 from orchestra import lazy
-from orchestra.celery.apps import FLOW_TASK, HOOKS_TASK, STEP_TASK, in_pool_child
+from orchestra.celery.apps import FLOW_TASK, HOOKS_TASK, STEP_TASK, in_pool_child, message_serializer
 from orchestra.errors import Conflict, Signal, StoreError, Terminated
 
 logger = logging.getLogger("orchestra.worker")
 
+#: Stands for no time limit where the pool has one, in seconds: it takes none for "the pool's".
+NO_LIMIT = 10 * 365 * 86_400
+
 #: What the app may set otherwise for the tasks of its own: acknowledged early (the lease, not the message, says that
 #: work is under way), no result (it is in the journal), no rate limit, nothing kept in the message but ids.
 _PINNED: dict[str, Any] = {
-    "base": Task,
     "acks_late": False,
     "reject_on_worker_lost": False,
+    "retry_on_worker_lost": False,
     "ignore_result": True,
     "store_errors_even_if_ignored": False,
     "track_started": False,
-    "serializer": "json",
     "rate_limit": "0",
     "max_retries": 0,
     "trail": False,
@@ -37,11 +39,33 @@ _PINNED: dict[str, Any] = {
 }
 
 
+class Pinned(Task):  # type: ignore[misc]  # Celery has no types
+    """A task whose options are its own: neither the app's `task_…` settings nor its `task_annotations` change them."""
+
+    abstract = True
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """Called by Celery when configuration and annotations have been applied."""
+        for name, value in _PINNED.items():
+            setattr(cls, name, value)
+        cls.serializer = message_serializer(app)
+        # The app's limits are for its own tasks. One message carries many steps of a flow, each with its own timeout.
+        limited = app.conf.task_time_limit or app.conf.task_soft_time_limit
+        cls.time_limit = cls.soft_time_limit = NO_LIMIT if limited else None
+
+
 def register(app: Celery) -> None:
     """Register the tasks in `app`, with options of their own."""
-    app.task(name=FLOW_TASK, **_PINNED)(run_flow)
-    app.task(name=STEP_TASK, **_PINNED)(run_task)
-    app.task(name=HOOKS_TASK, **_PINNED)(run_hooks)
+    for name, run in ((FLOW_TASK, run_flow), (STEP_TASK, run_task), (HOOKS_TASK, run_hooks)):
+        app.task(name=name, base=Pinned, **_PINNED)(run)
+
+
+def lift_limits(app: Celery) -> None:
+    """On a worker that was started with `--time-limit` or `--soft-time-limit`."""
+    for name in (FLOW_TASK, STEP_TASK, HOOKS_TASK):
+        task = app.tasks[name]
+        task.time_limit = task.soft_time_limit = NO_LIMIT
 
 
 def run_flow(run_id: str) -> None:

@@ -54,6 +54,7 @@ def submit_flow_run(
 
     Raises:
         NoBroker: There is neither an app nor a broker.
+        ConfigurationError: It is not said which of several apps sends, or the app has no such queue.
         NotImportable: A worker could not import the flow.
         ParameterError: The parameters do not fit.
         IdempotencyConflict: The key was used with other parameters.
@@ -72,6 +73,7 @@ def submit_flow_run(
     if name is not None:
         new.name = clean_text(name)[:LONGEST_NAME]
     _check_text("queue", new.queue, LONGEST_NAME)
+    carrying.check_queue(new.queue)
     _check_text("idempotency_key", new.idempotency_key, LONGEST_KEY)
     # One that is due later is planned by its first segment.
     due = not new.delay and new.due_at is None

@@ -16,6 +16,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import weakref
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
@@ -23,8 +24,8 @@ from typing import Any, Protocol
 from celery import bootsteps, signals
 
 from orchestra import clock, lazy, settings
-from orchestra.celery.apps import remember_worker
-from orchestra.celery.dispatch import CeleryCarrier, StopFlag, use_carrier
+from orchestra.celery import apps, flow_task
+from orchestra.celery.dispatch import CeleryCarrier, StopFlag, forget_carrier, use_carrier
 from orchestra.celery.sweeper import ENDED, READY, STOPPING, AttendantThread, Briefing
 from orchestra.engine import definitions
 from orchestra.errors import ConfigurationError, OrchestraError
@@ -60,9 +61,12 @@ _SENDING = (
     "task_default_delivery_mode",
     "task_queues",
     "task_create_missing_queues",
+    "task_create_missing_queue_type",
+    "task_create_missing_queue_exchange_type",
     "task_queue_max_priority",
     "task_send_sent_event",
     "task_serializer",
+    "accept_content",
 )
 
 
@@ -103,9 +107,11 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
     def _prepare(self, worker: Any, options: dict[str, Any]) -> None:
         refuse_pool(_pool_name(worker.pool_cls))
         definitions.import_modules(settings.current().flows)
+        if worker.time_limit or worker.soft_time_limit:
+            flow_task.lift_limits(worker.app)
         queues = _consume_wake_ups(worker.app)
         self.carrier = CeleryCarrier(worker.app, queues=queues, stop=StopFlag())
-        remember_worker(worker.app)
+        apps.remember_worker(worker.app)
         use_carrier(self.carrier)
         # Loaded before the pool forks: every child has it from the start, and they share the memory.
         for door in ("run_segment", "run_step", "run_hooks", "heart"):
@@ -124,6 +130,18 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
 
     def stop(self, worker: Any) -> None:
         """Nothing: the pool may still be at work, and the leases of its children are looked after to the end."""
+
+    def terminate(self, worker: Any) -> None:
+        """A cold stop, the pool having ended. A worker's own process ends now, and takes the attendant along.
+
+        Another program's, in which a worker ran in a thread (Celery's fixtures for tests start such ones), lives on.
+        """
+        if threading.current_thread() is threading.main_thread():
+            return
+        _steps.discard(self)
+        self.end()
+        apps.forget_worker(worker.app)
+        forget_carrier(self.carrier)
 
     def shutting_down(self) -> None:
         """Let segments park. Called in a signal handler, too."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from orchestra import serializers
+from orchestra import lazy, serializers
 from orchestra.errors import ConfigurationError, DefinitionNotFound
-from orchestra.specs import FlowSpec, TaskSpec, overridden
+from orchestra.specs import CELERY_TASK, FlowSpec, TaskSpec, is_celery_task, overridden
 
 _Spec = TypeVar("_Spec", FlowSpec, TaskSpec)
 
@@ -86,7 +86,8 @@ def specs_in(modules: Iterable[ModuleType]) -> Iterator[FlowSpec | TaskSpec]:
     """The flows and tasks that stand at the top level of modules."""
     for module in modules:
         for value in vars(module).values():
-            spec = getattr(value, "spec", None)
+            # Nothing else is asked: a proxy, such as Flask's `current_app`, may raise whatever it likes.
+            spec = getattr(value, "spec", None) if hasattr(type(value), "having") else None
             if isinstance(spec, (FlowSpec, TaskSpec)):
                 yield spec
 
@@ -112,15 +113,24 @@ def _load(path: str, kind: type[_Spec], what: str) -> _Spec:
 
 
 def _found_at(path: str, kind: type[FlowSpec | TaskSpec], what: str) -> Any:
-    where, _, qualname = path.rpartition(":")
     try:
-        found = _find(_module(where), qualname)
+        found = _at(path)
+        spec = getattr(found, "spec", None)
+        if kind is TaskSpec and not isinstance(spec, TaskSpec) and is_celery_task(found):
+            found = lazy.load("adopted_celery_task")(found)
+            spec = found.spec
     except (Exception, SystemExit) as error:
         raise DefinitionNotFound(path, f"{type(error).__name__}: {error}") from error
-    spec = getattr(found, "spec", None)
     if not isinstance(spec, kind):
         raise DefinitionNotFound(path, f"what stands there is no {what} but of type {type(found).__name__}")
     return found
+
+
+def _at(path: str) -> Any:
+    if path.startswith(CELERY_TASK):
+        return lazy.load("registered_celery_task")(path.removeprefix(CELERY_TASK))
+    where, _, qualname = path.rpartition(":")
+    return _find(_module(where), qualname)
 
 
 def _find(module: ModuleType, qualname: str) -> Any:

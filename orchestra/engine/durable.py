@@ -158,7 +158,7 @@ class DurableRunner(Asking):
 
         Gives a final state where an upstream failed, None where the call was dispatched to another queue.
         """
-        queue, priority = self.route(task.queue, task.priority, task.path)
+        queue, priority = self.route(task.queue, task.priority, task.routed_as)
         try:
             args, kwargs = _settled(call)
         except UpstreamFailed as error:
@@ -167,6 +167,7 @@ class DurableRunner(Asking):
             return final
         if queue not in self.carrier.queues:
             try:
+                self.carrier.check_queue(queue)
                 step = self._new(asked, task, _sendable(task, inputs), queue=queue, priority=priority)
             except OrchestraError as error:
                 # Asked for, so it is journaled: in a replay another worker may consume the queue.
@@ -193,7 +194,7 @@ class DurableRunner(Asking):
         """Write how an inline call ended; None where it is to be tried again later, elsewhere."""
         failpoint("after_body")
         if isinstance(outcome, RetryLater):
-            queue, priority = self.route(task.queue, task.priority, task.path)
+            queue, priority = self.route(task.queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.delay, step.attempt = outcome.delay, outcome.attempt + 1
             self._unwritten.append(step)
@@ -221,7 +222,7 @@ class DurableRunner(Asking):
         a replay, in which they do not run.
         """
         assert step.ending is not None
-        queue, priority = self.route(task.queue, task.priority, task.path)
+        queue, priority = self.route(task.queue, task.priority, task.routed_as)
         debt = owed.task_debt(task, self.claim, step.key, step.name, queue, priority, step.ending)
         # For whoever runs them if this process dies.
         step.debt, step.inputs = debt, inputs
@@ -285,11 +286,13 @@ class DurableRunner(Asking):
         found = [*find_futures([call.args, call.kwargs]), *_wait_for_futures(call.wait_for)]
         # What may be refused is refused before the step is asked for: then a replay refuses it, too.
         require_importable(task.path, "task")
+        if task.queue is not None:
+            self.carrier.check_queue(task.queue)
         inputs = _checked(encode_inputs(*self._with_refs(call)), task)
         self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))
         if self._answer(asked, inputs, upstreams=[self.key_of(future) for future, _ in found]) is None:
-            queue, priority = self.route(task.queue or self._runner_queue, task.priority, task.path)
+            queue, priority = self.route(task.queue or self._runner_queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.edges = tuple(Edge(self.key_of(future), strict) for future, strict in found)
             step.most_in_flight = self.flow.most_in_flight

@@ -197,7 +197,7 @@ class Segment:
             plan = tracing.trace(
                 self.flow,
                 serializers.decode(self.row["parameters"]),
-                lambda task: runner.route(task.queue, task.priority, task.path),
+                lambda task: runner.route(task.queue, task.priority, task.routed_as),
                 run_id=self.claim.run_id,
                 run_name=self.row["name"],
                 tags=self.context.tags,

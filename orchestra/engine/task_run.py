@@ -25,6 +25,9 @@ _logger = logging.getLogger("orchestra.task_runs")
 #: Retry delays and sleeps below this are slept in place on a worker, in seconds; longer ones free the slot.
 IN_PLACE = 1.0
 
+#: The `retries` of a task whose body itself says when to try again.
+UNLIMITED = 2**31 - 1
+
 #: What a body may raise to fail its task on a worker: anything. Locally Ctrl-C and `sys.exit()` end the program.
 EVERYTHING: tuple[type[BaseException], ...] = (BaseException,)
 
@@ -182,12 +185,19 @@ def _next(
     if delay is None:
         _say_failure(context, state)
         return Ended(state, context.attempt)
-    tries = context.attempt + 1, task.max_retries + 1
-    engine_logger(context).warning("%s; try %d of %d in %.3g s", state.message, *tries, delay)
+    _say_retry(task, context, state, delay)
+    context.retry_delay = None
     if delay >= longest_sleep:
         return RetryLater(delay, context.attempt, state)
     on_retry(state, delay)
     return delay
+
+
+def _say_retry(task: TaskSpec, context: TaskRunContext, state: State[Any], delay: float) -> None:
+    tries = f"{context.attempt + 1}"
+    if task.max_retries < UNLIMITED:
+        tries += f" of {task.max_retries + 1}"
+    engine_logger(context).warning("%s; try %s in %.3g s", state.message, tries, delay)
 
 
 def _say_failure(context: TaskRunContext, state: State[Any]) -> None:
@@ -199,6 +209,8 @@ def _say_failure(context: TaskRunContext, state: State[Any]) -> None:
 def _retry_delay(task: TaskSpec, context: TaskRunContext, state: State[Any]) -> float | None:
     if not state.is_failed() or context.attempt > task.max_retries or not _may_retry(task, context, state):
         return None
+    if context.retry_delay is not None:
+        return max(context.retry_delay, 0.0)
     try:
         return retries.next_delay(task.max_retries, task.retry_delay, context.attempt, jitter=task.retry_jitter_factor)
     except Exception:

@@ -37,6 +37,14 @@ class Carrier(Protocol):
         """Queue and priority that the app's `task_routes` give a flow or task, asked as `module.qualname`."""
         ...
 
+    def check_queue(self, name: str) -> None:
+        """Refuse a queue that the app does not know, where it allows no others.
+
+        Raises:
+            ConfigurationError: It says which queues there are.
+        """
+        ...
+
     def slots(self, queue: str) -> int:
         """How many tasks of this queue the live workers can run at once; a few seconds old."""
         ...

@@ -259,7 +259,7 @@ class RemoteRunner(LocalRunner):
         """Queue and priority: the task's own, else the task runner's, else as the app routes, else the flow's."""
         runner = self._flow.task_runner
         named = task.queue or (runner.queue if isinstance(runner, CeleryTaskRunner) else None)
-        routed, routed_priority = (None, None) if named else self._carrier.route(task.path)
+        routed, routed_priority = (None, None) if named else self._carrier.route(task.routed_as)
         queue = named or routed or self._flow.queue or self._carrier.default_queue
         ranks = task.priority, routed_priority, self._flow.priority
         return queue, next((each for each in ranks if each is not None), None)

@@ -63,6 +63,13 @@ def test_a_flow_of_an_existing_celery_project_runs_without_celery(home: Path) ->
     assert "{'north': 500, 'south': 500, 'west': 400}" in printed
 
 
+def test_celery_tasks_of_an_existing_project_are_steps_here_too(home: Path) -> None:
+    """A flow over the app's own tasks runs without Celery's workers."""
+    printed = run("existing_celery_app", "-c", "import flows; print(flows.bill())", home=home)
+
+    assert "['north: 6.25', 'south: 6.25', 'west: 5.00']" in printed
+
+
 def test_the_client_example_reports_what_failed(home: Path) -> None:
     """It prints what its README shows, and leaves one run."""
     printed = run("client", "report.py", home=home)
@@ -178,3 +185,14 @@ def test_the_task_runners_example_counts_alike_everywhere(home: Path) -> None:
     printed = run("task_runners", "primes.py", home=home)
 
     assert "2262 primes below 20000; counted one by one: 2262" in printed
+
+
+def test_a_page_of_prefect_code_is_ported_by_search_and_replace(home: Path) -> None:
+    """Both files differ in nothing else, and the ported one does what its README shows."""
+    folder = EXAMPLES / "from_prefect"
+    original = (folder / "shop_prefect.py").read_text()
+
+    assert (folder / "shop.py").read_text() == original.replace("prefect", "orchestra").replace("Prefect", "orchestra")
+    shown = re.search(r"^(\{'total'.*)$", (folder / "README.md").read_text(), re.MULTILINE)
+    assert shown is not None
+    assert shown[1] in run("from_prefect", "shop.py", home=home).splitlines()

@@ -43,6 +43,27 @@ def test_a_flow_runs_on_the_queues_of_the_project(project: dict[str, str], worke
     assert "parse_orders" not in etl.log().partition(" ready.")[2]
 
 
+def test_tasks_of_the_project_are_steps_of_a_flow(project: dict[str, str], worker_factory: WorkerFactory) -> None:
+    """Each runs where the project's routes send it, and `self.retry` is its second attempt."""
+    etl = worker_factory(app="proj", queues="etl,celery", env=project, concurrency=1)
+    billing = worker_factory(app="proj", queues="billing", env=project, concurrency=1)
+
+    printed = python("print(flows.bill.delay().result(timeout=30))", project)
+
+    assert printed.strip() == "['north: 6.25', 'south: 6.25', 'west: 5.00']"
+    assert "ConnectionError: the rates are not there yet; try 2" in etl.log()
+    assert "charge-2" in billing.log()
+
+
+def test_the_projects_own_canvas_goes_on_as_before(project: dict[str, str], worker_factory: WorkerFactory) -> None:
+    """What beat sends: a chain over a group, in Celery's own way."""
+    worker = worker_factory(app="proj", queues="etl,celery", env=project, concurrency=2)
+
+    python("import shop; shop.nightly.delay('today')", project)
+
+    wait_until(lambda: "report: 14 orders" in worker.log(), "the nightly report")
+
+
 def test_the_projects_own_tasks_run_as_ever(project: dict[str, str], worker_factory: WorkerFactory) -> None:
     """A plain Celery task of the app is sent and run beside flows."""
     worker = worker_factory(app="proj", queues="etl,celery", env=project, concurrency=1)

@@ -180,18 +180,19 @@ def test_what_a_worker_could_not_run_is_refused(database_url: str, broker: serve
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("how", ["serve", "command"])
+@pytest.mark.parametrize("how", ["serve", "method", "command"])
 def test_tasks_can_be_served(database_url: str, broker: servers.Broker, tmp_path: Path, how: str) -> None:
     """By `serve(*tasks)` or `orchestra task serve`: a worker of their queues, until it is stopped."""
     serve = f"from orchestra.task_worker import serve; from {members.__name__} import add, aside; serve(add, aside)"
     paths = [f"{members.__name__}:{name}" for name in ("add", "aside")]
     command = {
         "serve": [sys.executable, "-c", serve],
+        "method": [sys.executable, "-c", f"from {members.__name__} import add; add.serve(limit=2)"],
         "command": [sys.executable, "-m", "orchestra", "task", "serve", *paths, "--limit", "2"],
     }[how]
     process = servers.Process(command, tmp_path / "served.log", env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
-        handles = [add.delay(1), members.aside.delay(3)]
+        handles = [add.delay(1), members.aside.apply_async((3,), queue="default" if how == "method" else None)]
         assert [handle.result(timeout=40) for handle in handles] == [2, 3]
     finally:
         process.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
+from kombu import Exchange, Queue
 
 import orchestra.celery
 from orchestra import settings
@@ -56,22 +58,159 @@ def test_installing_twice_changes_nothing() -> None:
     assert len(app.steps["worker"]) == 1
 
 
-def test_installing_changes_no_setting_of_the_app() -> None:
-    """The app's own tasks go on as before."""
-    app = orchestra.celery.install(make_app())
+SETTINGS = {
+    "task_acks_late": True,
+    "task_default_rate_limit": "1/m",
+    "task_track_started": True,
+    "task_time_limit": 30,
+    "task_annotations": {"*": {"acks_late": True, "rate_limit": "1/s", "ignore_result": False}},
+}
 
-    assert app.conf.table(with_defaults=True) == make_app().conf.table(with_defaults=True)
+
+@pytest.mark.parametrize("settings", [{}, SETTINGS], ids=["defaults", "own settings"])
+def test_installing_changes_no_setting_of_the_app(settings: dict[str, object]) -> None:
+    """Neither the values nor what counts as set by the user, also when all is in use."""
+    app, untouched = make_app(), make_app()
+    for each in (app, untouched):
+        each.conf.update(settings)
+    orchestra.celery.install(app)
+
+    app.finalize()
+
+    assert app.conf.table(with_defaults=True) == untouched.conf.table(with_defaults=True)
+    assert app.conf.table(with_defaults=False) == untouched.conf.table(with_defaults=False)
+
+
+def test_installing_reads_no_configuration() -> None:
+    """So it may stand before `config_from_object`, as in a Django project's celery.py."""
+    app = orchestra.celery.install(Celery("late", set_as_current=False))
+    assert (app.configured, app.finalized) == (False, False)
+
+    app.config_from_object({"CELERY_TASK_DEFAULT_QUEUE": "late"}, namespace="CELERY")
+
+    assert CeleryCarrier(app).default_queue == "late"
 
 
 def test_our_tasks_pin_their_options() -> None:
-    """What the app sets for its own tasks must not change what carries flows."""
+    """What the app sets for its own tasks must not change what carries flows, by whatever way it is set."""
     app = make_app()
-    app.conf.update(task_acks_late=True, task_default_rate_limit="1/m", task_track_started=True)
+    app.conf.update(SETTINGS)
     orchestra.celery.install(app)
 
     task = app.tasks["orchestra.task"]
 
     assert (task.acks_late, task.rate_limit, task.track_started, task.ignore_result) == (False, "0", False, True)
+    assert task.time_limit > 86_400
+
+
+class Choosy(Task):
+    """A project's base class of all its tasks."""
+
+    def before_start(self, task_id: str, args: object, kwargs: object) -> None:
+        raise AssertionError("not for orchestra's tasks")
+
+
+def test_our_tasks_have_not_the_apps_base_class() -> None:
+    """What a project does around each of its tasks (a tenant, a database session) is not for segments of flows."""
+    app = orchestra.celery.install(Celery("choosy", task_cls=Choosy, set_as_current=False))
+
+    @app.task(shared=False)
+    def own() -> None: ...
+
+    assert isinstance(own._get_current_object(), Choosy)
+    assert not isinstance(app.tasks["orchestra.flow"], Choosy)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "own", "used"),
+    [
+        (["json", "pickle"], "pickle", "json"),
+        (["msgpack"], "msgpack", "msgpack"),
+        (["application/json"], "yaml", "json"),
+    ],
+)
+def test_our_messages_are_written_as_the_workers_accept_them(accepted: list[str], own: str, used: str) -> None:
+    """JSON, unless the app's workers refuse that."""
+    app = make_app()
+    app.conf.update(accept_content=accepted, task_serializer=own)
+    orchestra.celery.install(app)
+
+    assert apps.message_serializer(app) == used
+    assert app.tasks["orchestra.flow"].serializer == used
+
+
+def test_with_several_apps_it_must_be_said_which_one_sends() -> None:
+    """Not the one that happened to come last."""
+    first, second = orchestra.celery.install(make_app()), orchestra.celery.install(make_app())
+
+    with pytest.raises(ConfigurationError, match=r"install\(app, default=True\)"):
+        apps.current_app()
+
+    orchestra.celery.install(first, default=True)
+    assert apps.current_app() is first
+    with pytest.raises(ConfigurationError, match="a process sends through one"):
+        orchestra.celery.install(second, default=True)
+
+
+def test_an_app_that_is_gone_is_not_counted() -> None:
+    """Tests of users make many."""
+    orchestra.celery.install(make_app())
+    gc.collect()
+
+    kept = orchestra.celery.install(make_app())
+
+    assert apps.current_app() is kept
+
+
+def test_a_users_app_goes_before_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where `celery_app` was imported."""
+    settings.override(broker_url="redis://127.0.0.1:1/0")
+    orchestra.celery.app()
+    theirs = orchestra.celery.install(make_app())
+
+    assert apps.current_app() is theirs
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        {"shop.flows.*": {"queue": "shop"}},
+        [[("shop.flows.*", "shop")], {"other": "else"}],
+        lambda name, args, kwargs, options, task=None, **kw: {"queue": "shop"} if name.startswith("shop.") else None,
+        {"shop.flows.*": {"exchange": "books", "routing_key": "books.new"}},
+    ],
+    ids=["dict", "list", "function", "exchange"],
+)
+def test_routes_may_be_written_in_every_way_of_celery(routes: object) -> None:
+    """A route that names an exchange and a key means the queue bound so."""
+    app = Celery("routed", broker="memory://", set_as_current=False)
+    app.conf.task_routes = routes
+    app.conf.task_queues = [Queue("shop", Exchange("books"), routing_key="books.new"), Queue("celery")]
+
+    assert CeleryCarrier(app).route("shop.flows:daily")[0] == "shop"
+    assert CeleryCarrier(app).route("blog.flows:post")[0] is None
+
+
+def test_a_queue_that_the_app_does_not_allow_is_refused() -> None:
+    """`task_create_missing_queues=False`: no message goes where nobody looks."""
+    app = make_app()
+    app.conf.update(task_create_missing_queues=False, task_queues=[Queue("shop"), Queue("celery")])
+    carrier = CeleryCarrier(app)
+
+    carrier.check_queue("shop")
+    assert carrier.queue("shop.wake").name == "shop.wake"
+    with pytest.raises(ConfigurationError, match="no queue 'shpo' in its task_queues"):
+        carrier.check_queue("shpo")
+    with pytest.raises(ConfigurationError):
+        carrier.queue("shpo.wake")
+
+
+def test_missing_queues_are_declared_as_the_app_says() -> None:
+    """`task_create_missing_queue_type`: a worker of the app declares it alike."""
+    app = make_app()
+    app.conf.task_create_missing_queue_type = "quorum"
+
+    assert CeleryCarrier(app).queue("etl.wake").queue_arguments == {"x-queue-type": "quorum"}
 
 
 def test_a_broker_url_gives_our_own_app(monkeypatch: pytest.MonkeyPatch) -> None:

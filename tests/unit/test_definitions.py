@@ -46,6 +46,15 @@ def test_modules_are_found_in_the_working_directory(folder: Path) -> None:
     assert definitions.queues_of(modules) == ["etl", "heavy"]
 
 
+def test_other_things_in_a_module_are_not_looked_into(folder: Path) -> None:
+    """A proxy such as Flask's `current_app` raises where there is nothing behind it."""
+    proxy = "class Proxy:\n    def __getattr__(self, name): raise RuntimeError('outside of a request')\n"
+    (folder / "deep_flows.py").write_text(f"{CODE}\n{proxy}\ncurrent_app = Proxy()\n")
+    modules = definitions.import_modules(["deep_flows"])
+
+    assert definitions.queues_of(modules) == ["etl", "heavy"]
+
+
 def test_a_flow_and_a_task_are_found_by_their_paths(folder: Path) -> None:
     """`module:qualname`, as rows carry it."""
     definitions.see_working_directory()
