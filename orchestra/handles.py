@@ -178,6 +178,40 @@ class TaskRunHandle(FlowRunHandle):
         return state_of(step.state_type, step.state_name, step.state_message, data, details), step.done
 
 
+class HandleList(list[TaskRunHandle]):
+    """The handles of one `.map(…, deferred=True)`, in the order of its elements."""
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when all have ended, or after `timeout` seconds."""
+        until = None if timeout is None else _now() + timeout
+        for handle in self:
+            handle.wait(_left(until))
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[Any]:
+        """All values, in order.
+
+        Args:
+            timeout: Seconds to wait for all of them; None: as long as it takes.
+            raise_on_failure: Raise the exception of a run that did not complete; else it stands in its place.
+
+        Raises:
+            ResultTimeout: One has not ended in time; all go on.
+            Exception: What the first failed task raised.
+        """
+        until = None if timeout is None else _now() + timeout
+        return [handle.result(_left(until), raise_on_failure) for handle in self]
+
+
+def _now() -> float:
+    """This host's clock; in a flow body that is replayed, what it was the first time."""
+    runner = durable_body()
+    return clock.now() if runner is None else runner.observe("now", clock.now)
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(until - _now(), 0.0)
+
+
 def durable_body() -> Runner | None:
     """What carries out the steps of the flow body that asks; None outside of one, and where nothing is replayed."""
     here = flow_run_context.get()

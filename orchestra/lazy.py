@@ -44,6 +44,7 @@ DOORS = {
     "signature": "orchestra.celery.doors:signature",
     "serve_tasks": "orchestra.task_worker:serve_specs",
     "submit_task_run": "orchestra.celery.background:submit_task_run",
+    "handle_list": "orchestra.handles:HandleList",
     "run_of_canvas": "orchestra.celery.nodes:run_of",
     "pickle_dumps": "orchestra.pickles:dumps",
     "pickle_loads": "orchestra.pickles:loads",

@@ -81,6 +81,10 @@ class CeleryTaskRunner(TaskRunner):
         return CeleryTaskRunner, (self.app if isinstance(self.app, str) else None, self.queue)
 
 
+#: Under the name that it has in Prefect, where it submits to background workers.
+OrchestraTaskRunner = CeleryTaskRunner
+
+
 def task_runner_option(given: Any) -> TaskRunner | None:
     """A flow's `task_runner=`, which may be a class as well.
 

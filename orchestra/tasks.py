@@ -223,6 +223,8 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
         return _final_states([future])[0] if return_state else future
 
     @overload
+    def map(self, *args: Any, wait_for: WaitFor = None, deferred: Literal[True], **kwargs: Any) -> Any: ...
+    @overload
     def map(
         self: Task[Q, Coroutine[Any, Any, T]],
         *args: Any,
@@ -246,7 +248,14 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
     def map(self: Task[Q, Items[T]], *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> FutureList[list[T]]: ...
     @overload
     def map(self: Task[Q, T], *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> FutureList[T]: ...
-    def map(self, *args: Any, wait_for: WaitFor = None, return_state: bool = False, **kwargs: Any) -> Any:
+    def map(
+        self,
+        *args: Any,
+        wait_for: WaitFor = None,
+        return_state: bool = False,
+        deferred: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Submit the task once for each element of its iterable arguments, which go side by side.
 
         Strings, mappings and what is wrapped in `unmapped` go whole to every call. A future of a list is waited for.
@@ -254,12 +263,17 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
         Args:
             wait_for: Futures, or one, that must have succeeded before any of them runs.
             return_state: Wait for their ends, and give the list of their final States.
+            deferred: Run them in the background on Celery workers, as `delay` does, also outside of a flow; gives their
+                handles, as a list that has `wait` and `result`, too.
 
         Raises:
             MappingLengthMismatch: The iterables have different lengths.
             MappingMissingIterable: There is none.
             MissingContextError: Outside of a flow.
         """
+        if deferred:
+            rows = list(_rows(args, kwargs, self._given_name))
+            return lazy.load("handle_list")([self.apply_async(*row, wait_for=waited_for(wait_for)) for row in rows])
         runner, upstreams = self._submitter(), waited_for(wait_for)
         calls = [self._call(*row, upstreams) for row in _rows(args, kwargs, self._given_name)]
         futures = FutureList([runner.submit_task(self.spec, call) for call in calls])
@@ -279,7 +293,7 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
         args: Iterable[Any] = (),
         kwargs: dict[str, Any] | None = None,
         *,
-        wait_for: Iterable[Any] | None = None,
+        wait_for: WaitFor = None,
         queue: str | None = None,
         countdown: float | timedelta | None = None,
         eta: datetime | None = None,
@@ -315,6 +329,17 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
             priority=priority,
             idempotency_key=idempotency_key,
         )
+
+    def serve(self, *, limit: int | None = 10) -> None:
+        """Run a Celery worker for background runs of this task, in this process, until it is stopped.
+
+        Args:
+            limit: How many run at once; None: as many as there are CPUs.
+
+        Raises:
+            NoBroker: There is neither an app nor a broker to receive from.
+        """
+        lazy.load("serve_tasks")([self.spec], limit=limit)
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """A copy of this task with other options; those not named stay."""

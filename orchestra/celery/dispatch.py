@@ -384,7 +384,12 @@ class _Producers:
 def _was_closed(connection: Connection) -> bool:
     """Whether the broker has closed an idle AMQP connection, or wants to: the next message would be lost in it."""
     socket = getattr(connection.connection, "sock", None) if connection.transport.driver_type == "amqp" else None
-    return socket is not None and bool(select.select([socket], [], [], 0)[0])
+    if socket is None:
+        return False
+    # Nobody asked it anything: what can be read is its good-bye. By `poll`, which takes any descriptor.
+    poller = select.poll()
+    poller.register(socket, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _close(connection: Connection) -> None:

@@ -49,8 +49,8 @@ def run_of(run: str, request: Any) -> str:
 def enter(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Create the run that a door leads to, and have its end passed on. A second delivery changes nothing.
 
-    The run has Celery's id of the task as its idempotency key. What is raised but Ignore fails the Celery task: its
-    errbacks are called, and no run is made.
+    The run has Celery's id of the task as its idempotency key (`_key`). What is raised but Ignore fails the Celery
+    task: its errbacks are called, and no run is made.
 
     Args:
         task: The Celery task, with its request.
@@ -77,10 +77,19 @@ def enter(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _enter_canvas(task, door.token, spec, bind(spec.fn, args, kwargs))
     delivery = task.request.delivery_info or {}
     _create(
-        spec, args, kwargs, str(task.request.id), messages.kept(task),
+        spec, args, kwargs, _key(task.request), messages.kept(task),
         queue=delivery.get("routing_key"), priority=delivery.get("priority") or None,
     )  # fmt: skip
     raise Ignore(f"{door.kind} {spec.name!r} has a run of its own; its outcome is passed on when that has ended")
+
+
+def _key(request: Any) -> str:
+    """What is the same for each delivery of one message, and for no other.
+
+    Celery's id of the task, and of the one before it: a chain object that is applied twice has its last task's id
+    twice.
+    """
+    return f"{request.id}/{request.parent_id}" if request.parent_id else str(request.id)
 
 
 def _create(

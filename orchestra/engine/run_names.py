@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestra import names
-from orchestra.engine.parameters import signature
+from orchestra.engine.parameters import signature, validate
+from orchestra.errors import ParameterError
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
 
@@ -21,7 +22,7 @@ def flow_run_name(flow: FlowSpec, parameters: dict[str, Any]) -> str:
     """The name of a run of `flow`: its template filled in, else two random words."""
     if flow.flow_run_name is None:
         return names.run_name()
-    return _made(flow.flow_run_name, parameters) or names.run_name()
+    return _made(flow.flow_run_name, _fitting(flow, parameters)) or names.run_name()
 
 
 def task_run_name(task: TaskSpec, parameters: dict[str, Any], default: str) -> str:
@@ -29,6 +30,14 @@ def task_run_name(task: TaskSpec, parameters: dict[str, Any], default: str) -> s
     if task.task_run_name is None:
         return default
     return _made(task.task_run_name, parameters) or default
+
+
+def _fitting(flow: FlowSpec, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters as the body gets them: a run is named alike wherever it is started."""
+    try:
+        return validate(flow.fn, parameters) if flow.validate_parameters else parameters
+    except ParameterError:
+        return parameters
 
 
 def _made(template: str | Callable[..., str], parameters: dict[str, Any]) -> str | None:

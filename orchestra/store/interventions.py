@@ -284,8 +284,8 @@ def resume(
 
 def _to_end(connection: Connection, row: Any, answers: Mapping[str, bytes] | None) -> dict[str, bytes]:
     """The open pauses that `answers` are for, with what each is given. Locked: their time may be over just now."""
-    if row.phase == Phase.DONE:
-        # The process of a local run may have died while it was paused.
+    if row.phase == Phase.DONE or row.state_type == StateType.CANCELLING:
+        # The process of a local run may have died while it was paused; a run that is being cancelled does not go on.
         return {}
     found = read_pauses(connection, row.id, row.run_attempt, lock=True)
     if answers is None:

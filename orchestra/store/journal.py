@@ -232,7 +232,7 @@ def record(
 
     keep_large(database, new)
     failpoint("before_dispatch" if dispatched else "before_record")
-    if _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
+    if not dispatched and _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
         announcements = []
     else:
         # What was only dispatched is dispatched again by the replay; a result must stay.

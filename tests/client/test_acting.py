@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from orchestra import get_client, states
+from orchestra import get_client, settings, states
 from orchestra.client.orchestration import SyncOrchestraClient
-from orchestra.errors import FlowRunNotFound, IllegalTransition, InvalidRunInput
+from orchestra.errors import (
+    DefinitionNotFound,
+    FlowRunNotFound,
+    IllegalTransition,
+    InvalidRunInput,
+    ParameterTypeError,
+    SignatureMismatchError,
+)
 from orchestra.states import State
 from tests.client import flows
 from tests.drive import Driver
@@ -19,6 +27,53 @@ from tests.drive import Driver
 def client(driver: Driver) -> SyncOrchestraClient:
     """A client on the driver's database."""
     return get_client(sync_client=True)
+
+
+@pytest.fixture
+def silent_broker(client: SyncOrchestraClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker is set that does not answer: a run that is created waits for a sweep."""
+    monkeypatch.setenv("ORCHESTRA_BROKER_URL", "redis://127.0.0.1:1/0")
+    settings.reset()
+
+
+@pytest.mark.parametrize("flow", [flows.doubled, f"{flows.__name__}:doubled"], ids=["flow", "path"])
+def test_a_run_is_created_and_carried_out_by_workers(
+    silent_broker: None, driver: Driver, client: SyncOrchestraClient, flow: Any
+) -> None:
+    """With what may be said of it; the same key gives the same run."""
+    made = client.create_flow_run(flow, parameters={"number": 5}, name="five", tags=["odd"], idempotency_key="5")
+
+    assert (made.name, made.tags, made.parameters) == ("five", ["odd"], {"number": 5})
+    assert client.create_flow_run(flow, parameters={"number": 5}, idempotency_key="5").id == made.id
+    driver.elapse()
+    driver.sweep()
+    assert driver.finish(made.id).result() == 10
+
+
+def test_a_run_is_created_for_later(silent_broker: None, client: SyncOrchestraClient) -> None:
+    """It is Scheduled until then."""
+    later = datetime.now(UTC) + timedelta(days=1)
+
+    made = client.create_flow_run(flows.doubled, parameters={"number": 5}, scheduled_time=later)
+
+    assert (made.state_name, made.expected_start_time) == ("Scheduled", later)
+
+
+@pytest.mark.parametrize(
+    ("flow", "parameters", "error"),
+    [
+        (flows.doubled, {"nmber": 5}, SignatureMismatchError),
+        (flows.doubled, {"number": "five"}, ParameterTypeError),
+        (f"{flows.__name__}:tripled", {}, DefinitionNotFound),
+    ],
+)
+def test_a_run_that_cannot_be_is_not_created(
+    silent_broker: None, client: SyncOrchestraClient, flow: Any, parameters: dict[str, Any], error: type[Exception]
+) -> None:
+    """Nothing is written."""
+    with pytest.raises(error):
+        client.create_flow_run(flow, parameters=parameters)
+    assert client.count_flow_runs() == 0
 
 
 def test_the_value_of_a_run_is_read_from_its_state(driver: Driver, client: SyncOrchestraClient) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from pydantic import ValidationError
 
@@ -120,6 +122,28 @@ def test_task_runs_are_found_by_their_flow_run(client: SyncOrchestraClient) -> N
     assert names == ["double-0", "double-0", "refuse-0"]
     tagged = TaskRunFilter.model_validate({"tags": {"all_": ["eu"]}})
     assert client.count_task_runs(task_run_filter=tagged) == 1
+
+
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    """The statements that are sent to any database meanwhile."""
+    sent: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        sent.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    yield sent
+    sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+
+def test_a_search_is_one_query_however_much_it_finds(client: SyncOrchestraClient, statements: list[str]) -> None:
+    """Runs come with their flow, state and tags."""
+    client.count_flow_runs()
+    for search in (client.read_flow_runs, client.read_task_runs, client.read_flows, client.read_logs):
+        statements.clear()
+        assert len(search()) > 1
+        assert len(statements) == 1
 
 
 def test_log_lines_are_found_by_run_and_level(client: SyncOrchestraClient) -> None:

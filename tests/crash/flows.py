@@ -142,6 +142,12 @@ def sleeping() -> int:
 
 
 @flow
+def retrying_submitted() -> int:
+    """A task that is tried twice, later: a flow that can be drawn."""
+    return flaky.submit(3).result()
+
+
+@flow
 def added(x: int, y: int) -> int:
     """Adds what came before it in a canvas."""
     return add.submit(x, y).result()

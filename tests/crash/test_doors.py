@@ -26,10 +26,10 @@ print(last.parent.id, last.id)
 """
 
 
-def apply() -> list[str]:
+def apply(code: str = APPLY) -> list[str]:
     """Apply the chain, in a process of its own; Celery's ids of its members."""
     ended = subprocess.run(
-        [sys.executable, "-c", APPLY], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.split()
@@ -37,7 +37,7 @@ def apply() -> list[str]:
 
 def run_of(arena: Arena, task_id: str) -> list[Any]:
     """The runs that stand for a Celery task."""
-    return arena.rows(flow_runs, flow_runs.c.idempotency_key == task_id)
+    return arena.rows(flow_runs, flow_runs.c.idempotency_key.startswith(task_id))
 
 
 @pytest.mark.parametrize(("point", "nth"), ON_A_DOOR)
@@ -57,6 +57,20 @@ def test_a_canvas_goes_on_though_a_process_is_killed_at(arena: Arena, point: str
     assert line[0] == run.id
     paid = sa.and_(pass_ons.c.run_id == run.id, pass_ons.c.passed_at.is_not(None))
     wait_until(lambda: arena.rows(pass_ons, paid), "nothing to be owed", 40)
+
+
+@pytest.mark.parametrize("point", ["before_begin_pass_on", "after_begin_pass_on", "in_pass_on", "before_end_pass_on"])
+def test_a_flows_own_canvas_goes_on_though_a_process_is_killed_at(arena: Arena, point: str) -> None:
+    """Its last node is kept until the run has ended, and passes the outcome on to what comes behind it."""
+    arena.arm(f"{point}=kill::1")
+
+    _, last = apply(APPLY.replace("flows.sleeping.s()", "flows.retrying_submitted.canvas()"))
+
+    (run,) = wait_until(
+        lambda: [run for run in run_of(arena, last) if run.state_type == "COMPLETED"], "the last member to end", 60
+    )
+    assert arena.visited(point) >= 1, "the point was never passed"
+    assert run.result == b"j19"
 
 
 def test_a_canvas_goes_on_though_the_broker_forgets_its_messages(arena: Arena) -> None:

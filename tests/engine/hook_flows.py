@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
-from orchestra import flow, get_run_logger, task
+from orchestra import flow, get_run_logger, runtime, task
 
 #: What was called, in order.
 told: list[Any] = []
@@ -211,6 +212,56 @@ def above() -> str:
 def parked() -> int:
     """Waits for a task."""
     return plus.submit(1).result()
+
+
+#: A copy of a task with other hooks, which a worker finds by them alone.
+relabelled = work.with_options(name="relabelled", on_completion=[note_async], on_running=[])
+
+
+@relabelled.on_completion
+def twice(subject: Any, run: Any, state: Any) -> None:
+    """Added to the copy only."""
+    told.append("twice")
+
+
+@flow
+def with_copies() -> int:
+    """Direct and submitted."""
+    return relabelled.submit(relabelled(1)).result()
+
+
+#: What another process does while a hook runs, once.
+meanwhile: list[Any] = []
+
+
+def overtaken(subject: Any, run: Any, state: Any) -> None:
+    """Takes so long that its claim is lost."""
+    told.append("overtaken")
+    while meanwhile:
+        meanwhile.pop()()
+
+
+@flow(on_completion=[overtaken, note])
+def slow_hooks() -> None:
+    """Ends well."""
+
+
+#: When the body of `waiting` has begun.
+begun: list[str] = []
+
+
+@flow(**ALL)
+def waiting() -> None:
+    """Is cancelled."""
+    begun.append(str(runtime.flow_run.id))
+    time.sleep(30)
+
+
+@flow(**ALL)
+async def awaiting_cancel() -> None:
+    """Likewise."""
+    begun.append(str(runtime.flow_run.id))
+    await asyncio.sleep(30)
 
 
 #: A copy with other hooks.

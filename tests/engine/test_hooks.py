@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from orchestra import flow, tags, task
+from orchestra import flow, settings, tags, task
+from orchestra.engine import operations
 from orchestra.errors import DefinitionError
 from orchestra.states import State, StateType
 from orchestra.store import claims, interventions, logs, queries
+from orchestra.store import owed as owed_hooks_store
 from orchestra.store.behind import behind
 from orchestra.store.database import Database
 from orchestra.store.tables import flow_runs, owed_hooks
 from tests.drive import Driver, Killed
 from tests.engine import hook_flows as flows
+from tests.helpers import wait_until
 
 #: Runs a flow to its end, and gives its final state.
 Run = Callable[..., State[Any]]
@@ -188,6 +192,34 @@ def test_hooks_may_be_set_by_with_options(sqlite_database: Database, told: list[
     call(flows.renamed)
 
     assert told == [("renamed", "Running"), ("renamed", "Completed"), "once more"]
+
+
+def test_copies_of_tasks_call_their_own_hooks(run: Run, told: list[Any]) -> None:
+    """Also where another process makes them anew; the hook is handed the copy."""
+    assert run(flows.with_copies).result() == 3
+
+    expected = ["work", ("relabelled", "async Completed"), "twice"]
+    assert told == expected * 2
+
+
+@pytest.mark.parametrize("flow", [flows.waiting, flows.awaiting_cancel])
+def test_a_run_of_this_process_that_is_cancelled_calls_on_cancellation(
+    sqlite_database: Database, told: list[Any], flow: Any
+) -> None:
+    """Before its call returns."""
+    settings.override(lease_seconds=0.6)
+    flows.begun.clear()
+
+    def cancel() -> None:
+        operations.cancel(sqlite_database, wait_until(lambda: flows.begun and flows.begun[0], "the body to begin"))
+
+    other = threading.Thread(target=cancel)
+    other.start()
+    state = call(flow)
+    other.join()
+
+    assert state.is_cancelled()
+    assert told == [(flow.name, "Running"), (flow.name, "Cancelled")]
 
 
 def test_a_task_that_is_called_outside_of_a_flow_calls_its_hooks(sqlite_database: Database, told: list[Any]) -> None:
@@ -379,6 +411,21 @@ def test_hooks_are_not_called_by_two_processes_at_once(driver: Driver, told: lis
     driver.settle()
     assert told == [("well", "Completed")]
     assert driver.final(run_id).result() == "well"
+
+
+def test_a_process_that_lost_its_claim_calls_no_further_hook(driver: Driver, told: list[Any]) -> None:
+    """It hung; the one that has claimed them since calls them all."""
+    run_id = driver.submit(flows.slow_hooks)
+    flows.meanwhile += [lambda: owed_hooks_store.claim(driver.database, run_id, 1, ""), driver.lapse]
+    driver.step()
+    assert told == ["overtaken"]
+    assert owed(driver.database) == 1
+
+    driver.lapse()
+    driver.elapse(40)
+    driver.settle()
+    assert told == ["overtaken", "overtaken", ("slow-hooks", "Completed")]
+    assert owed(driver.database) == 0
 
 
 def test_hooks_that_end_their_process_each_time_are_given_up(driver: Driver, told: list[Any]) -> None:

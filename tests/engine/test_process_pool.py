@@ -24,6 +24,8 @@ from orchestra.task_runners import InlineTaskRunner, ProcessPoolTaskRunner
 from tests.engine.bounded_flows import told
 from tests.helpers import ROOT, children, command_line, process_state, wait_until
 
+pytestmark = pytest.mark.services
+
 
 class Odd(Exception):
     """Cannot be pickled as it is."""

@@ -8,6 +8,7 @@ import pytest
 
 from orchestra import flow, pause_flow_run, resume_flow_run, runtime
 from orchestra.errors import Conflict, PauseTimeout
+from orchestra.input import RunInput
 from tests.helpers import wait_until
 
 
@@ -21,18 +22,45 @@ def test_a_paused_flow_goes_on_when_it_is_resumed() -> None:
         pause_flow_run(timeout=30)
         return "approved"
 
-    def approve() -> bool:
+    person = somebody_resumes(ids)
+
+    assert work() == "approved"
+    person.join()
+
+
+def test_a_paused_flow_is_given_what_it_asks_for() -> None:
+    """As an instance of the model."""
+    ids: list[str | None] = []
+
+    class Approval(RunInput):
+        approved: bool
+        reason: str = "none given"
+
+    @flow
+    def work() -> tuple[bool, str]:
+        ids.append(runtime.flow_run.id)
+        answer = pause_flow_run(wait_for_input=Approval, timeout=30)
+        return answer.approved, answer.reason
+
+    person = somebody_resumes(ids, {"approved": True})
+
+    assert work() == (True, "none given")
+    person.join()
+
+
+def somebody_resumes(ids: list[str | None], run_input: dict[str, bool] | None = None) -> threading.Thread:
+    """Resume the run whose id is put into the list, once it is paused."""
+
+    def resume() -> bool:
         try:
-            resume_flow_run(str(ids[0]))
+            resume_flow_run(str(ids[0]), run_input)
         except (IndexError, Conflict):
             return False
         return True
 
-    person = threading.Thread(target=wait_until, args=(approve, "the run to be paused"))
+    person = threading.Thread(target=wait_until, args=(resume, "the run to be paused"))
     person.start()
-
-    assert work() == "approved"
-    person.join()
+    return person
 
 
 def test_a_pause_that_nobody_ends_fails_the_flow() -> None:

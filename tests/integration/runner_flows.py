@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from orchestra import allow_failure, flow, get_run_logger, runtime, task
+from orchestra import allow_failure, as_completed, flow, get_run_logger, runtime, task
 from orchestra.task_runners import CeleryTaskRunner, ThreadPoolTaskRunner
 from tests.integration.flows import note
 
@@ -124,6 +124,16 @@ def two_at_once(path: str, n: int = 8, seconds: float = 0.2) -> int:
     return len(noted.map([path] * n, [str(i) for i in range(n)], seconds).result())
 
 
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=3))
+def bound_in_rounds(n: int) -> int:
+    """Submits more while earlier ones run, which wait for those: joins, dispatches and parks meet each other."""
+    values = double.map(range(n))
+    for _ in range(4):
+        next(iter(as_completed(values)))
+        values = [*double.map(values), double.submit(1)]
+    return total.submit(values).result()
+
+
 @flow
 def many_sleep(path: str, n: int, seconds: float) -> int:
     """Tasks that wait at the same time."""
@@ -190,6 +200,25 @@ def holding(path: str, seconds: float) -> list[str]:
 def over_time(path: str) -> list[str]:
     """Its tasks take longer than it may."""
     return noted.map([path] * 6, [str(i) for i in range(6)], 30.0).result()
+
+
+@task
+def large(size: int) -> bytes:
+    """So many bytes."""
+    return b"x" * size
+
+
+@task
+def length(data: bytes) -> int:
+    """How many bytes."""
+    return len(data)
+
+
+@flow(task_runner=CeleryTaskRunner())
+def weighing(size: int) -> tuple[int, int]:
+    """A large value that goes from worker to worker, and comes here."""
+    future = large.submit(size)
+    return length.submit(future).result(), len(future.result())
 
 
 @flow(retries=1, task_runner=CeleryTaskRunner())

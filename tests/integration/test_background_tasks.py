@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orchestra import unmapped
 from orchestra.errors import IdempotencyConflict, NotImportable, ParameterBindError, ResultTimeout, UpstreamFailed
 from orchestra.handles import FlowRunHandle, TaskRunHandle
 from orchestra.store import queries, runs
@@ -48,6 +49,17 @@ def test_a_task_in_the_background_gives_its_value(start: Any) -> None:
     assert isinstance(handle, TaskRunHandle)
     assert (handle.result(timeout=30), handle.get(), handle.ready(), handle.successful()) == (5, 5, True, True)
     assert (handle.state.name, handle.state.state_details.task_run_id) == ("Completed", handle.task_run_id)
+
+
+def test_a_map_in_the_background_gives_all_values(start: Any) -> None:
+    """`deferred=True`, outside of flows: handles in the order of the elements, with `result` and `wait` for all."""
+    start()
+
+    handles = add.map([1, 2, 3], y=unmapped(10), deferred=True)
+
+    assert handles.result(timeout=30) == [11, 12, 13]
+    handles.wait(timeout=30)
+    assert [handle.state.name for handle in handles] == ["Completed"] * 3
 
 
 @ON_SQLITE
@@ -168,18 +180,19 @@ def test_what_a_worker_could_not_run_is_refused(database_url: str, broker: serve
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("how", ["serve", "command"])
+@pytest.mark.parametrize("how", ["serve", "method", "command"])
 def test_tasks_can_be_served(database_url: str, broker: servers.Broker, tmp_path: Path, how: str) -> None:
     """By `serve(*tasks)` or `orchestra task serve`: a worker of their queues, until it is stopped."""
     serve = f"from orchestra.task_worker import serve; from {members.__name__} import add, aside; serve(add, aside)"
     paths = [f"{members.__name__}:{name}" for name in ("add", "aside")]
     command = {
         "serve": [sys.executable, "-c", serve],
+        "method": [sys.executable, "-c", f"from {members.__name__} import add; add.serve(limit=2)"],
         "command": [sys.executable, "-m", "orchestra", "task", "serve", *paths, "--limit", "2"],
     }[how]
     process = servers.Process(command, tmp_path / "served.log", env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
-        handles = [add.delay(1), members.aside.delay(3)]
+        handles = [add.delay(1), members.aside.apply_async((3,), queue="default" if how == "method" else None)]
         assert [handle.result(timeout=40) for handle in handles] == [2, 3]
     finally:
         process.terminate()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests import servers
 from tests.conftest import WorkerFactory
 from tests.helpers import ROOT, wait_until
 from tests.integration import member_flows as members
+from tests.matrix import POOLS
 
 pytestmark = pytest.mark.services
 
@@ -109,17 +111,45 @@ def owed() -> int:
     return int(database().read(lambda connection: connection.scalar(query)) or 0)
 
 
+def values_of(project: Project, shapes: Iterable[str]) -> dict[str, Any]:
+    """What canvases give that are all applied at once."""
+    started = ", ".join(f"{shape!r}: ({shape}).apply_async()" for shape in shapes)
+    values: dict[str, Any] = project.ask(
+        f"{{shape: result.get(timeout=60) for shape, result in {{{started}}}.items()}}"
+    )
+    return values
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_flows_and_tasks_are_members_of_every_shape_of_canvas(project: Project, pool: str) -> None:
     """They take the result before them and give theirs on, also when they parked; each member is one run."""
     project.work(pool=pool)
 
-    started = ", ".join(f"{shape!r}: ({shape}).apply_async()" for shape in SHAPES)
-    values = project.ask(f"{{shape: result.get(timeout=60) for shape, result in {{{started}}}.items()}}")
-
-    assert values == SHAPES
+    assert values_of(project, SHAPES) == SHAPES
     assert {run.state_type for run in all_runs()} == {"COMPLETED"}
     wait_until(lambda: owed() == 0, "all outcomes to be passed on")
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("pool", sorted(set(POOLS) - {"prefork", "threads"}))
+def test_canvases_go_on_on_the_other_pools_too(project: Project, pool: str) -> None:
+    """Whatever runs the members."""
+    project.work(pool=pool, concurrency=1 if pool == "solo" else 4)
+
+    assert values_of(project, SHAPES) == SHAPES
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("results", ["redis", "rpc"])
+def test_canvases_go_on_through_rabbitmq(rabbitmq: servers.RabbitMQ, project: Project, results: str) -> None:
+    """With results in Redis, or sent back as messages; then without what Celery needs a real backend for."""
+    shapes = SHAPES
+    if results == "rpc":
+        project.env["MEMBERS_RESULTS"] = "rpc://"
+        shapes = {shape: value for shape, value in SHAPES.items() if "group(" not in shape and "chord(" not in shape}
+    project.work()
+
+    assert values_of(project, shapes) == shapes
 
 
 @ON_SQLITE
@@ -251,6 +281,29 @@ def test_a_second_message_of_either_kind_changes_nothing(project: Project, where
 
 
 @ON_SQLITE
+@pytest.mark.parametrize(
+    ("canvas", "members_of_one", "value"),
+    [
+        ("doubled.s(1)", 1, 2),
+        ("chain(doubled.s(1), add.s())", 2, 3),
+        ("group(doubled.s(1), add.s(1))", 2, [2, 2]),
+        ("chord([doubled.s(1), add.s(1)], summed.s())", 3, 4),
+        ("chain(group(doubled.s(1), add.s(1)), summed.s())", 3, 4),
+    ],
+)
+def test_a_canvas_that_is_applied_twice_is_run_twice(
+    project: Project, canvas: str, members_of_one: int, value: Any
+) -> None:
+    """As one that is kept in a module is."""
+    project.work(pool="threads")
+
+    values = project.ask(f"(lambda canvas: [canvas.apply_async().get(timeout=40) for _ in range(2)])({canvas})")
+
+    assert values == [value, value]
+    assert len(all_runs()) == 2 * members_of_one
+
+
+@ON_SQLITE
 def test_a_cancelled_member_fails_its_canvas(project: Project, where: str) -> None:
     """Whoever waits behind it is told."""
     project.work()
@@ -299,3 +352,17 @@ def test_eager_canvases_run_here(silent_project: Project) -> None:
     )
 
     assert values == [16, 8, [2, 2], 8, 10, 3, 6, "'Failed'"]
+
+
+@ON_SQLITE
+def test_eager_runs_raise_where_the_project_says_so(silent_project: Project) -> None:
+    """`task_eager_propagates`, as for the project's own tasks."""
+    eager = "app.conf.update(task_always_eager=True, task_eager_propagates=True)"
+    for call in (
+        "refusing.delay(1)",
+        "failing.delay(1)",
+        "refusing.s(1).delay()",
+        "chain(plus.s(0, 1), failing.s())()",
+    ):
+        with pytest.raises(AssertionError, match="ValueError: no 1"):
+            silent_project.ask(f"({eager}, {call})[-1].id")

@@ -72,6 +72,17 @@ def test_failing_runs_call_on_failure(database_url: str, worker_factory: WorkerF
 
 
 @pytest.mark.services
+def test_a_task_in_the_background_calls_its_hooks(database_url: str, worker_factory: WorkerFactory, file: str) -> None:
+    """`.delay()` of a task, without a flow around it."""
+    worker_factory(flows.__name__)
+
+    assert flows.noted.delay(file).result(timeout=30) == "noted"
+
+    nothing_owed()
+    assert Counter(notes(file)) == {"noted:Running": 1, "noted:Completed": 2}
+
+
+@pytest.mark.services
 def test_a_running_run_that_is_cancelled_calls_on_cancellation(
     database_url: str, worker_factory: WorkerFactory, file: str
 ) -> None:

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from celery import Celery
 
 import orchestra.celery
@@ -21,6 +22,7 @@ from orchestra.errors import CancelledRun, ConfigurationError, NoBroker, NotImpo
 from orchestra.store import logs, queries
 from orchestra.store.database import database
 from orchestra.task_runners import CeleryTaskRunner
+from tests import servers
 from tests.conftest import WorkerFactory
 from tests.helpers import wait_until
 from tests.integration import runner_flows as flows
@@ -187,6 +189,31 @@ def test_when_the_flow_s_process_dies_its_tasks_do_not_wait_for_ever(
     assert len([line for line in notes(file) if line[0] == "+"]) == 2
 
 
+@pytest.mark.parametrize("size", [200_000, 3_000_000])
+def test_large_results_come_back(worker_factory: WorkerFactory, size: int) -> None:
+    """Those that are read when they are used, and those that are no part of their row."""
+    worker_factory(flows.__name__)
+
+    assert flows.weighing(size) == (size, size)
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_database_that_restarts_fails_nothing(
+    database_url: str, postgres: servers.Postgres, worker_factory: WorkerFactory, file: str
+) -> None:
+    """The flow here waits for it, as the workers do."""
+    worker_factory(flows.__name__)
+    results: list[list[str]] = []
+    waiting = threading.Thread(target=lambda: results.append(flows.holding(file, 1.0)))
+    waiting.start()
+    wait_until(lambda: notes(file), "a task to start")
+
+    postgres.restart()
+    waiting.join(60)
+
+    assert results == [[str(index) for index in range(6)]]
+
+
 def test_a_script_sends_the_tasks_of_a_module(worker_factory: WorkerFactory, tmp_path: Path) -> None:
     """The flow lives in `__main__`, and is not run again on the worker."""
     worker_factory(flows.__name__)
@@ -269,3 +296,42 @@ def test_max_workers_bounds_the_run_on_workers(database_url: str, worker_factory
 
     assert flows.two_at_once.delay(file, 12, 0.1).result(timeout=60) == 12
     assert most_at_once(file) == 2
+
+
+def test_the_bound_holds_when_slots_are_killed(
+    database_url: str, worker_factory: WorkerFactory, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they ran is run again in its own place, and the rest goes on; on SQLite and PostgreSQL."""
+    monkeypatch.setenv("ORCHESTRA_LEASE_SECONDS", "3")
+    orchestra.settings.reset()
+    worker = worker_factory(flows.__name__, concurrency=4)
+    handle = flows.two_at_once.delay(file, 10, 1.0)
+
+    for count in (2, 6):
+        wait_until(lambda count=count: len(notes(file)) >= count, "tasks to start")
+        for pid in worker.slots():
+            os.kill(pid, signal.SIGKILL)
+
+    assert handle.result(timeout=60) == 10
+    begun = [line for line in notes(file) if line[0] == "+"]
+    assert len(set(begun)) == 10
+    assert len(begun) <= 14
+
+
+def test_bounded_runs_do_not_wait_for_each_other_in_a_circle(database_url: str, worker_factory: WorkerFactory) -> None:
+    """Joins, dispatches and parks of such a run take their locks in one order."""
+    worker_factory(flows.__name__, concurrency=6)
+
+    handles = [flows.bound_in_rounds.delay(12) for _ in range(4)]
+
+    expected = 12 * 11 // 2 * 2 * 16 + 2 * (1 + 2 + 4 + 8)
+    assert [handle.result(timeout=90) for handle in handles] == [expected] * 4
+    assert deadlocks(database_url) == 0
+
+
+def deadlocks(url: str) -> int:
+    """How often PostgreSQL had to break a circle of locks; SQLite has none."""
+    if not url.startswith("postgresql"):
+        return 0
+    query = sa.text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    return int(database().read(lambda connection: connection.execute(query).scalar_one()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import pytest
@@ -76,6 +77,16 @@ def asked_child(x: int, y: int = 3) -> str | None:
     return flow_run.name
 
 
+@flow(flow_run_name="{day:%d.%m.}-{n:03d}")
+def coerced(day: date, n: int) -> str | None:
+    return flow_run.name
+
+
+@flow
+def coerced_child() -> str | None:
+    return coerced("2026-01-31", "7")  # type: ignore[arg-type]
+
+
 @flow
 def names(submitted: bool) -> list[Any]:
     source, options = Source("web", [1, 2]), {"mode": "fast"}
@@ -114,6 +125,11 @@ def test_task_runs_are_named_by_their_template_or_function(run: Run, submitted: 
 def test_flow_runs_are_named_by_their_template_or_function(run: Run) -> None:
     """As task runs are."""
     assert run.value(children) == ["child-web-007", "child-db-012", "with-1-3"]
+
+
+def test_a_name_is_made_of_the_parameters_as_the_body_gets_them(run: Run) -> None:
+    """A text has become the date and the number that it says."""
+    assert run.value(coerced_child) == "31.01.-007"
 
 
 def test_a_copy_with_options_has_its_own_name(run: Run) -> None:

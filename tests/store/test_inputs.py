@@ -102,6 +102,21 @@ def test_an_answer_beside_the_end_of_its_time_is_taken_or_refused(database: Data
         assert row(database, run)["phase"] == Phase.READY
 
 
+def test_an_answer_beside_a_cancel_loses_neither(database: Database) -> None:
+    """The run is being cancelled, and the answer was in time or is refused."""
+    for _ in range(rounds(database, 30)):
+        run = paused(database)
+
+        resumed, cancelled = race(
+            lambda run=run: interventions.resume(database, run.run_id, answer(1)),
+            lambda run=run: interventions.cancel(database, run.run_id),
+        )
+        assert not isinstance(cancelled, Exception)
+        in_time = not isinstance(resumed, IllegalTransition)
+        assert phases(database, run)[pause_key(0)] == (Phase.DONE, "Completed" if in_time else "Cancelled")
+        assert (row(database, run)["state_name"], row(database, run)["phase"]) == ("Cancelling", Phase.READY)
+
+
 def test_a_resume_without_an_answer_leaves_what_asks_for_one(database: Database) -> None:
     """Where the run was paused from outside as well, only that is lifted."""
     run = paused(database)
@@ -226,6 +241,23 @@ def test_a_message_beside_the_end_of_the_time_to_wait_is_not_lost(database: Data
         in_time = results(database, run) == {receive_key(0): 1}
         left = inputs.take(database, run.run_id, WANTED, "next")
         assert (left is None) == in_time
+
+
+def test_a_message_beside_a_cancel_breaks_neither(database: Database) -> None:
+    """The step has the message, or is cancelled."""
+    for _ in range(rounds(database, 30)):
+        run = new_run(database)
+        ask(database, run, 0)
+        assert waits.park(database, run, Park((receive_key(0),)), window=window).parked
+
+        tried = race(
+            lambda run=run: inputs.send(database, message(run, 1)),
+            lambda run=run: interventions.cancel(database, run.run_id),
+        )
+        assert not [each for each in tried if isinstance(each, Exception)]
+        has_it = results(database, run) == {receive_key(0): 1}
+        assert phases(database, run)[receive_key(0)] == (Phase.DONE, "Completed" if has_it else "Cancelled")
+        assert row(database, run)["state_name"] == "Cancelling"
 
 
 def test_nobody_sends_to_a_run_that_is_not_there_or_has_ended(database: Database) -> None:

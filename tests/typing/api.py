@@ -229,6 +229,9 @@ pipeline.with_options(on_failure=[page], on_crashed=page)
 task(on_running=[page])(len)
 
 double("text")  # type: ignore[call-overload]  # the argument is checked
+double.delay("text")  # type: ignore[arg-type]  # in the background, too
+double.delay(1).result()
+(double.s(1) | pipeline.si("monday")).apply_async()
 double()  # type: ignore[call-overload]  # so is that it is there
 pipeline(3)  # type: ignore[call-overload]  # of flows, too
 Scaler().scale("text")  # type: ignore[call-overload]  # and of methods

@@ -369,7 +369,7 @@ def test_the_same_idempotency_key_gives_the_same_run(no_answer: None) -> None:
     assert (run["name"], run["work_queue_name"], run["idempotency_key"]) == ("mine", "q", "k")
 
 
-def test_a_waiting_run_is_paused_resumed_and_cancelled(created_id: str) -> None:
+def test_a_waiting_run_is_paused_suspended_resumed_and_cancelled(created_id: str) -> None:
     """Each says so on stderr, and refuses what the state does not allow."""
 
     def state() -> str:
@@ -378,6 +378,12 @@ def test_a_waiting_run_is_paused_resumed_and_cancelled(created_id: str) -> None:
     assert orchestra("flow-run", "resume", created_id).exit_code == 4
     assert orchestra("flow-run", "pause", created_id).exit_code == 0
     assert state() == "PAUSED"
+    assert orchestra("flow-run", "suspend", created_id).exit_code == 0
+    assert listed("flow-run", "inspect", created_id)["state_name"] == "Suspended"
+    given = orchestra("flow-run", "resume", created_id, "--input", "{}")
+    assert (given.exit_code, "it waits for no input" in given.stderr) == (2, True)
+    assert orchestra("flow-run", "resume", created_id, "--input", "{").exit_code == 2
+    assert orchestra("flow-run", "resume", created_id, created_id, "--input", "{}").exit_code == 2
     resumed = orchestra("flow-run", "resume", created_id)
     assert (resumed.exit_code, resumed.stdout) == (0, "")
     assert state() in ("SCHEDULED", "PENDING")

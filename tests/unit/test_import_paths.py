@@ -47,7 +47,8 @@ THERE = {
         AwaitingRetry AwaitingConcurrencySlot Retrying
         get_state_exception raise_state_exception is_state
     """,
-    "task_runners": "ThreadPoolTaskRunner",
+    "task_runners": "TaskRunner ThreadPoolTaskRunner ProcessPoolTaskRunner OrchestraTaskRunner",
+    "task_worker": "serve",
     "tasks": "Task task exponential_backoff",
     "testing.utilities": "orchestra_test_harness prefect_test_harness",
     "utilities.annotations": "allow_failure quote unmapped opaque freeze",
