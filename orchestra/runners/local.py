@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from orchestra import clock, identifiers, lazy, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of
-from orchestra.engine import bodies
+from orchestra.engine import bodies, interrupts
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.parameters import bind
@@ -147,7 +147,7 @@ class LocalRunner:
             ended = await run_attempts_async(task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE)
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
-            await _hooks(context, state, step).run_async()
+            await _hooks(context, state, step).run_to_end_async()
         return state
 
     def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
@@ -220,7 +220,9 @@ class LocalRunner:
             ended = run_attempts(task, args, kwargs, context, on_retry=on_retry, contain=contain, call_body=call_body)
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
-            _hooks(context, state, step).run()
+            # A cancel of the run is raised when they have run.
+            with interrupts.shielded():
+                _hooks(context, state, step).run()
         return state
 
     def _context(self, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], step: Step) -> TaskRunContext:

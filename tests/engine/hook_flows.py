@@ -246,6 +246,40 @@ def slow_hooks() -> None:
     """Ends well."""
 
 
+def cancelling(subject: Any, run: Any, state: Any) -> None:
+    """Has the run cancelled, and takes longer than the process needs to hear of it."""
+    while meanwhile:
+        meanwhile.pop()(run.flow_run_id)
+    time.sleep(2)
+    told.append("cancelling")
+
+
+@task(on_completion=[cancelling, note])
+def cancelled_after() -> None:
+    """Ends well."""
+
+
+@task(on_completion=[cancelling, note])
+async def acancelled_after() -> None:
+    """Likewise."""
+
+
+@flow(on_cancellation=note)
+def cancelled_in_a_hook() -> None:
+    """Is cancelled while a hook of its task runs."""
+    cancelled_after()
+    told.append("went on")
+    plus(1)
+
+
+@flow(on_cancellation=note)
+async def acancelled_in_a_hook() -> None:
+    """Likewise."""
+    await acancelled_after()
+    told.append("went on")
+    await awork(1)
+
+
 #: When the body of `waiting` has begun.
 begun: list[str] = []
 

@@ -222,6 +222,18 @@ def test_a_run_of_this_process_that_is_cancelled_calls_on_cancellation(
     assert told == [(flow.name, "Running"), (flow.name, "Cancelled")]
 
 
+@pytest.mark.parametrize("flow", [flows.cancelled_in_a_hook, flows.acancelled_in_a_hook])
+def test_a_cancel_waits_for_the_hooks_of_a_task(sqlite_database: Database, told: list[Any], flow: Any) -> None:
+    """All of them are called; then the run is stopped."""
+    settings.override(lease_seconds=0.6)
+    flows.meanwhile.append(lambda run_id: operations.cancel(sqlite_database, run_id))
+
+    assert call(flow).is_cancelled()
+
+    assert [name for name in told if name != "went on"][:2] == ["cancelling", (told[1][0], "Completed")]
+    assert told[-1] == (flow.name, "Cancelled")
+
+
 def test_a_task_that_is_called_outside_of_a_flow_calls_its_hooks(sqlite_database: Database, told: list[Any]) -> None:
     """It has no flow run to tell of."""
     assert flows.shown(3) == "aaa"
