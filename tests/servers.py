@@ -334,6 +334,8 @@ class RabbitMQ:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq"),
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "rabbitmq-env.conf"),
+            # So the script becomes the server, and is no parent of it that may die alone; systemd is not needed.
+            "RUNNING_UNDER_SYSTEMD": "1",
             # One core is enough for a test, and busy waiting takes it from the others.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
         }
