@@ -15,6 +15,11 @@ _ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
 
 
+def below(fn: Any) -> Any:
+    """The function below `@classmethod` or `@staticmethod`."""
+    return fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
+
+
 def code_of(fn: Any) -> Any:
     """The function whose code is run by calling `fn`: a partial's, or the `__call__` of an object's class."""
     while isinstance(fn, functools.partial):

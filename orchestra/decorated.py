@@ -45,6 +45,8 @@ class Decorated(Generic[P, R, Spec]):
     #: "flow" or "task", as messages say it.
     kind: ClassVar[str]
     _spec: Spec
+    #: What binds a call, where it is not the instance: `classmethod` or `staticmethod`.
+    _binds: type | None = None
 
     @property
     def spec(self) -> Spec:
@@ -93,12 +95,14 @@ class Decorated(Generic[P, R, Spec]):
         return made
 
     def _declare(self, fn: Callable[P, R], spec: Spec) -> None:
-        self._fn = fn
+        # Below us, `@classmethod` and `@staticmethod` are ours to do.
+        self._binds = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
+        self._fn = callables.below(fn)
         self._home = callables.declaring_module()
         #: The same in all copies: what is found under a name is this, whatever its options.
         self._mark = object()
         self._bound: tuple[Any, ...] = ()
-        self._yields = callables.is_generator(fn) or callables.is_async_generator(fn)
+        self._yields = callables.is_generator(self._fn) or callables.is_async_generator(self._fn)
         self._adopt(spec)
 
     def _adopt(self, spec: Spec) -> None:
@@ -108,6 +112,12 @@ class Decorated(Generic[P, R, Spec]):
         self._spec = replace(spec, decorated=self)
         self._is_async = spec.is_async
         self._placed = False
+
+    def _of(self, instance: Any, owner: type | None) -> Self:
+        """What an attribute of a class or of its instance gives."""
+        if self._binds is classmethod:
+            return self._bind(type(instance) if owner is None else owner)
+        return self if instance is None or self._binds is staticmethod else self._bind(instance)
 
     def _bind(self, instance: Any) -> Self:
         """A copy whose calls get `instance` as their first argument: `self` of a method."""
@@ -178,8 +188,6 @@ def require_function(fn: Any, decorated: type[Decorated[..., Any, Any]]) -> None
         raise DefinitionError(f"{fn!r} is a {kind} already; use .with_options(...) for a copy with other options")
     if isinstance(fn, Decorated):
         raise DefinitionError(f"{fn!r} cannot be a {kind} too: decorate the function itself, or call it from a {kind}")
-    if isinstance(fn, (staticmethod, classmethod)):
-        raise DefinitionError(f"put @staticmethod or @classmethod above @{kind}, not below it")
     if not callable(fn):
         raise DefinitionError(f"@{kind} takes a function, not {fn!r}; options go by name: @{kind}(retries=3)")
     if reserved := RESERVED & set(signature(callables.engine_form(fn)).parameters):
@@ -205,11 +213,8 @@ def spec_fields(
     kind = "flow" if spec is FlowSpec else "task"
     if unknown := sorted(set(options) - known.keys()):
         near = [name for each in unknown for name in difflib.get_close_matches(each, known, 1)]
-        raise DefinitionError(
-            f"a {kind} has no option {', '.join(map(repr, unknown))}"
-            + (f" (is {' and '.join(map(repr, near))} meant?)" if near else "")
-            + f"; it has {', '.join(sorted(known))}"
-        )
+        hint = f"is {' and '.join(map(repr, near))} meant?" if near else f"it has {', '.join(sorted(known))}"
+        raise DefinitionError(f"a {kind} has no option {', '.join(map(repr, unknown))}: {hint}")
     fields = given_options(_present(options, kind), spec, kind)
     for name in ("timeout_seconds", "lease_seconds"):
         if fields.get(name) is not None:

@@ -85,7 +85,7 @@ class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
             DefinitionError: An unknown option, or something that is no function.
             ReservedArgumentError: A parameter of `fn` has a name that a call keeps for itself.
         """
-        self._declare(fn, _spec(fn, options))
+        self._declare(fn, _spec(callables.below(fn), options))
 
     @overload
     def __call__(
@@ -226,7 +226,7 @@ class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
     @overload
     def __get__(self: Flow[Concatenate[S, Q], R], instance: S, owner: type) -> Flow[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else self._bind(instance)
+        return self._of(instance, owner)
 
     def _adopt(self, spec: FlowSpec) -> None:
         if spec.static and spec.on_running:

@@ -110,7 +110,7 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
             self._origin = fn, _fields(options)
             self._mark, self._bound, self._yields, self._is_copy = object(), (), False, True
         else:
-            self._declare(fn, _spec(fn, options))
+            self._declare(fn, _spec(callables.below(fn), options))
 
     if not TYPE_CHECKING:
 
@@ -352,7 +352,7 @@ class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
     @overload
     def __get__(self: Task[Concatenate[S, Q], R], instance: S, owner: type) -> Task[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else self._bind(instance)
+        return self._of(instance, owner)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: WaitFor) -> Call:
         args = (*self._bound, *args)

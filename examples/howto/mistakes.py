@@ -73,15 +73,6 @@ def misspell_an_option() -> None:
     task(retires=3)(double.fn)
 
 
-def decorate_below_classmethod() -> None:
-    """In the wrong order."""
-
-    class Loader:
-        @flow
-        @classmethod
-        def run(cls) -> None: ...
-
-
 def name_a_parameter_wait_for() -> None:
     """A name that calls keep for themselves."""
 
@@ -143,7 +134,6 @@ MISTAKES: list[Callable[[], None]] = [
     map_uneven_lists,
     map_a_single_value,
     misspell_an_option,
-    decorate_below_classmethod,
     name_a_parameter_wait_for,
     give_a_wrong_value,
     forget_an_argument,

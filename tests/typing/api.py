@@ -83,6 +83,18 @@ class Scaler:
         """Scale, async."""
         return number * self.factor
 
+    @task
+    @classmethod
+    def named(cls, mark: str) -> str:
+        """A class method."""
+        return cls.__name__ + mark
+
+    @task
+    @staticmethod
+    def third(number: float) -> float:
+        """A static method, decorated above."""
+        return number / 3
+
     @staticmethod
     @task
     def half(number: float) -> float:
@@ -122,6 +134,8 @@ def pipeline(day: str, limit: int = 10) -> list[int]:
     assert_type(Scaler().whole(1.5, return_state=True), State[float])
     assert_type(Scaler().ascale.submit(1.5), Future[float])
     assert_type(Scaler.half(3), float)
+    assert_type(Scaler.third(3), float)
+    assert_type(Scaler.named.submit("!"), Future[str])
     assert_type(double.with_options(retries=2)(1), int)
     assert_type(double.with_options(name="x").submit(1), Future[int])
     assert_type(double.fn(1), int)
