@@ -16,7 +16,7 @@ import sysconfig
 import textwrap
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
@@ -526,11 +526,37 @@ class _Tracer:
         return None
 
 
+class _Sketched(TracedFuture):
+    """The future of a step whose task says what to take for its value."""
+
+    def __init__(self, tracer: _Tracer, key: str, name: str, value: Any) -> None:
+        super().__init__(tracer, key, name)
+        self._value = value
+
+    def final_state(self) -> Any:
+        """Completed, with that value."""
+        return states.Completed(data=self._value)
+
+
 class _Sketcher(_Tracer):
     """A tracer for people to look at: its plan is never run."""
 
     def _check(self, task: TaskSpec) -> None:
         pass
+
+    def call_task(self, task: TaskSpec, call: Call) -> Any:
+        """Note a direct call; a task that says what to take for its value gives that."""
+        if task.persist_result is False:
+            task = replace(task, persist_result=None)
+        state = super().call_task(task, call)
+        return state if task.viz_return_value is None else states.Completed(data=task.viz_return_value)
+
+    def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
+        """Note a submitted call, likewise."""
+        future = super().submit_task(task, call)
+        if task.viz_return_value is None:
+            return future
+        return _Sketched(self, _key_of(future), task.name, task.viz_return_value)
 
     def call_flow(self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]) -> Any:
         """Note it as one step."""

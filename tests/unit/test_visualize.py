@@ -47,6 +47,37 @@ def looking(days: int) -> int:
     return 1 if load(days) else 2
 
 
+@task(viz_return_value=3)
+def count() -> int:
+    """A task that says what a drawing takes for its value."""
+    ran.append(-1)
+    return 0
+
+
+@flow
+def branching() -> int:
+    """A flow that looks into values of such tasks."""
+    submitted = count.submit()
+    return sum(load(number) for number in range(count())) if submitted.result() > 2 else 0
+
+
+@flow
+def counting() -> list[object]:
+    """As many tasks as another one says."""
+    return [load.submit(number) for number in range(count())]
+
+
+def test_a_task_may_say_what_a_drawing_takes_for_its_value() -> None:
+    """So that a body which looks into it can be drawn; the task itself does not run."""
+    drawn = dot("counting", sketch(counting.spec, {}))
+
+    assert drawn.count("[label=") == 4
+    assert drawn.count('"main/count-0" ->') == 3
+    with pytest.raises(StaticFlowError, match="'load'"):
+        sketch(branching.spec, {})
+    assert ran == []
+
+
 def test_every_step_is_drawn_behind_what_it_waits_for() -> None:
     """Subflows are steps; no task runs, and none need be importable."""
     drawn = dot("pipeline", sketch(pipeline.spec, {"days": 2}))
