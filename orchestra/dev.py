@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from orchestra import clock, settings
+from orchestra.celery import apps
 from orchestra.celery.embedded import EmbeddedBroker, start_child
 from orchestra.engine import definitions
 from orchestra.errors import ConfigurationError
@@ -109,8 +110,11 @@ def run(
         beat: Whether to run Celery's beat too.
         on_ready: Called with the broker's URL when all parts are started.
 
+    With an app of one's own (ORCHESTRA_APP), worker and beat are that app's, and so is the broker.
+
     Raises:
-        ConfigurationError: Another one runs in this home; no server is to be found; a part cannot start.
+        ConfigurationError: Another one runs in this home; no server is to be found; a part cannot start; the app names
+            no broker.
     """
     if flows:
         settings.override(flows=tuple(flows))
@@ -152,7 +156,7 @@ def _end(parts: Sequence[Part], stop: _Stop) -> None:
 @contextlib.contextmanager
 def _broker(home: Path) -> Iterator[tuple[str, EmbeddedBroker | None]]:
     """The configured broker, or an embedded one that ends with us."""
-    if url := settings.current().broker_url:
+    if url := _app_broker() or settings.current().broker_url:
         yield url, None
         return
     broker = EmbeddedBroker(home)
@@ -161,6 +165,19 @@ def _broker(home: Path) -> Iterator[tuple[str, EmbeddedBroker | None]]:
         yield broker.url, broker
     finally:
         broker.stop()
+
+
+def _app_broker() -> str | None:
+    name = settings.current().app
+    if not name:
+        return None
+    url = apps.current_app().conf.broker_url
+    if not url:
+        raise ConfigurationError(
+            f"the Celery app {name!r} names no broker: set its broker_url, or leave the app out to have "
+            "`orchestra dev` bring up a broker for orchestra's own app"
+        )
+    return str(url)
 
 
 @contextlib.contextmanager
@@ -185,9 +202,11 @@ def _parts(
     home: Path, url: str, queues: Sequence[str], concurrency: int | None, pool: str, beat: bool, log_level: str
 ) -> list[Part]:
     environment = _environment(home, url)
+    app = settings.current().app
+    own = list(apps.current_app().amqp.queues.consume_from) if app else ["default"]
     named = definitions.queues_of(definitions.import_modules(settings.current().flows))
-    consumed = ",".join(dict.fromkeys(["default", *queues, *named]))
-    celery = [sys.executable, "-m", "celery", "-A", "celery_app"]
+    consumed = ",".join(dict.fromkeys([*own, *queues, *named]))
+    celery = [sys.executable, "-m", "celery", "-A", app or "celery_app"]
     slots = ["-c", str(concurrency)] if concurrency else []
     work = ["worker", "-n", "dev@%h", "-Q", consumed, "-P", pool, "-l", log_level, *slots]
     quiet = ["--without-mingle", "--without-gossip"]
@@ -201,9 +220,11 @@ def _parts(
 
 def _environment(home: Path, url: str) -> dict[str, str]:
     current = settings.current()
-    here = {"ORCHESTRA_HOME": str(home), "ORCHESTRA_BROKER_URL": url, "ORCHESTRA_FLOWS": ",".join(current.flows)}
-    if current.profile:
-        here["ORCHESTRA_PROFILE"] = current.profile
+    here = {"ORCHESTRA_HOME": str(home), "ORCHESTRA_FLOWS": ",".join(current.flows)}
+    if current.app:
+        here["ORCHESTRA_APP"] = current.app
+    else:
+        here["ORCHESTRA_BROKER_URL"] = url
     if current.database_url:
         here["ORCHESTRA_DATABASE_URL"] = current.database_url
     return {**os.environ, **here}

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cache, partial
+from importlib import import_module
 from typing import Any
 
 from celery import Task, current_task
@@ -106,6 +107,9 @@ class CeleryBody:
         self.__doc__ = vars(type(task)).get("__doc__")
         self.__signature__ = inspect.signature(task.run)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _body_of, (self.__module__, self.task.name)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The value; raises what the body raised.
 
@@ -155,6 +159,12 @@ class CeleryBody:
             f"Celery task {self.task.name!r} asks to be run again with other arguments (self.retry(args=…, kwargs=…)); "
             "inside a flow a task keeps those that it was called with. Call it a second time from the flow instead"
         ) from retry
+
+
+def _body_of(module: str, name: str) -> Any:
+    """The body of a task in another process, which may not have its module yet."""
+    import_module(module)
+    return _spec(registered(name)).fn
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -13,6 +13,7 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @click.command()
+@_support.app_option
 @click.option("-f", "--flows", multiple=True, metavar="MODULE", help="Module with flows; else ORCHESTRA_FLOWS.")
 @click.option("-q", "--queue", "queues", multiple=True, help="Consume this queue too; repeatable.")
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Slots of the worker; else one per processor.")
@@ -31,13 +32,14 @@ def dev(
 ) -> None:
     """Bring up all that flows need: an embedded broker, a worker, beat. Ctrl-C ends all of it.
 
-    Other terminals with the same ORCHESTRA_HOME find the broker by themselves.
+    Other terminals with the same ORCHESTRA_HOME find the broker by themselves. With an app of your own, its worker and
+    beat are started, on its broker.
 
     \b
-    Example:
+    Examples:
       orchestra dev --flows etl
+      orchestra dev -A proj
     """
-    _support.import_from_here()
     code = stack.run(
         flows=flows, queues=queues, concurrency=concurrency, pool=pool, beat=beat, log_level=log_level, on_ready=_ready
     )

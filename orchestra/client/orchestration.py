@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter
@@ -77,7 +77,24 @@ def get_client(*, sync_client: bool = False) -> OrchestraClient | SyncOrchestraC
     return SyncOrchestraClient() if sync_client else OrchestraClient()
 
 
-class SyncOrchestraClient:
+#: Words in the names of methods that Prefect's client has and this one has not yet.
+_LATER = "deployment work_pool work_queue variable artifact automation block concurrency_limit worker event".split()
+
+
+class _Client:
+    """Says of methods that are still to come that they are."""
+
+    if not TYPE_CHECKING:  # a type checker shall find a misspelled method
+
+        def __getattr__(self, name: str) -> Any:
+            later = next((word for word in _LATER if word in name and not name.startswith("_")), None)
+            if later is None:
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            what = later.replace("_", " ")
+            raise AttributeError(f"{type(self).__name__} has no {name!r} yet: {what}s come in a later version")
+
+
+class SyncOrchestraClient(_Client):
     """Reads flows, runs, states and logs, and acts on runs. Safe to use from any thread; holds no connection.
 
     Every method may raise `StoreUnavailable`, where the database does not answer.
@@ -553,7 +570,7 @@ def _awaitable(
     return call
 
 
-class OrchestraClient:
+class OrchestraClient(_Client):
     """`SyncOrchestraClient` for coroutines: every method is awaited."""
 
     def __init__(self) -> None:

@@ -79,6 +79,8 @@ class _Process:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._busy = threading.Event()
         self._flow_run: FlowRunContext | None = None
+        #: After how many seconds the body that failed asks for another try.
+        self._retry_delay: float | None = None
 
     def run(self) -> None:
         """Work until the other end closes."""
@@ -108,11 +110,12 @@ class _Process:
         with self._sending:
             self._connection.send_bytes(pickle.dumps((kind, data)))
 
-    def _answer(self, job: Job) -> tuple[str, bytes]:
+    def _answer(self, job: Job) -> tuple[str, Any]:
+        self._retry_delay = None
         try:
             return VALUE, pickles.dumps(self._call(job), f"the result of task {job.name!r}")
         except BaseException as error:  # the body's, whatever it is: the flow's process decides what becomes of it
-            return ERROR, pickles.dump_exception(error)
+            return ERROR, (pickles.dump_exception(error), self._retry_delay)
 
     def _call(self, job: Job) -> Any:
         fn: Callable[..., Any] = (
@@ -120,12 +123,14 @@ class _Process:
         )
         args, kwargs = pickles.loads(job.arguments)
         flow_token = flow_run_context.set(self._flow_run)
-        task_token = task_run_context.set(_task_run(job, fn, bind(fn, args, kwargs), self._flow_run))
+        context = _task_run(job, fn, bind(fn, args, kwargs), self._flow_run)
+        task_token = task_run_context.set(context)
         logging.getLogger(TASK_RUNS).setLevel(job.log_level)
         self._send(STARTED, None)
         try:
             return bodies.call(fn, args, kwargs, timeout=job.timeout, log_prints=job.log_prints)
         finally:
+            self._retry_delay = context.retry_delay
             task_run_context.reset(task_token)
             flow_run_context.reset(flow_token)
 

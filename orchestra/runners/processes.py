@@ -26,7 +26,7 @@ from orchestra.engine.bodies import name_of
 from orchestra.errors import CancelledRun, CrashedRun, NotImportable, SerializationError
 from orchestra.logging import TASK_RUNS, log_relayed, run_log_level
 from orchestra.runners.pool_process import ERROR, LINE, STARTED, Job, Run
-from orchestra.specs import TaskSpec, require_importable
+from orchestra.specs import CELERY_TASK, TaskSpec, require_importable
 
 #: For how long a body over its time may take to end by itself before its process is killed, in seconds.
 GRACE = 2.0
@@ -101,7 +101,8 @@ class ProcessPool:
             raise interrupts.timeout_error(name_of(fn), timeout or 0.0)
         kind, data = answer
         if kind == ERROR:
-            raise pickles.load_exception(data)
+            error, context.retry_delay = data
+            raise pickles.load_exception(error)
         return pickles.loads(data)
 
     def kill(self) -> None:
@@ -167,7 +168,7 @@ class _Worker:
         self._begun = False
         self._knows: tuple[str, int] | None = None
 
-    def carry_out(self, job: Job, flow_run: FlowRunContext | None, timeout: float | None) -> tuple[str, bytes] | None:
+    def carry_out(self, job: Job, flow_run: FlowRunContext | None, timeout: float | None) -> tuple[str, Any] | None:
         """Hand a job over and wait for its end: the kind of the answer and its bytes; None: it was over its time.
 
         Raises:
@@ -204,7 +205,7 @@ class _Worker:
             self.connection.send_bytes(pickle.dumps(_described(flow_run)))
             self._knows = told
 
-    def _answer(self, timeout: float | None) -> tuple[str, bytes] | None:
+    def _answer(self, timeout: float | None) -> tuple[str, Any] | None:
         end: float | None = None
         while True:
             left = None if end is None else max(end - clock.monotonic(), 0.0)
@@ -257,6 +258,8 @@ def _is_importable(task: TaskSpec) -> bool:
         require_importable(task.path, "task")
     except NotImportable:
         return False
+    if task.celery_name is not None:
+        return not task.path.startswith(CELERY_TASK)
     module, _, qualname = task.path.partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):

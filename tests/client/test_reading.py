@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import sqlalchemy as sa
@@ -174,6 +174,16 @@ def test_what_is_not_there_is_named(client: SyncOrchestraClient) -> None:
     ):
         with pytest.raises(error, match="'gone'"):
             read("gone")
+
+
+@pytest.mark.parametrize("sync_client", [True, False])
+def test_methods_that_are_still_to_come_say_so(sync_client: Literal[True]) -> None:
+    """Others are missing as anywhere."""
+    client = get_client(sync_client=sync_client)
+
+    with pytest.raises(AttributeError, match="deployments come in a later version"):
+        client.create_flow_run_from_deployment("an id")
+    assert not hasattr(client, "no_such_method")
 
 
 def test_a_filter_that_does_not_exist_is_refused() -> None:

@@ -70,7 +70,7 @@ def note(what: str) -> str:
 def approving() -> list[Any]:
     """Ask for a model, between two tasks."""
     note("before")
-    answer = pause_flow_run(wait_for_input=Approval, timeout=60, key=KEY)
+    answer = pause_flow_run(wait_for_input=Approval, timeout=3600, key=KEY)
     note("after")
     return [type(answer).__name__, answer.approved, answer.reason, answer.metadata.key]
 
@@ -79,7 +79,7 @@ def approving() -> list[Any]:
 def beginning_with_data() -> list[Any]:
     """Ask for a model with other defaults."""
     question = Approval.with_initial_data(description="May it?", approved=True, reason="as ever")
-    answer = pause_flow_run(wait_for_input=question, timeout=60)
+    answer = pause_flow_run(wait_for_input=question, timeout=3600)
     return [type(answer) is Approval, answer.approved, answer.reason]
 
 
@@ -87,23 +87,23 @@ def beginning_with_data() -> list[Any]:
 def asking_for(kind: str) -> Any:
     """Ask for a value of a type that is no `RunInput`."""
     kinds: dict[str, Any] = {"str": str, "list": list[int], "optional": int | None, "model": Address}
-    return pause_flow_run(wait_for_input=kinds[kind], timeout=60)
+    return pause_flow_run(wait_for_input=kinds[kind], timeout=3600)
 
 
 @flow
 def asking_twice() -> list[Any]:
     """The same key twice, then another."""
-    first = pause_flow_run(wait_for_input=int, timeout=60, key="a")
-    again = pause_flow_run(wait_for_input=int, timeout=60, key="a")
-    other = pause_flow_run(wait_for_input=int, timeout=60, key="b")
+    first = pause_flow_run(wait_for_input=int, timeout=3600, key="a")
+    again = pause_flow_run(wait_for_input=int, timeout=3600, key="a")
+    other = pause_flow_run(wait_for_input=int, timeout=3600, key="b")
     return [first, again, other]
 
 
 @flow
 def picky() -> int:
     """Ask for what a validator judges, then go on for a while."""
-    answer = pause_flow_run(wait_for_input=Even, timeout=60)
-    pause_flow_run(timeout=60)
+    answer = pause_flow_run(wait_for_input=Even, timeout=3600)
+    pause_flow_run(timeout=3600)
     return int(answer.n)
 
 
@@ -122,7 +122,7 @@ async def asking_async() -> list[Any]:
     """Two branches that ask at the same time."""
 
     async def ask(key: str) -> Any:
-        return await pause_flow_run(wait_for_input=int, timeout=60, key=key)
+        return await pause_flow_run(wait_for_input=int, timeout=3600, key=key)
 
     return list(await asyncio.gather(ask("left"), ask("right")))
 
@@ -143,7 +143,7 @@ def above(kind: str) -> Any:
 @flow(retries=1)
 def asking_then_failing() -> int:
     """Ask, and fail the first time."""
-    given = pause_flow_run(wait_for_input=int, timeout=60)
+    given = pause_flow_run(wait_for_input=int, timeout=3600)
     effects.append("tried")
     if effects.count("tried") < 2:
         raise ConnectionError("not yet")
@@ -162,7 +162,7 @@ def resuming(other: str) -> str:
 
 
 @flow
-def receiving(count: int, timeout: float = 60) -> list[int]:
+def receiving(count: int, timeout: float = 3600) -> list[int]:
     """So many numbers, each noted by a task."""
     numbers = []
     for n in itertools.islice(receive_input(int, timeout=timeout), count):
@@ -183,7 +183,7 @@ def sending(to: str, numbers: list[int]) -> None:
 async def receiving_async(count: int) -> list[int]:
     """So many numbers, in a coroutine."""
     numbers: list[int] = []
-    async for n in receive_input(int, timeout=60):
+    async for n in receive_input(int, timeout=3600):
         numbers.append(n)
         if len(numbers) == count:
             return numbers
@@ -193,14 +193,14 @@ async def receiving_async(count: int) -> list[int]:
 @flow
 def squaring(count: int) -> None:
     """Send back the square of each number."""
-    for number in itertools.islice(Number.receive(timeout=60), count):
+    for number in itertools.islice(Number.receive(timeout=3600), count):
         number.respond(Number(n=number.n**2))
 
 
 @flow
 def asking_squares(of: str, numbers: list[int]) -> list[int]:
     """The squares of these, by another run."""
-    answers = Number.receive(timeout=60)
+    answers = Number.receive(timeout=3600)
     found = []
     for n in numbers:
         Number(n=n).send_to(of)
@@ -211,15 +211,15 @@ def asking_squares(of: str, numbers: list[int]) -> list[int]:
 @flow
 def receiving_names(prefix: str) -> list[Any]:
     """A text sent under a prefix, with its metadata, and a model."""
-    text = receive_input(str, key_prefix=prefix, with_metadata=True, timeout=60).next()
-    address = receive_input(Address, timeout=60).next()
+    text = receive_input(str, key_prefix=prefix, with_metadata=True, timeout=3600).next()
+    address = receive_input(Address, timeout=3600).next()
     return [text.value, text.metadata.sender, address]
 
 
 @flow
 def receiving_wrong() -> list[str]:
     """A message that does not fit, then one that does."""
-    receiver = receive_input(int, key_prefix="x", timeout=60)
+    receiver = receive_input(int, key_prefix="x", timeout=3600)
     try:
         receiver.next()
     except InvalidRunInput as error:
@@ -230,19 +230,19 @@ def receiving_wrong() -> list[str]:
 @flow
 async def giving_up() -> list[int]:
     """Give up waiting after a moment; what comes then is for the next who waits."""
-    receiver = receive_input(int, timeout=60)
+    receiver = receive_input(int, timeout=3600)
     try:
         async with asyncio.timeout(0.2):
             await receiver.next()
     except TimeoutError:
-        await pause_flow_run(timeout=60)
+        await pause_flow_run(timeout=3600)
     return [await receiver.next()]
 
 
 @task
 def receive_in_task() -> int:
     """Wait in a task's body, for what is sent to its flow's run."""
-    return int(receive_input(int, timeout=60).next())
+    return int(receive_input(int, timeout=3600).next())
 
 
 @flow
@@ -254,7 +254,7 @@ def receiving_below() -> int:
 @flow
 def reading_anothers(of: str) -> int:
     """Receive what was sent to another run."""
-    return int(receive_input(int, flow_run_id=of, timeout=60).next())
+    return int(receive_input(int, flow_run_id=of, timeout=3600).next())
 
 
 @flow(timeout_seconds=30)
@@ -275,8 +275,8 @@ def asking_a_nested_class() -> bool:
     class Nested(BaseModel):
         approved: bool
 
-    answer = pause_flow_run(wait_for_input=Nested, timeout=60)
-    pause_flow_run(timeout=60)
+    answer = pause_flow_run(wait_for_input=Nested, timeout=3600)
+    pause_flow_run(timeout=3600)
     return isinstance(answer, Nested) and answer.approved
 
 
@@ -285,6 +285,6 @@ async def asking_under_one_name() -> list[int]:
     """Two branches whose pauses have no key."""
 
     async def ask() -> int:
-        return int(await pause_flow_run(wait_for_input=int, timeout=60))
+        return int(await pause_flow_run(wait_for_input=int, timeout=3600))
 
     return list(await asyncio.gather(ask(), ask()))

@@ -479,13 +479,13 @@ def test_a_script_sends_to_a_run_and_receives_what_is_sent_to_it(driver: Driver)
         receive_input(int, flow_run_id=run_id, timeout=0).next()
 
 
-def test_a_message_that_comes_as_the_flow_is_over_its_time_is_not_lost(driver: Driver) -> None:
+def test_a_message_that_comes_as_the_flow_is_over_its_time_is_not_lost(driver: Driver, effects: list[str]) -> None:
     """The wait that was timed out does not take it."""
     way = OnWorker(driver)
     run_id = way.start(flows.receiving_late)
     driver.elapse(40)
     driver.settle()
-    assert flows.effects == ["late"]
+    assert effects == ["late"]
     send_input(7, flow_run_id=run_id)
     driver.elapse(40)
 

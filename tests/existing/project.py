@@ -13,6 +13,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 import orchestra.celery
 from orchestra import flow, task
+from orchestra.task_runners import ProcessPoolTaskRunner
 
 app = Celery("existing", broker=os.environ.get("EXISTING_BROKER", "memory://"), set_as_current=False)
 app.conf.update(
@@ -266,6 +267,13 @@ def lasting(seconds: float) -> int:
     """Takes longer than the app allows its own tasks."""
     time.sleep(seconds)
     return sum(STEPS["add"].map([1, 2], 0).result())
+
+
+@flow(task_runner=ProcessPoolTaskRunner(max_workers=1))
+def in_processes() -> list[Any]:
+    """Submits to a process of its own."""
+    futures = [STEPS["add"].submit(1), STEPS["refund"].submit(5), STEPS["third_time"].submit()]
+    return [future.result() for future in futures]
 
 
 @flow(queue="flows")

@@ -42,6 +42,11 @@ def test_a_mapped_celery_task_gives_its_values_in_order(driver: Driver, app: Cel
     assert driver.run(project.mapped, numbers=[1, 2, 3]).result() == [11, 12, 13, 3]
 
 
+def test_celery_tasks_run_in_processes_of_their_own(app: Celery) -> None:
+    """Found there by path or by name; a retry that the body asks for is asked for across the pipe."""
+    assert project.in_processes() == [2, "refunded 5", 2]
+
+
 def test_a_celery_task_runs_outside_of_flows_too(app: Celery) -> None:
     """As any task, without a trace."""
     assert STEPS["add"](1, b=5) == 6

@@ -12,6 +12,7 @@ from celery import chord as chord
 from celery import group as group
 
 import orchestra.celery
+from orchestra import task
 from tests.integration.member_flows import add as add
 from tests.integration.member_flows import aside as aside
 from tests.integration.member_flows import described as described
@@ -57,6 +58,10 @@ def note(value: Any, where: str) -> Any:
     """Notes what it got, and hands it on."""
     write(where, value)
     return value
+
+
+#: One of the project's own tasks as a task of orchestra's.
+adopted = task(plus, retries=1)
 
 
 @app.task

@@ -39,6 +39,7 @@ SHAPES: dict[str, Any] = {
     "doubled.s(4)": 8,
     "add.si(4, y=2)": 6,
     "described.s({1, 2}, (3,), when=date(2026, 11, 26))": ["set", "tuple", "2026-11-26"],
+    "chain(adopted.s(1, 2), doubled.s(), adopted.s(1))": 7,
     # groups
     "group(doubled.s(n) for n in range(3))": [0, 2, 4],
     "group(doubled.s(1), plus.s(1, 1), add.s(1, 2), parking.s(2))": [2, 2, 3, 4],
@@ -150,6 +151,14 @@ def test_canvases_go_on_through_rabbitmq(rabbitmq: servers.RabbitMQ, project: Pr
     project.work()
 
     assert values_of(project, shapes) == shapes
+
+
+@ON_SQLITE
+def test_a_task_of_the_project_runs_in_the_background_as_one_of_orchestras(silent_project: Project) -> None:
+    """Journaled, with a handle; where the project routes it."""
+    silent_project.work()
+
+    assert silent_project.ask("adopted.delay(1, 2).result(timeout=40)") == 3
 
 
 @ON_SQLITE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 
+import orchestra.celery
 from orchestra import settings
 from orchestra.celery.embedded import read_address
+from tests import servers
 from tests.helpers import ROOT, command_line, environment_of, processes, wait_until
-from tests.integration import flows
+from tests.integration import dev_app, flows
 
 pytestmark = pytest.mark.services
 
@@ -25,13 +28,13 @@ COMMAND = [sys.executable, "-c", "from orchestra import dev; raise SystemExit(de
 class Dev:
     """An `orchestra dev` in a home of the test's."""
 
-    def __init__(self, home: Path, log: Path) -> None:
+    def __init__(self, home: Path, log: Path, command: list[str] = COMMAND, **environment: str) -> None:
         """Start it."""
         self.home, self.log_file = home, log
-        environment = {**os.environ, "ORCHESTRA_FLOWS": flows.__name__, "PYTHONUNBUFFERED": "1"}
+        env = {**os.environ, "ORCHESTRA_FLOWS": flows.__name__, "PYTHONUNBUFFERED": "1", **environment}
         with log.open("wb") as out:
             files: Any = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
-            self.process = subprocess.Popen(COMMAND, env=environment, cwd=ROOT, start_new_session=True, **files)
+            self.process = subprocess.Popen(command, env=env, cwd=ROOT, start_new_session=True, **files)
 
     def wait_ready(self) -> None:
         """Wait until its worker consumes."""
@@ -59,7 +62,13 @@ class Dev:
 @pytest.fixture
 def dev(home: Path, tmp_path: Path) -> Iterator[Dev]:
     """One that is ready."""
-    started = Dev(home, tmp_path / "dev.log")
+    with running(Dev(home, tmp_path / "dev.log")) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def running(started: Dev) -> Iterator[Dev]:
+    """While it runs; nothing is left of it."""
     try:
         started.wait_ready()
         settings.reset()
@@ -74,6 +83,36 @@ def test_flows_run_without_any_configuration(dev: Dev) -> None:
     """`.delay()` in the same home finds the embedded broker; queues that flows name are consumed."""
     assert flows.both.delay(3).result(timeout=30) == 15
     assert flows.elsewhere.delay().result(timeout=30) == "2"
+
+
+OF_AN_APP = [sys.executable, "-m", "orchestra", "dev", "-A", dev_app.__name__, "-c", "2"]
+
+
+def test_an_app_of_ones_own_is_brought_up_on_its_own_broker(
+    home: Path, tmp_path: Path, broker_server: servers.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tasks and its default queue go on beside flows; no broker is embedded, and Ctrl-C ends worker and beat."""
+    monkeypatch.setenv("DEV_APP_BROKER", broker_server.url)
+    monkeypatch.setenv("ORCHESTRA_APP", dev_app.__name__)
+    monkeypatch.setattr(dev_app.app.conf, "broker_url", broker_server.url)
+    with running(Dev(home, tmp_path / "dev.log", OF_AN_APP)) as dev:
+        orchestra.celery.install(dev_app.app)
+        dev_app.note.delay(str(tmp_path / "notes"))
+        assert flows.both.delay(3).result(timeout=30) == 15
+        wait_until((tmp_path / "notes").exists, "the app's own task")
+        assert read_address(home) is None
+
+        dev.process.send_signal(signal.SIGINT)
+
+        assert dev.process.wait(60) == 0, dev.log()
+        dev.wait_gone()
+
+
+def test_an_app_without_a_broker_is_refused(home: Path) -> None:
+    """The error says what to set."""
+    ended = subprocess.run(OF_AN_APP, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+    assert (ended.returncode, "broker_url" in ended.stderr) == (2, True), ended.stderr
 
 
 def test_ctrl_c_ends_all_of_it(dev: Dev) -> None:

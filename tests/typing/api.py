@@ -185,6 +185,7 @@ def ask() -> None:
         assert_type(now_tagged, frozenset[str])
         assert_type(client.read_flow_runs(limit=5), list[FlowRun])
         assert_type(client.count_flow_runs(), int)
+        client.read_flow_rnus()  # type: ignore[attr-defined]  # so are names
 
 
 async def ask_async() -> None:

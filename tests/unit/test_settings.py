@@ -12,6 +12,12 @@ from orchestra.errors import ConfigurationError
 from orchestra.settings import Settings, from_env
 
 
+@pytest.fixture(autouse=True)
+def no_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no home is named, it is not the developer's own, which may have profiles."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
