@@ -61,7 +61,7 @@ class FlowRun:
 
 @dataclass(frozen=True, slots=True)
 class TaskRun:
-    """What a hook is told of a task run."""
+    """What a hook, or a `retry_condition_fn`, is told of a task run."""
 
     id: str
     name: str
@@ -125,7 +125,7 @@ class RunHooks:
         for hook in self.hooks:
             with self._around(hook):
                 found: Any = bodies.call_async if is_async(hook) else bodies.call
-                found = found(hook, self._arguments(), {}, log_prints=self.context.log_prints)
+                found = found(hook, self.arguments(), {}, log_prints=self.context.log_prints)
                 # Also what a function gives that calls a coroutine function.
                 while hasattr(found, "__await__"):
                     found = await found
@@ -143,12 +143,14 @@ class RunHooks:
     def call(self, hook: Any) -> None:
         """Run one of them, in this thread."""
         with self._around(hook):
-            found = bodies.call(hook, self._arguments(), {}, log_prints=self.context.log_prints)
+            found = bodies.call(hook, self.arguments(), {}, log_prints=self.context.log_prints)
             if hasattr(found, "__await__"):
                 bodies.run_coroutine(lambda: _awaited(found))
 
-    def _arguments(self) -> tuple[Any, ...]:
-        """What a hook is called with: the Flow or Task as the user knows it, with the options of this very run."""
+    def arguments(self) -> tuple[Any, ...]:
+        """What a hook, or the condition of a retry, is called with: the Flow or Task as the user knows it, its run, and
+        the state.
+        """
         spec, decorated = self.spec, self.spec.decorated
         known = decorated if decorated is None or decorated.spec is spec else decorated.having(spec)
         return known, self._record(), self.state

@@ -52,16 +52,6 @@ class RetryLater:
     state: State[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRun:
-    """What a `retry_condition_fn` sees of a task run."""
-
-    id: str
-    name: str
-    flow_run_id: str | None
-    run_count: int
-
-
 def _nothing(*_: object) -> None:
     pass
 
@@ -221,10 +211,8 @@ def _retry_delay(task: TaskSpec, context: TaskRunContext, state: State[Any]) -> 
 def _may_retry(task: TaskSpec, context: TaskRunContext, state: State[Any]) -> bool:
     if task.retry_condition_fn is None:
         return True
-    flow_run_id = context.flow_run.run_id if context.flow_run else None
-    run = TaskRun(context.task_run_id, context.task_run_name, flow_run_id, context.attempt)
     try:
-        return bool(bodies.call(task.retry_condition_fn, (task, run, state), {}))
+        return bool(bodies.call(task.retry_condition_fn, TaskRunHooks(context, state).arguments(), {}))
     except Exception:
         _logger.exception("retry_condition_fn of task %r raised; the task is not tried again", task.name)
         return False

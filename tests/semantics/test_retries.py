@@ -143,6 +143,18 @@ once_only = slow_at_first.with_options(retries=0)
 if_breaks = hopeless.with_options(retries=9, retry_condition_fn=CONDITIONS["breaks"])
 
 
+def sees(task: Any, run: Any, state: State[Any]) -> bool:
+    """Note what a condition is told."""
+    EFFECTS.append((task.name, task.retries, task.fn.__name__, run.name, run.run_count, state.name))
+    return False
+
+
+@task(retries=3, retry_condition_fn=sees, name="seen")
+def watched() -> None:
+    """Fails."""
+    raise ConnectionError("away")
+
+
 @flow
 def calls(name: str, submitted: bool) -> Any:
     tried = globals()[name]
@@ -221,6 +233,13 @@ def test_a_condition_decides(run: Run, effects: list[Any], name: str, tries: int
     """A function, a partial, an object or a coroutine function; one that raises says no."""
     assert run(calls, name=name, submitted=submitted).is_failed()
     assert effects == list(range(1, tries + 1))
+
+
+@pytest.mark.parametrize("submitted", [False, True])
+def test_a_condition_is_told_of_the_task_its_run_and_its_state(run: Run, effects: list[Any], submitted: bool) -> None:
+    """The task as the user knows it."""
+    run(calls, name="watched", submitted=submitted)
+    assert effects == [("seen", 3, "watched", "seen-0", 1, "Failed")]
 
 
 def test_a_condition_is_asked_of_coroutines_too(run: Run, effects: list[Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestra import allow_failure, as_completed, flow, task, wait
-from orchestra.errors import ResultTimeout, UpstreamFailed
+from orchestra.errors import DefinitionError, ResultTimeout, UpstreamFailed
 from orchestra.futures import FutureList
 from orchestra.runtime import flow_run
 from tests.semantics.conftest import EFFECTS, Run
@@ -189,6 +189,13 @@ def test_nothing_runs_that_waits_for_what_failed(run: Run, effects: list[Any], k
     with pytest.raises(UpstreamFailed, match="did not succeed"):
         run.value(not_run, kind=kind)
     assert effects == []
+
+
+@pytest.mark.parametrize("call", [lambda: note("x", wait_for=3), lambda: child("x", wait_for=3)])
+def test_wait_for_takes_futures_only(call: Any) -> None:
+    """Anything else is an error that names it."""
+    with pytest.raises(DefinitionError, match="wait_for= takes a future, or several in a list, not 3"):
+        call()
 
 
 def test_return_state_gives_states_everywhere(run: Run) -> None:
