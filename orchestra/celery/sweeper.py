@@ -236,8 +236,11 @@ class AttendantThread:
         self._thread = threading.Thread(target=self._run, name="orchestra-sweeper", daemon=True)
 
     def start(self) -> None:
-        """Write the worker down and begin."""
+        """Write the worker down."""
         self._attendant.start()
+
+    def begin(self) -> None:
+        """Begin the rounds."""
         self._thread.start()
 
     def stopping(self) -> None:
@@ -251,7 +254,10 @@ class AttendantThread:
     def end(self) -> None:
         """The worker has ended."""
         self._ended.set()
-        self._thread.join(_LINGER)
+        if self._thread.ident is None:
+            self._attendant.leave()
+        else:
+            self._thread.join(_LINGER)
 
     def _run(self) -> None:
         while not self._ended.wait(self._attendant.turn()):

@@ -74,7 +74,11 @@ class Attending(Protocol):
     """What looks after the worker, in a thread or in a process."""
 
     def start(self) -> None:
-        """Begin."""
+        """Prepare, and see that all is right."""
+        ...
+
+    def begin(self) -> None:
+        """The worker starts, which not every one does that was made."""
         ...
 
     def stopping(self) -> None:
@@ -122,6 +126,7 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
 
     def start(self, worker: Any) -> None:
         """Look after the helper from the worker's loop, without a thread that a fork would meet."""
+        self.attending.begin()
         worker.timer.call_repeatedly(_CHECK_EVERY, self.attending.check)
 
     def close(self, worker: Any) -> None:
@@ -281,6 +286,9 @@ class HelperProcess:
             text = said.decode(errors="replace") + process.stdout.read().decode(errors="replace")
             process.wait()
             raise ConfigurationError(text.strip() or f"the sweeper's process ended with {process.returncode}")
+
+    def begin(self) -> None:
+        """Nothing: it is at work since it was started."""
 
     def check(self) -> None:
         """Start it again if it has died, later and later if it does so at once."""
