@@ -89,10 +89,10 @@ def resolved(origin: Any) -> Any:
     return found
 
 
-def asks_again(task: TaskSpec, task_run: Any, state: states.State[Any]) -> bool:
+def asks_again(task: Any, task_run: Any, state: states.State[Any]) -> bool:
     """Whether a failed try is followed by another one: where the body asks for it, or `retries=` was given."""
     context = task_run_context.get()
-    return "retries" in task.overrides or (context is not None and context.retry_delay is not None)
+    return context is not None and ("retries" in context.task.overrides or context.retry_delay is not None)
 
 
 class CeleryBody:
