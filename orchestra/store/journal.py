@@ -457,7 +457,7 @@ def _make_waves(
 def _bound(connection: Connection, rows: Sequence[dict[str, Any]], ready: Sequence[str], moment: float) -> list[Any]:
     """Number the READY rows of which only some may be in flight; returns those that may start now."""
     keys = set(ready)
-    bounded = [row for row in rows if row["wave"] is not None and row["step_key"] in keys]
+    bounded = [row for row in rows if in_flight.is_bounded(row["wave"]) and row["step_key"] in keys]
     if not bounded:
         return []
     run_id, run_attempt, most, key = (bounded[0][x] for x in ("run_id", "run_attempt", "wave_window", "step_key"))
