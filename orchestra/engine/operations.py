@@ -13,7 +13,7 @@ from orchestra import lazy
 from orchestra.engine.answers import answers_for
 from orchestra.errors import IllegalTransition, NoBroker
 from orchestra.questions import Message
-from orchestra.store import inputs, interventions, runs
+from orchestra.store import inputs, interventions, runs, unsent
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
 
@@ -32,7 +32,7 @@ def cancel(database: Database, flow_run_id: str, announce: Announce | None = Non
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended already.
     """
-    _tell(interventions.cancel(database, flow_run_id), announce)
+    _tell(database, interventions.cancel(database, flow_run_id), announce)
     return str(runs.read(database, flow_run_id)["state_name"])
 
 
@@ -44,7 +44,7 @@ def retry(database: Database, flow_run_id: str, announce: Announce | None = None
         IllegalTransition: It has not ended.
     """
     _refuse_local(database, flow_run_id, "retried on a worker: it ran in a process of its own; call the flow again")
-    _tell(interventions.retry(database, flow_run_id), announce)
+    _tell(database, interventions.retry(database, flow_run_id), announce)
 
 
 def pause(database: Database, flow_run_id: str) -> None:
@@ -95,7 +95,7 @@ def resume(
         return
     row, pauses = interventions.open_pauses(database, flow_run_id)
     answers = answers_for(row, pauses, run_input, key)
-    _tell(interventions.resume(database, flow_run_id, answers, token=token), announce)
+    _tell(database, interventions.resume(database, flow_run_id, answers, token=token), announce)
 
 
 def send(database: Database, message: Message, announce: Announce | None = None) -> None:
@@ -105,7 +105,7 @@ def send(database: Database, message: Message, announce: Announce | None = None)
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended.
     """
-    _tell(inputs.send(database, message), announce)
+    _tell(database, inputs.send(database, message), announce)
 
 
 def delete(database: Database, flow_run_id: str) -> None:
@@ -124,10 +124,12 @@ def _refuse_local(database: Database, flow_run_id: str, wanted: str) -> None:
         raise IllegalTransition(flow_run_id, f"{row['state_name']}, and local", wanted)
 
 
-def _tell(announcements: Sequence[Announcement], announce: Announce | None) -> None:
+def _tell(database: Database, announcements: Sequence[Announcement], announce: Announce | None) -> None:
     if not announcements:
         return
     try:
         (announce or lazy.load("carrier")().announce)(announcements)
     except NoBroker:
         logger.info("no broker is configured here; the sweeper of a worker announces the run")
+        # They were written down as announced.
+        unsent.owe_again(database, announcements, at_once=True)

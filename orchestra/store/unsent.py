@@ -14,12 +14,15 @@ from orchestra.store.database import Database, now
 from orchestra.store.tables import Phase, flow_runs, owed_hooks, phase_is, steps
 
 
-def owe_again(database: Database, announcements: Sequence[Announcement]) -> None:
+def owe_again(database: Database, announcements: Sequence[Announcement], *, at_once: bool = False) -> None:
     """Have the sweeper announce these rows again after a sweep, if nobody has claimed them. Safe to repeat.
 
     A crash before it costs a lease instead.
+
+    Args:
+        at_once: Not after a sweep: nobody could send them here, and no broker has refused them.
     """
-    values = {"announce_at": now() + settings.current().sweep_seconds, "announced_at": None}
+    values = {"announce_at": now() + (0.0 if at_once else settings.current().sweep_seconds), "announced_at": None}
 
     def work(connection: Connection) -> None:
         for announcement in announcements:
