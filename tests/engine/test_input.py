@@ -127,7 +127,7 @@ def waiting(way: Way, run_id: str, pauses: int = 1) -> queries.FlowRunDetails:
 def test_a_flow_gets_what_it_asks_for_as_its_model(way: Way, effects: list[str]) -> None:
     """An instance, with defaults filled in; what ran before the pause does not run again."""
     run_id = way.start(flows.approving)
-    assert waiting(way, run_id).run.state_name == "Paused"
+    wait_until(lambda: waiting(way, run_id).run.state_name == "Paused", "the run to show as paused")
 
     way.resume(run_id, {"approved": True})
     assert way.result(run_id) == ["Approval", True, "", "approval"]

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from celery import Celery
 
 import orchestra.celery
-from orchestra import flow, task
+from orchestra import flow, settings, task
 from orchestra.engine import operations
 from orchestra.errors import CancelledRun, ConfigurationError, NoBroker, NotImportable
 from orchestra.store import logs, queries
@@ -29,6 +29,14 @@ from tests.integration import runner_flows as flows
 from tests.integration.flows import notes
 
 pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a crash of the database undid is found soon."""
+    monkeypatch.setenv("ORCHESTRA_LEASE_SECONDS", "4")
+    monkeypatch.setenv("ORCHESTRA_SWEEP_SECONDS", "1")
+    settings.reset()
 
 
 @pytest.fixture
@@ -197,6 +205,7 @@ def test_large_results_come_back(worker_factory: WorkerFactory, size: int) -> No
     assert flows.weighing(size) == (size, size)
 
 
+@pytest.mark.usefixtures("short_lease")
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_database_that_restarts_fails_nothing(
     database_url: str, postgres: servers.Postgres, worker_factory: WorkerFactory, file: str
