@@ -205,7 +205,13 @@ def latest(database: Database, run_id: str, step_key: str) -> StepRecord | None:
 
 
 def record(
-    database: Database, claim: Claim, new: Sequence[NewStep], *, window: Callable[[str], int], dispatched: bool = False
+    database: Database,
+    claim: Claim,
+    new: Sequence[NewStep],
+    *,
+    window: Callable[[str], int],
+    dispatched: bool = False,
+    replayed: bool = True,
 ) -> list[Announcement]:
     """Write steps of a flow run under its claim, in one transaction: ended ones and ones that are to be done.
 
@@ -214,6 +220,7 @@ def record(
         new: In the order of asking.
         window: Of a queue, how many rows of a wave are announced ahead.
         dispatched: Ends the streak of parks: something new was submitted.
+        replayed: The run is one whose body is replayed, which dispatches again what a crash of the database undid.
 
     Returns:
         What to announce, once this has returned. A crash before that costs a sweep: the rows say they are announced.
@@ -236,7 +243,7 @@ def record(
         announcements = []
     else:
         # What was only dispatched is dispatched again by the replay; a result must stay.
-        announcements = database.write(work, relaxed=all(step.ending is None for step in new))
+        announcements = database.write(work, relaxed=replayed and all(step.ending is None for step in new))
     failpoint("after_dispatch" if dispatched else "after_record")
     return announcements
 
