@@ -41,6 +41,9 @@ LONGEST_WAIT = 1.0
 _LEADER_LEASE = 10.0
 #: How often the worker's processes are looked at, in seconds.
 _WATCH_EVERY = 0.25
+#: Likewise while new ones are forked, at the start and when one has died, and for how long: a process that is never
+#: seen alive, as the code it imports kills it at once, is not known to have died.
+_ALERT_EVERY, _ALERT = 0.02, 10.0
 #: How long we look after the children of a worker that has died, in seconds.
 _LINGER = 10.0
 #: Messages taken in one go.
@@ -147,6 +150,7 @@ class Attendant:
         self._sweeper = Sweeper(database, carrier)
         self._worker = worker
         self._watch = Watch(worker.pid)
+        self._alert_until = clock.monotonic() + _ALERT
         self._patience = Patience(settings.current().hung_after)
         self._sweep_at = self._beat_at = float("-inf")
         self.stopping = False
@@ -165,7 +169,8 @@ class Attendant:
             self._guard(self._renew_silent)
         if now >= self._sweep_at:
             self._sweep_at = clock.monotonic() + self._sweeper.tick()
-        return max(min(_WATCH_EVERY, self._sweep_at - clock.monotonic()), 0.005)
+        watch_every = _ALERT_EVERY if now < self._alert_until else _WATCH_EVERY
+        return max(min(watch_every, self._sweep_at - clock.monotonic()), 0.005)
 
     def beat_now(self) -> None:
         """Give the next heartbeat at the next turn."""
@@ -191,6 +196,7 @@ class Attendant:
 
     def _look_after_dead(self) -> None:
         if self._watch.look():
+            self._alert_until = clock.monotonic() + _ALERT
             self._free(lambda owner: not self._watch.has_died(_process(owner)))
 
     def _free(self, may_live: Callable[[str], bool]) -> None:
