@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar
 
-from orchestra import callables, clock
+from orchestra import callables, clock, lazy
 from orchestra.annotations import allow_failure
 from orchestra.engine.parameters import signature
 from orchestra.errors import DefinitionError, ReservedArgumentError
@@ -134,7 +134,7 @@ class Decorated(Generic[P, R, Spec]):
         """
         self._placed = True
         module = sys.modules.get(self._home)
-        if getattr(_standing_at(self._spec.path), "_mark", None) is self._mark or module is None:
+        if getattr(lazy.loaded(self._spec.path), "_mark", None) is self._mark or module is None:
             return
         held = {
             name: value
@@ -148,14 +148,6 @@ class Decorated(Generic[P, R, Spec]):
         else:
             # It may be used while its module is still being imported.
             self._placed = not getattr(getattr(module, "__spec__", None), "_initializing", False)
-
-
-def _standing_at(path: str) -> Any:
-    module, _, qualname = path.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found
 
 
 def _moved(spec: Spec, module: str, name: str, file: str | None) -> Spec:

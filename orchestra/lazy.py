@@ -6,6 +6,7 @@ sqlalchemy, pydantic) stay unloaded until something of theirs is needed.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -73,4 +74,13 @@ def resolve(path: str) -> Any:
     found: Any = import_module(module)
     for part in filter(None, qualname.split(".")):
         found = getattr(found, part)
+    return found
+
+
+def loaded(path: str) -> Any:
+    """The object at "module:qualname", as far as its module is loaded by now; None where nothing stands there."""
+    module, _, qualname = path.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
     return found

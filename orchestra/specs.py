@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
-from orchestra import settings
+from orchestra import lazy, settings
 from orchestra.callables import is_async
 from orchestra.errors import DefinitionError, NotImportable
 from orchestra.task_runners import TaskRunner
@@ -237,11 +237,9 @@ def require_importable(path: str, what: str) -> None:
 
 
 def _require_spec(module: str, qualname: str, what: str) -> None:
-    found: Any = sys.modules.get(module)
-    if found is None:
+    if sys.modules.get(module) is None:
         return
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
+    found = lazy.loaded(f"{module}:{qualname}")
     if what == "task" and is_celery_task(found):
         return
     kind = FlowSpec if what == "flow" else TaskSpec

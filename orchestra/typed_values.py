@@ -266,13 +266,9 @@ def _nest_of(kind: Any) -> Callable[[Write, Any], Json]:
 
 def is_importable(kind: type, path: str) -> bool:
     """Whether another process finds this very class at `path`."""
-    module, _, qualname = path.partition(":")
-    if module in ("__main__", "__mp_main__"):
+    if path.partition(":")[0] in ("__main__", "__mp_main__"):
         return False
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found is kind
+    return lazy.loaded(path) is kind
 
 
 def _refuse(write: Write, value: Any) -> Json:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import socket
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,7 +25,7 @@ from celery.local import Proxy
 from celery.result import allow_join_result
 from celery.utils.time import maybe_make_aware
 
-from orchestra import states, tasks
+from orchestra import lazy, states, tasks
 from orchestra.callables import is_async
 from orchestra.celery import apps
 from orchestra.context import TaskRunContext, task_run_context
@@ -311,10 +310,8 @@ def _path(task: Any) -> str:
     by_name = f"{CELERY_TASK}{task.name}"
     if qualname is None or module == "__main__":
         return by_name
-    found = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return f"{module}:{qualname}" if _is(found, task) else by_name
+    path = f"{module}:{qualname}"
+    return path if _is(lazy.loaded(path), task) else by_name
 
 
 def _is(found: Any, task: Any) -> bool:

@@ -253,10 +253,7 @@ def load_flow(path: str) -> FlowSpec:
         UsageError: The path has not that form.
         DefinitionNotFound: It cannot be imported, or is no flow.
     """
-    module, _, name = path.rpartition(":")
-    if not module or not name:
-        raise click.UsageError(f"{path!r} must read module:flow, as in etl:pipeline")
-    import_from_here()
+    _ready_to_load(path, "module:flow, as in etl:pipeline")
     return definitions.load_flow(path)
 
 
@@ -267,11 +264,15 @@ def load_task(path: str) -> TaskSpec:
         UsageError: The path has not that form.
         DefinitionNotFound: It cannot be imported, or is no task.
     """
+    _ready_to_load(path, "module:task, as in shop:send_receipt")
+    return definitions.load_task(path)
+
+
+def _ready_to_load(path: str, form: str) -> None:
     module, _, name = path.rpartition(":")
     if not module or not name:
-        raise click.UsageError(f"{path!r} must read module:task, as in shop:send_receipt")
+        raise click.UsageError(f"{path!r} must read {form}")
     import_from_here()
-    return definitions.load_task(path)
 
 
 # -- output ------------------------------------------------------------------------------------------------------

@@ -29,8 +29,25 @@ HERE: tuple[type[BaseException], ...] = (Exception, SystemExit)
 EVERYTHING: tuple[type[BaseException], ...] = (BaseException,)
 
 
+class _InState:
+    """A run, by the state it has come into."""
+
+    __slots__ = ()
+    state: State[Any]
+
+    @property
+    def state_type(self) -> states.StateType:
+        """The state's type."""
+        return self.state.type
+
+    @property
+    def state_name(self) -> str:
+        """The state's name."""
+        return self.state.name
+
+
 @dataclass(frozen=True, slots=True)
-class FlowRun:
+class FlowRun(_InState):
     """What a hook is told of a flow run."""
 
     id: str
@@ -48,19 +65,9 @@ class FlowRun:
     start_time: datetime | None = None
     end_time: datetime | None = None
 
-    @property
-    def state_type(self) -> states.StateType:
-        """The state's type."""
-        return self.state.type
-
-    @property
-    def state_name(self) -> str:
-        """The state's name."""
-        return self.state.name
-
 
 @dataclass(frozen=True, slots=True)
-class TaskRun:
+class TaskRun(_InState):
     """What a hook, or a `retry_condition_fn`, is told of a task run."""
 
     id: str
@@ -80,16 +87,6 @@ class TaskRun:
     idempotency_key: str | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
-
-    @property
-    def state_type(self) -> states.StateType:
-        """The state's type."""
-        return self.state.type
-
-    @property
-    def state_name(self) -> str:
-        """The state's name."""
-        return self.state.name
 
 
 # -- running them ------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from orchestra import clock, pickles, states
+from orchestra import clock, lazy, pickles, states
 from orchestra.context import FlowRunContext, TaskRunContext, task_run_context
 from orchestra.engine import interrupts
 from orchestra.engine.bodies import name_of
@@ -260,10 +260,7 @@ def _is_importable(task: TaskSpec) -> bool:
         return False
     if task.celery_name is not None:
         return not task.path.startswith(CELERY_TASK)
-    module, _, qualname = task.path.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
+    found = lazy.loaded(task.path)
     return found is not None and found.spec.fn is task.fn
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestra import settings
 from orchestra.store import workers
 from orchestra.store.database import database
 from tests import servers
@@ -26,14 +25,6 @@ pytestmark = pytest.mark.services
 def file(tmp_path: Path) -> str:
     """Where bodies note what they do."""
     return str(tmp_path / "notes")
-
-
-@pytest.fixture
-def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was lost is found soon."""
-    monkeypatch.setenv("ORCHESTRA_LEASE_SECONDS", "4")
-    monkeypatch.setenv("ORCHESTRA_SWEEP_SECONDS", "1")
-    settings.reset()
 
 
 def test_flows_of_every_shape_run(rabbitmq: servers.RabbitMQ, worker_factory: WorkerFactory) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from celery import Celery
 
 import orchestra.celery
-from orchestra import flow, settings, task
+from orchestra import flow, task
 from orchestra.engine import operations
 from orchestra.errors import CancelledRun, ConfigurationError, NoBroker, NotImportable
 from orchestra.store import logs, queries
@@ -29,14 +29,6 @@ from tests.integration import runner_flows as flows
 from tests.integration.flows import notes
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a crash of the database undid is found soon."""
-    monkeypatch.setenv("ORCHESTRA_LEASE_SECONDS", "4")
-    monkeypatch.setenv("ORCHESTRA_SWEEP_SECONDS", "1")
-    settings.reset()
 
 
 @pytest.fixture
