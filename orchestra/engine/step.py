@@ -30,6 +30,7 @@ from orchestra.errors import (
     StoreError,
 )
 from orchestra.failpoints import failpoint
+from orchestra.results import Keeping, keeping_of
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
@@ -169,7 +170,8 @@ class _Step:
 
     def _end(self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None) -> None:
         failpoint("after_body")
-        ending, final = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
+        what = f"the result of {self.row['name']!r}"
+        ending, final = ending_of(state, what=what, attempt=attempt, keeping=self._keeping(task))
         # Counted here at the latest: within the transaction it is only looked up.
         self._window(self.row["queue"] or "")
         debt = None if task is None else self._debt(task, ending)
@@ -183,6 +185,10 @@ class _Step:
         failpoint("before_announce")
         self.carrier.announce(announcements)
         failpoint("after_announce")
+
+    def _keeping(self, task: TaskSpec | None) -> Keeping | None:
+        flow_run = None if self.context is None else self.context.flow_run
+        return None if task is None or flow_run is None else keeping_of(self.database, task, flow_run.flow)
 
     def _debt(self, task: TaskSpec, ending: Ending) -> Debt | None:
         row = self.row
