@@ -38,6 +38,7 @@ from orchestra.states import State, StateDetails
 from orchestra.store import claims, in_flight, settle, slots
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
+from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending
 from orchestra.store.owed import Debt
 from orchestra.store.prepared import prepare
@@ -101,6 +102,8 @@ class _Step:
             outcome = self._attempts(task)
         except Cancelled:
             outcome = Ended(_cancelled(), self.row["attempt"])
+        if self.context is not None and self.context.recorded is not None:
+            return
         if isinstance(outcome, RetryLater):
             self._retry_later(outcome)
         elif outcome is not None:
@@ -118,6 +121,7 @@ class _Step:
         if not self._has_slots(context.tags):
             return None
         claim_token = step_claim.set(self.claim)
+        context.record = lambda state, joint: self._end(state, context.attempt, task, joint)
         token = flow_run_context.set(context.flow_run)
         tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
@@ -198,22 +202,28 @@ class _Step:
             depth=row.depth,
         )
 
-    def _end(self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None) -> None:
+    def _end(
+        self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None, joint: Joint | None = None
+    ) -> State[Any] | None:
+        """Record the end, within a transaction of the body, if one is given; None: that one is not to be committed."""
         failpoint("after_body")
         ending, final = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
+        if joint is not None and not final.is_completed():
+            return None
         # Counted here at the latest: within the transaction it is only looked up.
         self._window(self.row["queue"] or "")
         debt = None if task is None else self._debt(task, ending)
         asked_at = clock.monotonic()
         bounded = in_flight.is_bounded(self.row["wave"])
         announcements = settle.complete(
-            self.database, self.claim, ending, window=self._window, debt=debt, bounded=bounded
+            self.database, self.claim, ending, window=self._window, debt=debt, bounded=bounded, joint=joint
         )
         if task is not None and debt is not None:
             self.hooks = debt.claim(asked_at), self._hooks(task, final, attempt)
         failpoint("before_announce")
         self.carrier.announce(announcements)
         failpoint("after_announce")
+        return final
 
     def _debt(self, task: TaskSpec, ending: Ending) -> Debt | None:
         row = self.row

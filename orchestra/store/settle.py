@@ -24,6 +24,7 @@ from orchestra.store import blobs, in_flight
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps, step_is
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
+from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending, chunks, keep_large, upstream_failed
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import prepare
@@ -79,6 +80,7 @@ def complete(
     window: Callable[[str], int] = _least_window,
     debt: Debt | None = None,
     bounded: bool = False,
+    joint: Joint | None = None,
 ) -> list[Announcement]:
     """Write the ending of a claimed step, and what follows from it, in one transaction.
 
@@ -89,6 +91,7 @@ def complete(
         window: Of a queue, how many rows of a wave are announced ahead; asked within the transaction, so it must know.
         debt: The hooks that this ending calls for.
         bounded: The step is one of which only some may be in flight.
+        joint: The transaction of its body, which this ends.
 
     Returns:
         What to announce.
@@ -111,9 +114,17 @@ def complete(
             owe(connection, [debt])
         return settle(connection, claim.run_id, claim.run_attempt, _ended([row]), window=window)
 
-    keep_large(database, [ending])
+    def is_there(connection: Connection) -> bool:
+        # Behind a COMMIT that is still under way.
+        connection.execute(
+            sa.select(steps.c.id).where(*step_is(claim.run_id, claim.run_attempt, step_key)).with_for_update()
+        )
+        return is_released(connection, claim, Phase.DONE)
+
+    if joint is None:
+        keep_large(database, [ending])
     failpoint("before_complete")
-    announcements = database.write(work)
+    announcements = database.write(work) if joint is None else joint.write(work, is_there)
     failpoint("after_complete")
     return announcements
 
