@@ -14,7 +14,7 @@ from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import State
 
 
-class OpenTransaction(Protocol):
+class SharedTransaction(Protocol):
     """A transaction that is to be committed together with the end of a task run."""
 
     def block(self) -> AbstractContextManager[Any]:
@@ -94,7 +94,7 @@ class TaskRunContext:
     #: Carries out the calls that the task's body makes; None: they run plainly, in this process.
     runner: Runner | None = None
     #: What `db_transaction()` has opened in the attempt that runs.
-    atomic: OpenTransaction | None = None
+    atomic: SharedTransaction | None = None
     #: Records an end within an open transaction, commits both, and gives the final state; None where it cannot be
     #: recorded as it is. None: nobody here records the end of this task run.
     record: Callable[[State[Any], Any], State[Any] | None] | None = None
