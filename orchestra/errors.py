@@ -381,7 +381,7 @@ class DbTransactionTimeout(DbTransactionError):
 
     def __str__(self) -> str:
         return (
-            f"db_transaction() was open for longer than {self.seconds:.3g} s, a third of the lease, and was rolled "
+            f"db_transaction() was open for longer than {self.seconds:g} s, a third of the lease, and was rolled "
             "back: prepare what takes time before the block, keep the block last in the body, or set "
             "ORCHESTRA_LEASE_SECONDS higher"
         )
