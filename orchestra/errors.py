@@ -246,6 +246,18 @@ class InputTimeout(OrchestraError, TimeoutError):
     """A flow run that waited for input was sent none in time."""
 
 
+class AcquireConcurrencySlotTimeoutError(OrchestraError, TimeoutError):
+    """No slot of a concurrency limit was free in time."""
+
+
+class ConcurrencySlotAcquisitionError(OrchestraError):
+    """A slot of a concurrency limit cannot be had: there is no such limit, or it never has so many."""
+
+
+class ConcurrencySlotLost(OrchestraError):
+    """The lease of a slot was over before its block was: another process may have had the slot meanwhile."""
+
+
 class NotSuspendable(OrchestraError, RuntimeError):
     """A flow run that was called in a process cannot be suspended: nothing else could go on with it."""
 
@@ -327,6 +339,20 @@ class DefinitionNotFound(NotFound):
 
     def __str__(self) -> str:
         return f"{self.path!r} cannot be imported here: {self.reason}"
+
+
+class LimitNotFound(NotFound):
+    """There is no concurrency limit of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"there is no concurrency limit {name!r}: create it by `orchestra gcl create {name} --limit N`; "
+            "`orchestra gcl ls` lists them"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name,), self.__dict__
 
 
 class MissingContextError(OrchestraError, RuntimeError):

@@ -5,10 +5,11 @@ The local runner carries them out here; the durable one (engine/segment.py) jour
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol
 
 from orchestra.futures import Future, Waiter
-from orchestra.questions import Message, Pause, Receive
+from orchestra.questions import Message, Pause, Receive, Slots
 from orchestra.specs import Call, FlowSpec, TaskSpec
 from orchestra.states import State
 
@@ -68,6 +69,19 @@ class Runner(Waiter, Protocol):
 
     async def receive_async(self, wanted: Receive) -> Any:
         """As `receive`, holding up the calling branch only."""
+        ...
+
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """Slots of concurrency limits, had while inside.
+
+        Raises:
+            AcquireConcurrencySlotTimeoutError: They were not to be had in time.
+            ConcurrencySlotAcquisitionError: They can never be had.
+        """
+        ...
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`, waiting in the calling branch only."""
         ...
 
     def send(self, message: Message) -> None:
