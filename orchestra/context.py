@@ -21,6 +21,30 @@ class LineCounter(Protocol):
         ...
 
 
+class OpenTransaction(Protocol):
+    """A block of `transaction()`, as the engine sees it."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing new belongs to it: it was committed, or its block has ended."""
+        ...
+
+    @property
+    def flow_run(self) -> FlowRunContext | None:
+        """The flow run in which it was opened."""
+        ...
+
+    @property
+    def task_run(self) -> TaskRunContext | None:
+        """The task run in whose body it was opened."""
+        ...
+
+    @property
+    def parent(self) -> OpenTransaction | None:
+        """The block around it, of the same body."""
+        ...
+
+
 @dataclass(slots=True)
 class FlowRunContext:
     """The flow run whose body runs here. Instants are seconds since the epoch."""
@@ -80,6 +104,10 @@ class TaskRunContext:
     retry_delay: float | None = None
     #: The task's own, and those in force where it was called.
     tags: tuple[str, ...] = ()
+    #: The task's own transaction, where its body has asked for it.
+    transaction: OpenTransaction | None = None
+    #: The block in which it was called, where that is another process's: `(run attempt, key)`.
+    called_in: tuple[int, str] | None = None
 
     @classmethod
     def get(cls) -> TaskRunContext | None:
@@ -109,6 +137,8 @@ class TaskRunContext:
 
 flow_run_context: ContextVar[FlowRunContext | None] = ContextVar("orchestra_flow_run", default=None)
 task_run_context: ContextVar[TaskRunContext | None] = ContextVar("orchestra_task_run", default=None)
+#: The innermost block of `transaction()` around the calling code, or around the call of the body that it is in.
+transaction_context: ContextVar[OpenTransaction | None] = ContextVar("orchestra_transaction", default=None)
 #: The tags in force: what `tags()` gave, and in a flow body the run's own.
 tags_context: ContextVar[frozenset[str]] = ContextVar("orchestra_tags", default=frozenset())
 
@@ -135,6 +165,16 @@ def tags(*new_tags: str) -> Iterator[frozenset[str]]:
 def tags_of(own: frozenset[str]) -> tuple[str, ...]:
     """The tags of a task run that is started now: the task's own and those in force, sorted."""
     return tuple(sorted(own | tags_context.get()))
+
+
+def transaction_here() -> Any:
+    """The innermost block of the calling body that what is asked for now belongs to; None where it is in none."""
+    found = transaction_context.get()
+    if found is None or found.flow_run is not flow_run_context.get() or found.task_run is not task_run_context.get():
+        return None
+    while found is not None and found.is_over:
+        found = found.parent
+    return found
 
 
 def get_run_context() -> FlowRunContext | TaskRunContext:

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestra import clock, identifiers, names, results, serializers, states
-from orchestra.context import TaskRunContext, tags_context, tags_of
+from orchestra import clock, identifiers, lazy, names, results, serializers, states
+from orchestra.context import TaskRunContext, tags_context, tags_of, transaction_here
 from orchestra.engine import definitions, interrupts, owed
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.asking import Asking
@@ -25,6 +25,7 @@ from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts,
 from orchestra.engine.values import decode_inputs, encode_inputs, ending_of
 from orchestra.engine.waiting import abandoned
 from orchestra.errors import (
+    DefinitionError,
     OrchestraError,
     SerializationError,
     UpstreamFailed,
@@ -81,6 +82,13 @@ class DurableRunner(Asking):
         """
         super().__init__(database, claimed, flow, carrier, records, waiters)
         self._run_child, self._heart = run_child, heart
+
+    @property
+    def keeper(self) -> Any:
+        """Keeps the transactions of the body."""
+        if self._keeper is None:
+            self._keeper = lazy.load("durable_keeper")(self, self._records.values())
+        return self._keeper
 
     def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
         """Run the task inline if this worker consumes its queue, else dispatch it and wait."""
@@ -200,10 +208,15 @@ class DurableRunner(Asking):
             self._unwritten.append(step)
             self._open.add(asked.key)
             return None
+        ended = outcome.state
+        if task.on_commit and ended.is_completed() and transaction_here() is None:
+            ended = lazy.load("transacting").commit_alone(context, ended)
         ending, final = ending_of(
-            outcome.state, what=f"the result of task {task.name!r}", start_time=start_time, attempt=outcome.attempt
+            ended, what=f"the result of task {task.name!r}", start_time=start_time, attempt=outcome.attempt
         )
         step = self._new(asked, task, None, ending=ending)
+        if task.has_transaction_hooks and step.transaction is not None and final.is_completed():
+            step.effects = self.keeper.effects_of(step, context)
         step.fingerprint = fingerprint_of(inputs)
         step.inline, step.attempt = True, outcome.attempt
         final = self._with_details(final, asked.key)
@@ -248,8 +261,7 @@ class DurableRunner(Asking):
         if isinstance(started, State):
             return started
         state = run_attempts(task, *started, before_attempt=self._before_body).state
-        _run_unowed(started[2], state)
-        return state
+        return self._end_unjournaled(started[2], state)
 
     async def _call_unjournaled_async(self, task: TaskSpec, call: Call) -> State[Any]:
         self.check(task.name)
@@ -258,13 +270,23 @@ class DurableRunner(Asking):
         if isinstance(started, State):
             return started
         state = (await run_attempts_async(task, *started, before_attempt=self._before_body)).state
-        _run_unowed(started[2], state)
+        return self._end_unjournaled(started[2], state)
+
+    def _end_unjournaled(self, context: TaskRunContext, state: State[Any]) -> State[Any]:
+        if context.task.on_commit and state.is_completed() and transaction_here() is None:
+            state = lazy.load("transacting").commit_alone(context, state)
+        _run_unowed(context, state)
         return state
 
     def _begin_unjournaled(
         self, task: TaskSpec, call: Call
     ) -> State[Any] | tuple[tuple[Any, ...], dict[str, Any], TaskRunContext]:
         """Its arguments and context; a final state where an upstream failed."""
+        if task.has_transaction_hooks and transaction_here() is not None:
+            raise DefinitionError(
+                f"task {task.name!r} says persist_result=False, so that its end is not journaled, and has hooks for "
+                "transactions, which need that: let its result be kept, or call it outside of the transaction"
+            )
         asked = self._line().outside(names.step_name(task.name))
         try:
             args, kwargs = _settled(call)
@@ -298,6 +320,8 @@ class DurableRunner(Asking):
             step.most_in_flight = self.flow.most_in_flight
             self._unwritten.append(step)
             self._open.add(asked.key)
+        if (txn := transaction_here()) is not None:
+            txn.submitted.append(asked.key)
         return JournalFuture(self, asked.key)
 
     @property
@@ -350,6 +374,7 @@ class DurableRunner(Asking):
             fingerprint=fingerprint_of(encoded),
             queue=child.queue,
             child_run_id=child.id,
+            transaction=self._transaction_key(),
         )
         self._open.add(asked.key)
         claimed = self._write_child(step, child, inline)
@@ -436,7 +461,9 @@ class DurableRunner(Asking):
             flow_run=self.context,
             step_key=asked.key,
             attempt=1,
-            idempotency_key=identifiers.idempotency_key(run_id, asked.key),
+            idempotency_key=identifiers.idempotency_key(
+                run_id, asked.key, 1 if self._transaction_key() is None else self.claim.run_attempt
+            ),
             parameters=parameters,
             log_prints=self.context.log_prints if task.log_prints is None else task.log_prints,
             tags=tags_of(task.tags),
@@ -468,6 +495,7 @@ class DurableRunner(Asking):
             lease_seconds=task.lease_seconds,
             tags=tags_of(task.tags),
             ending=ending,
+            transaction=self._transaction_key(),
         )
 
 

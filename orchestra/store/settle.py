@@ -24,7 +24,7 @@ from orchestra.store import blobs, in_flight
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps, step_is
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
-from orchestra.store.journal import Ending, chunks, keep_large, upstream_failed
+from orchestra.store.journal import Effect, Ending, chunks, keep_large, upstream_failed
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import prepare
 from orchestra.store.tables import Phase, edges, flow_runs, joins, phase_is, phase_is_not, steps
@@ -79,6 +79,7 @@ def complete(
     window: Callable[[str], int] = _least_window,
     debt: Debt | None = None,
     bounded: bool = False,
+    effects: Sequence[Effect] = (),
 ) -> list[Announcement]:
     """Write the ending of a claimed step, and what follows from it, in one transaction.
 
@@ -89,6 +90,7 @@ def complete(
         window: Of a queue, how many rows of a wave are announced ahead; asked within the transaction, so it must know.
         debt: The hooks that this ending calls for.
         bounded: The step is one of which only some may be in flight.
+        effects: Written together with it.
 
     Returns:
         What to announce.
@@ -109,6 +111,8 @@ def complete(
             raise ClaimLost(f"the claim on step {claim.step_key!r} of flow run {claim.run_id} was taken over")
         if debt is not None:
             owe(connection, [debt])
+        for effect in effects:
+            effect(connection, instant(connection))
         return settle(connection, claim.run_id, claim.run_attempt, _ended([row]), window=window)
 
     keep_large(database, [ending])
