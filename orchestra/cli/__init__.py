@@ -18,6 +18,7 @@ _COMMANDS = {
     "flow-run": "orchestra.cli.flow_run:flow_run",
     "task": "orchestra.cli.task:task",
     "task-run": "orchestra.cli.task_run:task_run",
+    "transaction": "orchestra.cli.transaction:transaction",
     "worker": "orchestra.cli.worker:worker",
     "db": "orchestra.cli.db:db",
     "config": "orchestra.cli.config:config",
