@@ -13,6 +13,13 @@ from typing import Any
 #: What may be reached upward, and where it lives.
 DOORS = {
     "local_runner": "orchestra.engine.local:runner",
+    "memory_keeper": "orchestra.engine.transacting:MemoryKeeper",
+    "silent_keeper": "orchestra.engine.transacting:SilentKeeper",
+    "local_keeper": "orchestra.engine.transacting:LocalKeeper",
+    "durable_keeper": "orchestra.engine.transacting_durably:DurableKeeper",
+    "task_transaction": "orchestra.engine.transacting:task_transaction",
+    "transacting": "orchestra.engine.transacting",
+    "transacting_durably": "orchestra.engine.transacting_durably",
     "processes": "orchestra.runners.processes:ProcessPool",
     "slots": "orchestra.engine.slots",
     "remote_runner": "orchestra.runners.remote:RemoteRunner",

@@ -70,6 +70,9 @@ class TaskSpec:
     on_completion: Hooks = field(default=(), compare=False)
     on_failure: Hooks = field(default=(), compare=False)
     on_running: Hooks = field(default=(), compare=False)
+    #: Called with the transaction in which it ended well.
+    on_rollback: Hooks = field(default=(), compare=False)
+    on_commit: Hooks = field(default=(), compare=False)
     #: The fields that `with_options` has set: what a worker finds at `path` has them not.
     overrides: Mapping[str, Any] = field(default_factory=dict, compare=False)
     #: What the user knows it as: handed to hooks.
@@ -88,6 +91,11 @@ class TaskSpec:
         ):
             return True
         return self.persist_result
+
+    @property
+    def has_transaction_hooks(self) -> bool:
+        """Whether a transaction in which it ends well has something to call."""
+        return bool(self.on_rollback or self.on_commit)
 
     @property
     def routed_as(self) -> str:

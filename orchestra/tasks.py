@@ -15,7 +15,7 @@ from orchestra.decorated import Decorated, items_in, items_of, require_function,
 from orchestra.engine.parameters import bind, signature
 from orchestra.errors import MappingLengthMismatch, MappingMissingIterable, MissingContextError
 from orchestra.futures import Future, FutureList
-from orchestra.hooks import HookOption, TaskHooks, hook_options
+from orchestra.hooks import HookOption, TransactionHooks, hook_options
 from orchestra.retries import exponential_backoff as exponential_backoff
 from orchestra.runners.base import Runner
 from orchestra.specs import Call, TaskSpec, is_celery_task, overridden
@@ -81,6 +81,9 @@ class TaskOptions(TypedDict, total=False):
     on_failure: HookOption
     #: Called at the start of each try.
     on_running: HookOption
+    #: Called with the transaction in which a run of it ended well, when that is rolled back, or committed.
+    on_rollback: HookOption
+    on_commit: HookOption
     #: Prefect's; not there yet, and refused. So are those that follow.
     cache_policy: Any
     cache_key_fn: Any
@@ -93,7 +96,7 @@ class TaskOptions(TypedDict, total=False):
 _LATE = frozenset({"_spec", "_fn", "_is_async", "_placed", "__name__", "__qualname__", "__wrapped__"})
 
 
-class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
+class Task(Decorated[P, R, TaskSpec], TransactionHooks, CanvasMember):
     """A function that orchestra runs, tries again, and keeps the history of."""
 
     kind = "task"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from orchestra import clock, graph, identifiers, names, states
-from orchestra.context import FlowRunContext, flow_run_context
+from orchestra.context import FlowRunContext, flow_run_context, transaction_here
 from orchestra.engine import interrupts
 from orchestra.engine.branches import current_line
 from orchestra.engine.values import ending_of, state_of
@@ -105,6 +105,8 @@ class Journaled:
         self._states: dict[str, State[Any]] = {}
         self._unwritten: list[NewStep] = []
         self._open: set[str] = {record.key for record in records if not record.done}
+        #: Keeps the transactions of the body, once it has any.
+        self._keeper: Any = None
         self._sequence = max((record.sequence for record in records), default=-1) + 1
         self._callbacks: dict[str, list[Callable[[], object]]] = {}
         self._seen_until = clock.now()
@@ -205,6 +207,13 @@ class Journaled:
             self._learn(record)
 
     @property
+    def has_transactions(self) -> bool:
+        """Whether the run attempt has opened any, as far as this segment knows."""
+        if self._keeper is not None:
+            return True
+        return any(record.kind == Kind.TRANSACTION for record in self._records.values())
+
+    @property
     def unfinished(self) -> bool:
         """Whether submitted work of the run may not have ended."""
         return bool(self._open)
@@ -263,8 +272,21 @@ class Journaled:
         line = current_line.get()
         if line is None or line.thread != threading.get_ident():
             raise ForeignThread(what)
+        if self._keeper is not None:
+            self._check_transaction(line.branch)
         if self.carrier.stopping() and not self._inline:
             self._give_back()
+
+    def _check_transaction(self, branch: Branch) -> None:
+        """Raise what the block around this raised when it was run before, where it did so: it is being rolled back."""
+        if (txn := transaction_here()) is not None:
+            place = Asked("", branch.id, branch.position)
+            self._keeper.check(txn, branch.id, branch.position, self.replay.reaches(place))
+
+    def _transaction_key(self) -> str | None:
+        """The innermost block that what is asked for now belongs to."""
+        txn = transaction_here()
+        return None if txn is None else txn.row_key
 
     def guard(self, write: Callable[[], T]) -> T:
         """Do a write under the claim, not to be interrupted in the middle.
@@ -487,7 +509,15 @@ class Journaled:
 
     def _plain(self, asked: Asked, kind: Kind) -> NewStep:
         name = asked.key.rpartition("/")[2]
-        return NewStep(asked.key, asked.branch, asked.position, self._next_sequence(), kind, name)
+        return NewStep(
+            asked.key,
+            asked.branch,
+            asked.position,
+            self._next_sequence(),
+            kind,
+            name,
+            transaction=self._transaction_key(),
+        )
 
     def _next_sequence(self) -> int:
         self._sequence += 1

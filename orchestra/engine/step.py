@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchestra import clock, graph, identifiers, serializers, states
+from orchestra import clock, graph, identifiers, lazy, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context
 from orchestra.engine import definitions, history, interrupts, owed, unknown
 from orchestra.engine.heartbeat import Heart
@@ -40,7 +40,7 @@ from orchestra.store import claims, in_flight, settle, slots
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.joint import Joint
-from orchestra.store.journal import Ending
+from orchestra.store.journal import Effect, Ending
 from orchestra.store.owed import Debt
 from orchestra.store.prepared import prepare
 from orchestra.store.slots import Holder
@@ -178,11 +178,31 @@ class _Step:
             flow_run=flow_run,
             step_key=self.claim.step_key,
             attempt=self.row["attempt"],
-            idempotency_key=identifiers.idempotency_key(self.claim.run_id, self.row["step_key"]),
+            idempotency_key=identifiers.idempotency_key(
+                self.claim.run_id, self.row["step_key"], 1 if self._called_in is None else self.claim.run_attempt
+            ),
             parameters=parameters,
             log_prints=log_prints,
             tags=kept_tags(task, self.row["tags"]),
+            called_in=self._called_in,
         )
+
+    @property
+    def _called_in(self) -> tuple[int, str] | None:
+        """The transaction in whose block it was submitted."""
+        key = self.row["transaction_key"]
+        return None if key is None else (self.claim.run_attempt, key)
+
+    def _effects(self, task: TaskSpec | None, ending: Ending) -> tuple[Effect, ...]:
+        """What is written together with its end: the hooks that it has in a transaction."""
+        key = self.row["transaction_key"]
+        if task is None or key is None or not task.has_transaction_hooks or ending.state_type != "COMPLETED":
+            return ()
+        own = None if self.context is None else self.context.transaction
+        made: tuple[Effect, ...] = lazy.load("transacting").step_effects(
+            self.claim, task, key, own, self.row["sequence"]
+        )
+        return made
 
     def _flow_run(self) -> FlowRunContext:
         """The run this step belongs to, as its body may ask for it."""
@@ -205,20 +225,29 @@ class _Step:
 
     def _end(
         self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None, joint: Joint | None = None
-    ) -> State[Any] | None:
-        """Record the end, within a transaction of the body, if one is given; None: that one is not to be committed."""
+    ) -> State[Any]:
+        """Record the end, in the transaction of the body, if one is given: then only where the result can be kept."""
         failpoint("after_body")
+        if task is not None and task.on_commit and state.is_completed() and self._called_in is None and self.context:
+            state = lazy.load("transacting").commit_alone(self.context, state)
         what = f"the result of {self.row['name']!r}"
         ending, final = ending_of(state, what=what, attempt=attempt, keeping=self._keeping(task))
         if joint is not None and not final.is_completed():
-            return None
+            return final
         # Counted here at the latest: within the transaction it is only looked up.
         self._window(self.row["queue"] or "")
         debt = None if task is None else self._debt(task, ending)
         asked_at = clock.monotonic()
         bounded = in_flight.is_bounded(self.row["wave"])
         announcements = settle.complete(
-            self.database, self.claim, ending, window=self._window, debt=debt, bounded=bounded, joint=joint
+            self.database,
+            self.claim,
+            ending,
+            window=self._window,
+            debt=debt,
+            bounded=bounded,
+            effects=self._effects(task, ending),
+            joint=joint,
         )
         if task is not None and debt is not None:
             self.hooks = debt.claim(asked_at), self._hooks(task, final, attempt)

@@ -25,7 +25,7 @@ from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcemen
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
 from orchestra.store.joint import Joint
-from orchestra.store.journal import Ending, chunks, keep_large, upstream_failed
+from orchestra.store.journal import Effect, Ending, chunks, keep_large, upstream_failed
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import prepare
 from orchestra.store.tables import Phase, edges, flow_runs, joins, phase_is, phase_is_not, steps
@@ -81,6 +81,7 @@ def complete(
     debt: Debt | None = None,
     bounded: bool = False,
     joint: Joint | None = None,
+    effects: Sequence[Effect] = (),
 ) -> list[Announcement]:
     """Write the ending of a claimed step, and what follows from it, in one transaction.
 
@@ -92,6 +93,7 @@ def complete(
         debt: The hooks that this ending calls for.
         bounded: The step is one of which only some may be in flight.
         joint: The transaction of its body, which this ends.
+        effects: Written together with it.
 
     Returns:
         What to announce.
@@ -112,6 +114,8 @@ def complete(
             raise ClaimLost(f"the claim on step {claim.step_key!r} of flow run {claim.run_id} was taken over")
         if debt is not None:
             owe(connection, [debt])
+        for effect in effects:
+            effect(connection, instant(connection))
         return settle(connection, claim.run_id, claim.run_attempt, _ended([row]), window=window)
 
     def is_there(connection: Connection) -> bool:

@@ -42,6 +42,7 @@ THERE = {
     "concurrency.sync": "concurrency rate_limit",
     "input": "RunInput RunInputMetadata send_input receive_input",
     "logging": "get_run_logger get_logger disable_run_logger flow_run_logger task_run_logger",
+    "results": "ResultStore ResultRecord get_result_store",
     "runtime": "flow_run task_run deployment",
     "schedules": "Schedule Cron Interval RRule",
     "states": """
@@ -53,6 +54,9 @@ THERE = {
     "task_worker": "serve",
     "tasks": "Task task exponential_backoff",
     "testing.utilities": "orchestra_test_harness prefect_test_harness",
+    "transactions": """
+        transaction atransaction get_transaction CommitMode IsolationLevel Transaction AsyncTransaction TransactionState
+    """,
     "utilities.annotations": "allow_failure quote unmapped opaque freeze",
 }
 
@@ -73,10 +77,8 @@ NOT_YET = {
     "flows": "serve deploy",
     "locking.filesystem": "FileSystemLockManager",
     "locking.memory": "MemoryLockManager",
-    "results": "ResultStore ResultRecord get_result_store",
     "server": "create_app",
     "tasks": "task_input_hash",
-    "transactions": "transaction atransaction get_transaction CommitMode IsolationLevel Transaction",
     "variables": "Variable",
 }
 
