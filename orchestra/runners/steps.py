@@ -216,7 +216,7 @@ def kept(value: Any, name: str, spec: TaskSpec | FlowSpec, flow: FlowSpec | None
     A large one is in its blob when this returns, ahead of the row that refers to it.
     """
     db = database()
-    keeping = results.keeping_of(db, spec, flow)
+    keeping = results.keeping_of(db, spec, flow, patience=0.0)
     try:
         data = encode(value, serializer="auto" if keeping is None else keeping.serializer)
         results.split(data)
