@@ -10,7 +10,7 @@ import json
 import logging
 from typing import Any
 
-from orchestra import clock, lazy, retries, serializers, states
+from orchestra import clock, lazy, results, retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
 from orchestra.engine import bodies, branches, definitions, greenlets, history, interrupts, owed, tracing, unknown
 from orchestra.engine.arguments import replace_futures, replace_refs
@@ -426,7 +426,8 @@ class Segment:
             if announcement is not None:
                 self.carrier.announce([announcement])
             return None
-        ending, final = ending_of(state, what=f"the result of flow {self.flow.name!r}")
+        what, keeping = f"the result of flow {self.flow.name!r}", results.keeping_of(self.database, self.flow)
+        ending, final = ending_of(state, what=what, keeping=keeping)
         return self._write_end(ending, final)
 
     def _close_transactions(self, state: State[Any], *, cancelled: bool = False) -> State[Any] | None:

@@ -31,6 +31,7 @@ from orchestra.errors import (
     StoreError,
 )
 from orchestra.failpoints import failpoint
+from orchestra.results import Keeping, keeping_of
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
@@ -229,7 +230,8 @@ class _Step:
         failpoint("after_body")
         if task is not None and task.on_commit and state.is_completed() and self._called_in is None and self.context:
             state = lazy.load("transacting").commit_alone(self.context, state)
-        ending, final = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
+        what = f"the result of {self.row['name']!r}"
+        ending, final = ending_of(state, what=what, attempt=attempt, keeping=self._keeping(task))
         if joint is not None and not final.is_completed():
             return final
         # Counted here at the latest: within the transaction it is only looked up.
@@ -253,6 +255,10 @@ class _Step:
         self.carrier.announce(announcements)
         failpoint("after_announce")
         return final
+
+    def _keeping(self, task: TaskSpec | None) -> Keeping | None:
+        flow_run = None if self.context is None else self.context.flow_run
+        return None if task is None or flow_run is None else keeping_of(self.database, task, flow_run.flow)
 
     def _debt(self, task: TaskSpec, ending: Ending) -> Debt | None:
         row = self.row
