@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestra import clock, lazy, results, retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
-from orchestra.engine import bodies, branches, definitions, greenlets, history, interrupts, owed, tracing, unknown
+from orchestra.engine import bodies, definitions, greenlets, history, interrupts, loops, owed, tracing, unknown
 from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
@@ -301,7 +301,9 @@ class Segment:
         if self.flow.is_async:
             body = bodies.call_async(self.flow.fn, args, kwargs, log_prints=self.context.log_prints)
             with interrupts.armed():
-                return branches.run(body, self.waiters, seconds=self._seconds_left(), timed_out=self._timeout_error)
+                return loops.run_branches(
+                    body, self.waiters, seconds=self._seconds_left(), timed_out=self._timeout_error
+                )
         left = self._seconds_left()
         timeout = left if interrupts.available() else None
         with interrupts.armed():

@@ -146,10 +146,10 @@ class _Taken:
         with interrupts.shielded(), self._asking:
             if self._over:
                 return None
-            if holder.kind is Owner.PROCESS:
-                self._lost = _leases.add(holder)
             waits = wanted.timeout > 0
             asked = slots.acquire(database(), holder, wanted.names, wanted.occupy, wait=waits, strict=wanted.strict)
+            if holder.kind is Owner.PROCESS and (asked.granted or waits):
+                self._lost = _leases.add(holder)
             tell(asked.announcements)
             warn_of_missing(asked.missing)
             if asked.granted:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from orchestra import identifiers
+from orchestra import clock, identifiers
 from orchestra.errors import (
     AcquireConcurrencySlotTimeoutError,
     ConcurrencySlotAcquisitionError,
@@ -144,3 +147,100 @@ def _free_at(row: Any, occupy: int) -> float:
             f"`orchestra gcl update {row.name} --slot-decay-per-second N`, or use concurrency()"
         )
     return math.inf if row.slot_limit <= 0 else row.drained_at - (row.slot_limit - occupy) / row.slot_decay_per_second
+
+
+# -- to look at --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A concurrency limit, as people see it."""
+
+    id: str
+    name: str
+    limit: int
+    active: bool
+    #: Slots taken now; of a rate limit, those too that are not free again, in part as well.
+    active_slots: float
+    slot_decay_per_second: float
+    #: How many wait in line.
+    waiting: int
+    created: datetime | None
+    updated: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class HolderRecord:
+    """Who has slots of a limit, or waits for some."""
+
+    #: "flow_run", "task_run" or "process", or what the holder was said to be.
+    type: str
+    #: Of the run; of a process `host:pid:start`.
+    id: str
+    name: str | None
+    slots: int
+    #: False: it waits.
+    has_them: bool
+    #: Since it has them, or waits.
+    since: datetime | None
+    #: The process that asked.
+    process: str
+
+
+def read(database: Database, name: str) -> Limit:
+    """A limit.
+
+    Raises:
+        LimitNotFound: There is none of this name.
+    """
+    found = read_all(database, concurrency_limits.c.name == name)
+    if not found:
+        raise LimitNotFound(name)
+    return found[0]
+
+
+def read_all(database: Database, *conditions: sa.ColumnElement[bool]) -> list[Limit]:
+    """All limits, by name."""
+    query = sa.select(concurrency_limits).where(*conditions).order_by(concurrency_limits.c.name)
+
+    def work(connection: Connection) -> list[Limit]:
+        moment, counts = instant(connection), slots.count(connection)
+        return [_limit(row, counts, moment) for row in connection.execute(query)]
+
+    return database.read(work)
+
+
+def _limit(row: Any, counts: Mapping[tuple[str, bool], tuple[int, int]], moment: float) -> Limit:
+    draining = max(row.drained_at - moment, 0.0) * row.slot_decay_per_second
+    return Limit(
+        row.id,
+        row.name,
+        row.slot_limit,
+        row.active,
+        counts.get((row.name, True), (0, 0))[1] + round(draining, 3),
+        row.slot_decay_per_second,
+        counts.get((row.name, False), (0, 0))[0],
+        clock.to_datetime(row.created_at),
+        clock.to_datetime(row.updated_at),
+    )
+
+
+def holders(database: Database, name: str, *, limit: int = 1000) -> list[HolderRecord]:
+    """Who has slots of a limit, then who waits for some, in their order."""
+    return [_holder(row) for row in database.read(lambda connection: slots.living(connection, name, limit))]
+
+
+def _holder(row: Any) -> HolderRecord:
+    kind, its_id, name = "process", row.owner, None
+    if row.kind == slots.Owner.RUN:
+        kind, its_id, name = "flow_run", row.run_id, row.run_name
+    elif row.step_id is not None:
+        kind, its_id, name = "task_run", row.step_id, row.step_name or row.step_key
+    elif row.run_id is not None:
+        kind, its_id, name = "flow_run", row.run_id, row.run_name
+    said = json.loads(row.label) if row.label else {}
+    since = clock.to_datetime(row.taken_at or row.created_at)
+    has_them = row.taken_at is not None
+    return HolderRecord(
+        str(said.get("type", kind)), str(said.get("id", its_id)), name, row.occupy, has_them, since, row.owner
+    )

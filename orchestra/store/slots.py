@@ -480,6 +480,22 @@ def purge(database: Database) -> int:
     return database.write(work)
 
 
+def count(connection: Connection) -> dict[tuple[str, bool], tuple[int, int]]:
+    """Of each limit, and whether they have slots or wait: how many that live, and how many slots they stand for."""
+    return {(row.limit_name, bool(row.has_them)): (row.holders, row.sum) for row in connection.execute(_COUNT)}
+
+
+def living(connection: Connection, name: str, limit: int) -> list[Any]:
+    """The rows of a limit that count: who has slots, then who waits, in their order; with the names of their runs."""
+    query = (
+        sa.select(slots, flow_runs.c.name.label("run_name"), steps.c.name.label("step_name"))
+        .select_from(_owners)
+        .where(slots.c.limit_name == name, _lives)
+        .order_by(slots.c.taken_at.is_(None), slots.c.id)
+    )
+    return list(connection.execute(query.limit(limit)))
+
+
 #: How the step ends at which a flow body waits for slots.
 ACQUIRED = Ending(StateType.COMPLETED, "Completed", result=serializers.encode(True))
 
@@ -522,4 +538,15 @@ _BEFORE = (
     .limit(1)
 )
 _WAITED_FOR = sa.select(slots.c.limit_name).where(slots.c.taken_at.is_(None)).distinct()
+_COUNT = (
+    sa.select(
+        slots.c.limit_name,
+        _is_taken.label("has_them"),
+        sa.func.count().label("holders"),
+        sa.func.sum(slots.c.occupy).label("sum"),
+    )
+    .select_from(_owners)
+    .where(_lives)
+    .group_by(slots.c.limit_name, _is_taken)
+)
 _DEAD = sa.select(slots.c.id, slots.c.limit_name).select_from(_owners).where(~_lives)

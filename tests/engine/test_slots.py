@@ -96,6 +96,7 @@ def test_a_worker_that_dies_takes_no_slot_twice(
             driver.settle()
         if driver.workers_database.dead:
             driver.lapse()
+            driver.elapse(60)
     assert all(driver.finish(run_id).is_completed() for run_id in (first, second))
     assert taken(driver.database) == 0
     slots.purge(driver.database)
@@ -266,6 +267,7 @@ def test_a_worker_that_dies_leaves_no_slot_of_a_tag(driver: Driver, write: int, 
             driver.settle()
         if driver.workers_database.dead:
             driver.lapse()
+            driver.elapse(60)
     assert driver.finish(run_id).result() == [0, 1, 2]
     assert taken(driver.database, "tag:db") == 0
 
