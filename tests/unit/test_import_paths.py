@@ -54,6 +54,9 @@ THERE = {
     "tasks": "Task task exponential_backoff",
     "testing.utilities": "orchestra_test_harness prefect_test_harness",
     "utilities.annotations": "allow_failure quote unmapped opaque freeze",
+    "transactions": """
+        transaction atransaction get_transaction CommitMode IsolationLevel Transaction AsyncTransaction TransactionState
+    """,
 }
 
 #: Names whose place is decided, and which a later version will have there.
@@ -76,7 +79,6 @@ NOT_YET = {
     "results": "ResultStore ResultRecord get_result_store",
     "server": "create_app",
     "tasks": "task_input_hash",
-    "transactions": "transaction atransaction get_transaction CommitMode IsolationLevel Transaction",
     "variables": "Variable",
 }
 
