@@ -49,6 +49,19 @@ ON_A_WORKER = {
 }
 #: Those that a worker passes which runs state hooks: tests/crash/test_hooks.py kills it at them.
 IN_HOOKS = ("before_hooks_ran", "before_hook", "after_hook", "after_hooks", "after_claim_hooks")
+#: Those on the way of a transaction: tests/crash/test_transactions.py is killed, stopped and fails at them.
+IN_TRANSACTIONS = (
+    "before_rollback",
+    "after_rollback_decided",
+    "before_commit",
+    "after_commit_decided",
+    "before_transaction_hook",
+    "in_transaction_hook",
+    "after_transaction_hook",
+    "after_transaction_hook_ended",
+    "before_settled",
+    "after_settled",
+)
 #: Those that a process passes which cancels a run.
 ON_CANCEL = ("before_cancel", "in_cancel")
 #: Those passed by who answers a run, and by runs that send and receive (test_inputs.py).
@@ -101,6 +114,7 @@ def test_every_point_is_killed_at() -> None:
         *ON_INPUT,
         *ON_RESULTS,
         *IN_JOINT,
+        *IN_TRANSACTIONS,
         *(point for point, _ in ON_A_DOOR),
     }
     assert set(re.findall(r'\bfailpoint\(.*?"([a-z_]+)"', code)) <= killed
