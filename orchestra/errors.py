@@ -413,6 +413,27 @@ class DbTransactionTimeout(DbTransactionError):
         )
 
 
+class ResultStorageUnavailable(StoreError):
+    """The storage of results did not do what was asked; what was to be kept there is not recorded, and tried again."""
+
+    def __init__(self, storage: str, doing: str, reason: object) -> None:
+        """Name the fault.
+
+        Args:
+            storage: Its URL, without secrets.
+            doing: What was asked, as in "a result of 12 bytes cannot be written".
+            reason: What it answered.
+        """
+        super().__init__(storage, doing, reason)
+        self.storage, self.doing, self.reason = storage, doing, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.doing} ({type(self.reason).__name__}: {self.reason}): see that the result storage {self.storage!r} "
+            "is there and that this process may use it; it is tried again"
+        )
+
+
 class SchemaMismatch(StoreError):
     """The database's schema is of another version than this code."""
 

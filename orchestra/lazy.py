@@ -49,6 +49,8 @@ DOORS = {
     "submit_task_run": "orchestra.celery.background:submit_task_run",
     "handle_list": "orchestra.handles:HandleList",
     "run_of_canvas": "orchestra.celery.nodes:run_of",
+    "serializer_option": "orchestra.serializers:serializer_option",
+    "result_files": "orchestra.blobs",
     "pickle_dumps": "orchestra.pickles:dumps",
     "pickle_loads": "orchestra.pickles:loads",
     "exception_dumps": "orchestra.pickles:dump_exception",

@@ -155,6 +155,8 @@ class DurableRunner(Holding):
         self._check_deadline()
         inputs = self._encoded_inputs(call)
         asked = self._line().ask(names.step_name(task.name))
+        if not task.cache_result_in_memory:
+            self.unheld.add(asked.key)
         upstreams = [self.key_of(future) for future, _ in _futures_of(call)]
         return asked, self._answer(asked, inputs, upstreams=upstreams), inputs
 
@@ -241,9 +243,7 @@ class DurableRunner(Holding):
             self._unwritten.append(step)
             self._open.add(asked.key)
             return None
-        ending, final = ending_of(
-            outcome.state, what=f"the result of task {task.name!r}", start_time=start_time, attempt=outcome.attempt
-        )
+        ending, final = self._ending_of(task, outcome, start_time)
         if joint is not None and not final.is_completed():
             return None
         step = self._new(asked, task, None, ending=ending)
@@ -255,6 +255,13 @@ class DurableRunner(Holding):
         else:
             self._write([step], joint)
         return final
+
+    def _ending_of(self, task: TaskSpec, outcome: Ended, start_time: float) -> tuple[Ending, State[Any]]:
+        what, keeping = f"the result of task {task.name!r}", results.keeping_of(self.database, task, self.flow)
+        # A storage of results that is away ends the segment, as a database does that is.
+        return self._read(
+            lambda: ending_of(outcome.state, what=what, start_time=start_time, attempt=outcome.attempt, keeping=keeping)
+        )
 
     def _write_with_hooks(
         self,
@@ -347,6 +354,8 @@ class DurableRunner(Holding):
         inputs = _checked(encode_inputs(*self._with_refs(call)), task)
         self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))
+        if not task.cache_result_in_memory:
+            self.unheld.add(asked.key)
         if self._answer(asked, inputs, upstreams=[self.key_of(future) for future, _ in found]) is None:
             queue, priority = self.route(task.queue or self._runner_queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)

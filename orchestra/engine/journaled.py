@@ -120,6 +120,8 @@ class Journaled:
         self._observing: str | None = None
         #: The steps of async inline calls whose bodies run.
         self._inline: set[str | None] = set()
+        #: The steps whose values are not held here, but read each time they are asked for.
+        self.unheld: set[str] = set()
         #: Set once the database was away: nothing of this segment may be written after that.
         self.broken: StoreError | None = None
         #: Set once replay differed from the journal: a body that swallows it does not go on.
@@ -373,18 +375,17 @@ class Journaled:
         return record is not None and record.recorded_attempt < self.claim.run_attempt
 
     def _state(self, key: str) -> State[Any]:
-        """The final state of a step that has ended; decoded once."""
-        if key not in self._states:
-            record = self._records[key]
-            data = record.result
-            if record.large:
-                data = self._read(
-                    lambda: journal.result_of(self.database, self.claim.run_id, self.claim.run_attempt, key)
-                )
-            self._states[key] = state_of(
-                record.state_type, record.state_name, record.state_message, data, self._details(key)
-            )
-        return self._states[key]
+        """The final state of a step that has ended; decoded once, unless its task asks not to be held."""
+        if (known := self._states.get(key)) is not None:
+            return known
+        record = self._records[key]
+        data = record.result
+        if record.large:
+            data = self._read(lambda: journal.result_of(self.database, self.claim.run_id, self.claim.run_attempt, key))
+        state = state_of(record.state_type, record.state_name, record.state_message, data, self._details(key))
+        if key not in self.unheld:
+            self._states[key] = state
+        return state
 
     def _is_done(self, key: str) -> bool:
         record = self._records.get(key)

@@ -31,6 +31,7 @@ from orchestra.errors import (
     StoreError,
 )
 from orchestra.failpoints import failpoint
+from orchestra.results import Keeping, keeping_of
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
@@ -118,10 +119,10 @@ class _Step:
         except Exception as error:
             return Ended(states.from_exception(error), self.row["attempt"])
         context = self.context = self._context(task, args, kwargs)
+        context.record = lambda state, joint: self._end(state, context.attempt, task, joint)
         if not self._has_slots(context.tags):
             return None
         claim_token = step_claim.set(self.claim)
-        context.record = lambda state, joint: self._end(state, context.attempt, task, joint)
         token = flow_run_context.set(context.flow_run)
         tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
@@ -207,7 +208,8 @@ class _Step:
     ) -> State[Any] | None:
         """Record the end, within a transaction of the body, if one is given; None: that one is not to be committed."""
         failpoint("after_body")
-        ending, final = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
+        what = f"the result of {self.row['name']!r}"
+        ending, final = ending_of(state, what=what, attempt=attempt, keeping=self._keeping(task))
         if joint is not None and not final.is_completed():
             return None
         # Counted here at the latest: within the transaction it is only looked up.
@@ -224,6 +226,10 @@ class _Step:
         self.carrier.announce(announcements)
         failpoint("after_announce")
         return final
+
+    def _keeping(self, task: TaskSpec | None) -> Keeping | None:
+        flow_run = None if self.context is None else self.context.flow_run
+        return None if task is None or flow_run is None else keeping_of(self.database, task, flow_run.flow)
 
     def _debt(self, task: TaskSpec, ending: Ending) -> Debt | None:
         row = self.row

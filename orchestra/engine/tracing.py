@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeVar
 
 from orchestra import identifiers, names, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, tags_of, task_run_context
-from orchestra.engine import branches, definitions
+from orchestra.engine import definitions, loops
 from orchestra.engine.arguments import find_futures, replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.parameters import call_with, validate
@@ -338,7 +338,7 @@ class _Tracer:
 
     def _call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         current_line.set(Line())
-        return branches.run(self._main(args, kwargs), Waiters())
+        return loops.run_branches(self._main(args, kwargs), Waiters())
 
     async def _main(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         loop = asyncio.get_running_loop()

@@ -177,12 +177,12 @@ def result_of(database: Database, run_id: str, run_attempt: int, step_key: str) 
         MissingResult: It is no longer there.
     """
 
-    def work(connection: Connection) -> bytes | None:
-        query = sa.select(steps.c.result, steps.c.result_blob).where(*step_is(run_id, run_attempt, step_key))
-        row = connection.execute(query).one()
-        return blobs.get(connection, row.result_blob) if row.result_blob else row.result
-
-    return database.read(work)
+    query = sa.select(steps.c.result, steps.c.result_blob).where(*step_is(run_id, run_attempt, step_key))
+    row = database.read(lambda connection: connection.execute(query).one())
+    if row.result_blob:
+        return blobs.fetch(database, row.result_blob)
+    result: bytes | None = row.result
+    return result
 
 
 def inputs_of(database: Database, run_id: str, run_attempt: int, keys: Sequence[str]) -> dict[str, StepRecord]:
