@@ -58,9 +58,6 @@ THERE = {
         transaction atransaction get_transaction CommitMode IsolationLevel Transaction AsyncTransaction TransactionState
     """,
     "utilities.annotations": "allow_failure quote unmapped opaque freeze",
-    "transactions": """
-        transaction atransaction get_transaction CommitMode IsolationLevel Transaction AsyncTransaction TransactionState
-    """,
 }
 
 #: Names whose place is decided, and which a later version will have there.
