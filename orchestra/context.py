@@ -80,6 +80,8 @@ class TaskRunContext:
     retry_delay: float | None = None
     #: The task's own, and those in force where it was called.
     tags: tuple[str, ...] = ()
+    #: What of it is kept for later calls, and who waits for that (`engine.caching`); None: it is not cached.
+    cached: Any = None
 
     @classmethod
     def get(cls) -> TaskRunContext | None:
@@ -95,6 +97,11 @@ class TaskRunContext:
     def name(self) -> str:
         """The task run's name."""
         return self.task_run_name
+
+    @property
+    def flow_run_id(self) -> str | None:
+        """The id of the flow run it is in; None outside of one."""
+        return None if self.flow_run is None else self.flow_run.run_id
 
     @property
     def run_count(self) -> int:

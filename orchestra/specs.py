@@ -53,6 +53,12 @@ class TaskSpec:
     viz_return_value: Any = None
     #: False: the result is not journaled, so the task runs again when its flow is replayed (direct calls only).
     persist_result: bool | None = None
+    #: By what calls are recognised, so that a result is used again (`cache_policies`); None: as the settings say.
+    cache_policy: Any = None
+    #: For how many seconds; None: for ever.
+    cache_expiration: float | None = None
+    #: True: each call computes anew, and replaces what is kept; None: as the settings say.
+    refresh_cache: bool | None = None
     queue: str | None = None
     priority: int | None = None
     lease_seconds: float | None = None
@@ -75,6 +81,18 @@ class TaskSpec:
     def routed_as(self) -> str:
         """What the app's router is asked with: a Celery task's own name, else the path."""
         return self.path if self.celery_name is None else CELERY_TASK + self.celery_name
+
+    @property
+    def task_key(self) -> str:
+        """What Prefect's `Task.task_key` is there for: the same for the same task, in every process."""
+        return self.path
+
+    @property
+    def may_be_cached(self) -> bool:
+        """Whether results of it may be used again, or a call of it may be answered by one."""
+        if self.cache_policy is None and settings.current().tasks_default_no_cache:
+            return False
+        return self.persist_result is not False
 
     @property
     def max_retries(self) -> int:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from orchestra import clock, settings
 from orchestra.errors import MissingResult, ResultCorrupt
 from orchestra.store.database import Database
-from orchestra.store.tables import blobs, flow_runs, steps
+from orchestra.store.tables import blobs, cache_entries, flow_runs, steps
 
 #: Bytes of one row; larger ones make the drivers and the write-ahead log slow.
 CHUNK = 1024 * 1024
@@ -132,5 +132,5 @@ def drop_unused(connection: Connection, names: Collection[str]) -> None:
 def _is_used(connection: Connection, name: str) -> bool:
     return any(
         connection.execute(select(table.c.result_blob).where(table.c.result_blob == name).limit(1)).first()
-        for table in (steps, flow_runs)
+        for table in (steps, flow_runs, cache_entries)
     )
