@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -200,7 +199,8 @@ def spec_fields(
     """
     kind = "flow" if spec is FlowSpec else "task"
     if unknown := sorted(set(options) - known.keys()):
-        near = [name for each in unknown for name in difflib.get_close_matches(each, known, 1)]
+        close_matches = lazy.resolve("difflib:get_close_matches")
+        near = [name for each in unknown for name in close_matches(each, known, 1)]
         hint = f"is {' and '.join(map(repr, near))} meant?" if near else f"it has {', '.join(sorted(known))}"
         raise DefinitionError(f"a {kind} has no option {', '.join(map(repr, unknown))}: {hint}")
     fields = given_options(_present(options, kind), spec, kind)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import secrets
-import socket
 import uuid
 from functools import lru_cache
 from pathlib import Path
@@ -71,14 +71,14 @@ def is_dead_here(owner: str) -> bool:
     A pid that was given to another process since counts as dead.
     """
     host, pid, start = process_of(owner)
-    if host != socket.gethostname() or _process_start(os.getpid()) is None:
+    if host != platform.node() or _process_start(os.getpid()) is None:
         return False
     return _process_start(pid) != start
 
 
 @lru_cache(maxsize=1)
 def _process(pid: int) -> str:
-    return f"{socket.gethostname()}:{pid}:{_process_start(pid) or secrets.token_hex(4)}"
+    return f"{platform.node()}:{pid}:{_process_start(pid) or secrets.token_hex(4)}"
 
 
 def _process_start(pid: int) -> str | None:

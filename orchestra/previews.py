@@ -7,6 +7,7 @@ import json
 import math
 from datetime import datetime, timedelta, timezone
 
+from orchestra.names import clean_text
 from orchestra.typed_values import TAG, Json, Node, from_json
 
 #: Bytes above which only the kind and size of a value are shown.
@@ -84,10 +85,3 @@ def _view_zone(zone: str | int | None) -> str:
     if isinstance(zone, int):
         return datetime(2000, 1, 1, tzinfo=timezone(timedelta(microseconds=zone))).isoformat()[19:]
     return f"[{zone}]" if zone else ""
-
-
-def clean_text(text: str) -> str:
-    r"""Text that every database takes: NUL becomes `\x00`, a lone surrogate `\udXXX`, as text."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestra import lazy, typed_values
 from orchestra.errors import OrchestraError, ResultCorrupt, SerializationError
-from orchestra.previews import clean_text as clean_text
+from orchestra.names import clean_text as clean_text
 from orchestra.previews import preview as preview
 from orchestra.signing import key_fingerprint as key_fingerprint
 from orchestra.signing import secret_key as secret_key

@@ -5,12 +5,15 @@ The local runner carries them out here; the durable one (engine/segment.py) jour
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestra.futures import Future, Waiter
-from orchestra.questions import Message, Pause, Receive
 from orchestra.specs import Call, FlowSpec, TaskSpec
 from orchestra.states import State
+
+if TYPE_CHECKING:
+    # Loaded with the first pause: it takes the serializers along.
+    from orchestra.questions import Message, Pause, Receive
 
 
 class Runner(Waiter, Protocol):

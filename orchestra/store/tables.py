@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from orchestra.previews import clean_text
+from orchestra.names import clean_text
 
 #: Longest name, queue or version, and longest step or idempotency key, in characters.
 LONGEST_NAME, LONGEST_KEY = 255, 512
