@@ -333,6 +333,20 @@ class DefinitionNotFound(NotFound):
         return f"{self.path!r} cannot be imported here: {self.reason}"
 
 
+class LimitNotFound(NotFound):
+    """There is no concurrency limit of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"there is no concurrency limit {name!r}: create it by `orchestra gcl create {name} --limit N`; "
+            "`orchestra gcl ls` lists them"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name,), self.__dict__
+
+
 class MissingContextError(OrchestraError, RuntimeError):
     """Something was asked for that exists only while a flow or task runs."""
 

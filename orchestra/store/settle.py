@@ -128,8 +128,6 @@ def retry_later(
     Raises:
         ClaimLost: Another claim was made; nothing was written.
     """
-    key = claim.step_key or ""
-    this = step_is(claim.run_id, claim.run_attempt, key)
 
     def work(connection: Connection) -> list[Announcement]:
         try:
@@ -138,30 +136,39 @@ def retry_later(
             if is_released(connection, claim, Phase.READY, Phase.DONE):
                 return []
             raise
-        if claim.cancelled:
-            return complete_open(connection, claim.run_id, claim.run_attempt, [key], cancelled())
         values = {
-            "phase": Phase.READY,
             "attempt": attempt,
             "due_at": now() + delay,
             "announce_at": now() + delay,
-            "announced_at": None,
-            "state_type": StateType.SCHEDULED.value,
             "state_name": "AwaitingRetry",
             "state_message": message,
         }
-        connection.execute(sa.update(steps).where(*this).values(**values))
-        row = connection.execute(sa.select(*_ENDED_COLUMNS[1:], *STEP_COLUMNS).where(*this)).one()
-        later = replace(of_step(row), delay=delay)
-        if in_flight.is_bounded(row.wave):
-            # Among those in flight, as a thread that waits to try again would be.
-            return [later]
-        return [later, *_advance_waves(connection, claim.run_id, claim.run_attempt, _ended([row]))]
+        return set_back(connection, claim, values, delay=delay)
 
     failpoint("before_retry_later")
     announcements = database.write(work)
     failpoint("after_retry_later")
     return announcements
+
+
+def set_back(connection: Connection, claim: Claim, values: dict[str, Any], *, delay: float) -> list[Announcement]:
+    """Let a step that has passed its fence be claimed again from `delay` seconds on; one being cancelled ends instead.
+
+    Args:
+        values: More of its columns, among them `due_at` and `announce_at`.
+    """
+    key = claim.step_key or ""
+    if claim.cancelled:
+        return complete_open(connection, claim.run_id, claim.run_attempt, [key], cancelled())
+    this = step_is(claim.run_id, claim.run_attempt, key)
+    later = {"phase": Phase.READY, "announced_at": None, "state_type": StateType.SCHEDULED.value}
+    connection.execute(sa.update(steps).where(*this).values(**later, **values))
+    row = connection.execute(sa.select(*_ENDED_COLUMNS[1:], *STEP_COLUMNS).where(*this)).one()
+    announcement = replace(of_step(row), delay=delay)
+    if in_flight.is_bounded(row.wave):
+        # Among those in flight, as a thread that waits to try again would be.
+        return [announcement]
+    return [announcement, *_advance_waves(connection, claim.run_id, claim.run_attempt, _ended([row]))]
 
 
 def cancelled() -> Ending:
