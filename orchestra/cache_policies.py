@@ -60,6 +60,27 @@ class Part:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CacheKeyExplanation:
+    """What went into the cache key of a call, and why there is none. Printed, it says so in words."""
+
+    #: None: such a call is not cached.
+    key: str | None
+    #: What stands for the task.
+    task: str
+    parts: tuple[Part, ...] = ()
+    #: Why there is no key.
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        head = f"cache key {self.key}" if self.key else f"not cached: {self.reason}"
+        lines = [head, f"  task {self.task}"]
+        for part in self.parts:
+            lines.append(f"  {part.name}: {part.key or f'no key ({part.reason})'}")
+            lines += [f"    {name}: {text}" for name, text in part.made_of.items()]
+        return "\n".join(lines)
+
+
 class CachePolicy:
     """By what a call of a task is recognised. Those of one's own define `compute_key`."""
 
@@ -134,10 +155,10 @@ class CachePolicy:
             return self
         made = Compound((*_members(self), *_members(other)))
         for name in ("lock_manager", "isolation_level"):
-            given = {id(value): value for value in (getattr(self, name), getattr(other, name)) if value is not None}
-            if len(given) > 1:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if None not in (mine, theirs) and mine != theirs:
                 raise DefinitionError(f"two policies with different {name}s cannot be added: configure() the sum")
-            vars(made).update({name: value for value in given.values()})
+            vars(made)[name] = mine or theirs
         return made
 
     def __sub__(self, argument: object) -> CachePolicy:
@@ -191,7 +212,9 @@ class Inputs(CachePolicy):
     def parts(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any]) -> list[Part]:
         """One, with the digest of each argument."""
         if not inputs:
-            return [Part("INPUTS", None, reason=f"task {task_ctx.task.name!r} has no parameters, of which INPUTS tells")]
+            return [
+                Part("INPUTS", None, reason=f"task {task_ctx.task.name!r} has no parameters, of which INPUTS tells")
+            ]
         made_of = {name: _described(value) for name, value in inputs.items() if name not in self.exclude}
         made_of |= {name: "left out" for name in self.exclude}
         found = _part(self, task_ctx, inputs, flow_parameters)
@@ -276,7 +299,9 @@ class CacheKeyFn(CachePolicy):
         key: Any = self.cache_key_fn(task_ctx, inputs)
         if key is not None and not isinstance(key, str):
             name = callables.name_of(self.cache_key_fn)
-            raise DefinitionError(f"cache_key_fn {name!r} returned {key!r}: it is to give a text, or None for no caching")
+            raise DefinitionError(
+                f"cache_key_fn {name!r} returned {key!r}: it is to give a text, or None for no caching"
+            )
         return key
 
 
@@ -294,7 +319,9 @@ class Compound(CachePolicy):
         A task without parameters is told by what else there is, and so is a flow without.
         """
         keys = [policy.compute_key(task_ctx, inputs, flow_parameters, **kwargs) for policy in self.policies]
-        vetoed = any(key is None and not _may_be_silent(policy) for key, policy in zip(keys, self.policies, strict=True))
+        vetoed = any(
+            key is None and not _may_be_silent(policy) for key, policy in zip(keys, self.policies, strict=True)
+        )
         return None if vetoed or not any(key is not None for key in keys) else digest(keys)
 
     def parts(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any]) -> list[Part]:
@@ -307,20 +334,6 @@ class Compound(CachePolicy):
         vars(made)["policies"] = tuple(policy - argument for policy in self.policies)
         return made
 
-
-#: Calls with equal arguments are the same.
-INPUTS = Inputs()
-#: Calls are the same while the task's own code is.
-TASK_SOURCE = TaskSource()
-#: Calls are the same within one flow run.
-RUN_ID = RunId()
-#: Calls in flow runs with equal parameters are the same.
-FLOW_PARAMETERS = FlowParameters()
-#: Nothing is cached.
-NO_CACHE = NoCache()
-NONE = NO_CACHE
-#: Calls with equal arguments, of the same code, within one flow run are the same.
-DEFAULT = INPUTS + TASK_SOURCE + RUN_ID
 
 _NAMES: dict[type[CachePolicy], str] = {
     TaskSource: "TASK_SOURCE",
@@ -378,3 +391,18 @@ def _part(policy: CachePolicy, task_ctx: Any, inputs: dict[str, Any], flow_param
     except Exception as error:
         return Part(name, None, reason=f"{type(error).__name__}: {error}")
     return Part(name, key, reason=None if key is not None else "it gave no key")
+
+
+#: Calls with equal arguments are the same.
+INPUTS = Inputs()
+#: Calls are the same while the task's own code is.
+TASK_SOURCE = TaskSource()
+#: Calls are the same within one flow run.
+RUN_ID = RunId()
+#: Calls in flow runs with equal parameters are the same.
+FLOW_PARAMETERS = FlowParameters()
+#: Nothing is cached.
+NO_CACHE = NoCache()
+NONE = NO_CACHE
+#: Calls with equal arguments, of the same code, within one flow run are the same.
+DEFAULT = INPUTS + TASK_SOURCE + RUN_ID

@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
-
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from uuid import UUID
@@ -344,7 +343,7 @@ def _polars_series(value: Any) -> list[Any]:
     return [value.name, kind, value.to_list()]
 
 
-#: By the beginning of a type's module, and its base's name: kinds whose own way of pickling shows how they lie in memory.
+#: By a base's module and name: kinds whose own way of pickling shows how they lie in memory.
 _SPECIAL: dict[tuple[str, str], Callable[[Any], list[Any]]] = {
     ("numpy", "ndarray"): _array,
     ("numpy", "generic"): _array,

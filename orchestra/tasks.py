@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypedDic
 
 from orchestra import callables, lazy
 from orchestra.annotations import allow_failure, opaque, quote, unmapped
-from orchestra.cache_policies import CachePolicy, NoCache
+from orchestra.cache_policies import CacheKeyExplanation, CachePolicy, NoCache
 from orchestra.cache_policies import task_input_hash as task_input_hash
 from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner, flow_run_context, task_run_context

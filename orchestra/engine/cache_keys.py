@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestra import settings
-from orchestra.cache_policies import DEFAULT, CachePolicy, NoCache, Part
+from orchestra.cache_policies import DEFAULT, CacheKeyExplanation, CachePolicy, NoCache
 from orchestra.context import TaskRunContext, flow_run_context
 from orchestra.digests import digest
 from orchestra.engine.parameters import bind
@@ -29,27 +29,6 @@ class CacheKey:
     key: str
     #: What the policy says.
     policy_key: str
-
-
-@dataclass(frozen=True, slots=True)
-class CacheKeyExplanation:
-    """What went into the cache key of a call, and why there is none. Printed, it says so in words."""
-
-    #: None: such a call is not cached.
-    key: str | None
-    #: What stands for the task.
-    task: str
-    parts: tuple[Part, ...] = ()
-    #: Why there is no key.
-    reason: str | None = None
-
-    def __str__(self) -> str:
-        head = f"cache key {self.key}" if self.key else f"not cached: {self.reason}"
-        lines = [head, f"  task {self.task}"]
-        for part in self.parts:
-            lines.append(f"  {part.name}: {part.key or f'no key ({part.reason})'}")
-            lines += [f"    {name}: {text}" for name, text in part.made_of.items()]
-        return "\n".join(lines)
 
 
 def key_of(context: TaskRunContext) -> CacheKey | None:

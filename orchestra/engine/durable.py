@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestra import clock, identifiers, names, results, serializers, states
 from orchestra.context import TaskRunContext, tags_context, tags_of
-from orchestra.engine import definitions, interrupts, owed
+from orchestra.engine import caching, definitions, interrupts, owed
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.asking import Asking
 from orchestra.engine.branches import Waiters
@@ -100,7 +100,9 @@ class DurableRunner(Asking):
         if started is not None:
             args, kwargs, context = started
             start_time, longest = clock.now(), _longest_sleep(task, inputs)
-            outcome = run_attempts(task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body)
+            before = self._before_body
+            with caching.computing(context, self.database):
+                outcome = run_attempts(task, args, kwargs, context, longest_sleep=longest, before_attempt=before)
             final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
         if final is None:
             self._wait_for_keys([asked.key])
@@ -129,11 +131,13 @@ class DurableRunner(Asking):
         self._inline.add(asked.key)
         try:
             longest = _longest_sleep(task, inputs)
-            outcome = await run_attempts_async(
-                task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body
-            )
+            with caching.computing(context, self.database):
+                outcome = await run_attempts_async(
+                    task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body
+                )
         except asyncio.CancelledError:
             self._abandon_inline(asked, task, inputs)
+            self._release(context)
             raise
         finally:
             self._inline.discard(asked.key)
@@ -180,7 +184,30 @@ class DurableRunner(Asking):
         self.dispatch()
         known = inputs if args is call.args and kwargs is call.kwargs else None
         args, kwargs = _copied(args, kwargs, known)
-        return args, kwargs, self._task_context(asked, task, args, kwargs)
+        context = self._task_context(asked, task, args, kwargs)
+        met = (
+            self.guard(lambda: caching.meet_inline(self.database, self.claim, context)) if task.may_be_cached else None
+        )
+        if isinstance(met, caching.Hit):
+            return self._journal_hit(asked, task, inputs, context, met)
+        if isinstance(met, caching.Busy) and _can_be_sent(task, inputs):
+            # As a row it waits for what another one computes, and holds no slot of a worker.
+            step = self._new(asked, task, inputs, queue=queue, priority=priority)
+            self._unwritten.append(step)
+            self._open.add(asked.key)
+            return None
+        return args, kwargs, context
+
+    def _journal_hit(
+        self, asked: Asked, task: TaskSpec, inputs: bytes | None, context: TaskRunContext, hit: caching.Hit
+    ) -> State[Any]:
+        """Write a direct call that the cache answers."""
+        return self._write_inline(asked, task, inputs, context, hit.ending(clock.now()), hit.state)
+
+    def _release(self, context: TaskRunContext) -> None:
+        """Let others compute what this call was to compute for them."""
+        if context.cached is not None and not self.is_stopped:
+            self._announce(self.guard(lambda: context.cached.release(self.database)))
 
     def _journal_inline(
         self,
@@ -194,6 +221,7 @@ class DurableRunner(Asking):
         """Write how an inline call ended; None where it is to be tried again later, elsewhere."""
         failpoint("after_body")
         if isinstance(outcome, RetryLater):
+            self._release(context)
             queue, priority = self.route(task.queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.delay, step.attempt = outcome.delay, outcome.attempt + 1
@@ -203,14 +231,30 @@ class DurableRunner(Asking):
         ending, final = ending_of(
             outcome.state, what=f"the result of task {task.name!r}", start_time=start_time, attempt=outcome.attempt
         )
+        return self._write_inline(asked, task, inputs, context, ending, final)
+
+    def _write_inline(
+        self,
+        asked: Asked,
+        task: TaskSpec,
+        inputs: bytes | None,
+        context: TaskRunContext,
+        ending: Ending,
+        final: State[Any],
+    ) -> State[Any]:
+        """Write a direct call that has ended here."""
         step = self._new(asked, task, None, ending=ending)
         step.fingerprint = fingerprint_of(inputs)
-        step.inline, step.attempt = True, outcome.attempt
+        step.inline, step.attempt = True, ending.attempt
+        cached: caching.Cached | None = context.cached
+        step.cached = None if cached is None else cached.keeping(ending)
         final = self._with_details(final, asked.key)
         if hooks_of(task, final.type):
             self._write_with_hooks(step, task, inputs, context, final)
         else:
             self._write([step])
+        if cached is not None:
+            self._announce(self.guard(lambda: cached.let_go(self.database)))
         return final
 
     def _write_with_hooks(
@@ -480,11 +524,16 @@ def _run_unowed(context: TaskRunContext, state: State[Any]) -> None:
 
 def _longest_sleep(task: TaskSpec, inputs: bytes | None) -> float:
     """Longer retry delays free the slot; a call that cannot be sent must be tried again here."""
+    return IN_PLACE if _can_be_sent(task, inputs) else float("inf")
+
+
+def _can_be_sent(task: TaskSpec, inputs: bytes | None) -> bool:
+    """Whether another process can run a call."""
     try:
         _sendable(task, inputs)
     except OrchestraError:
-        return float("inf")
-    return IN_PLACE
+        return False
+    return True
 
 
 def _sendable(task: TaskSpec, inputs: bytes | None) -> bytes:

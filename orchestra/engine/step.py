@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from orchestra import clock, graph, identifiers, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context
-from orchestra.engine import definitions, history, interrupts, owed, unknown
+from orchestra.engine import caching, definitions, history, interrupts, owed, unknown
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.inputs import kept_tags, resolved_inputs
@@ -98,10 +98,15 @@ class _Step:
             outcome = Ended(_cancelled(), self.row["attempt"])
         if isinstance(outcome, RetryLater):
             self._retry_later(outcome)
+        elif isinstance(outcome, caching.SetBack):
+            self.carrier.announce(outcome.announcements)
+        elif isinstance(outcome, caching.Hit):
+            attempt = self.row["attempt"]
+            self._write_end(outcome.ending(attempt=attempt), outcome.state, attempt, task)
         else:
             self._end(outcome.state, outcome.attempt, task)
 
-    def _attempts(self, task: TaskSpec) -> Ended | RetryLater:
+    def _attempts(self, task: TaskSpec) -> Ended | RetryLater | caching.Hit | caching.SetBack:
         try:
             args, kwargs = resolved_inputs(self.database, self.claim.run_id, self.claim.run_attempt, self.row["inputs"])
         except StoreError:
@@ -113,12 +118,22 @@ class _Step:
         tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
             with interrupts.armed():
-                return run_attempts(
-                    task, args, kwargs, context, longest_sleep=IN_PLACE, before_attempt=self._before_body
-                )
+                met = self._meet_cache(context)
+                if met is not None:
+                    return met
+                with caching.computing(context, self.database):
+                    return run_attempts(
+                        task, args, kwargs, context, longest_sleep=IN_PLACE, before_attempt=self._before_body
+                    )
         finally:
             tags_context.reset(tags_token)
             flow_run_context.reset(token)
+
+    def _meet_cache(self, context: TaskRunContext) -> caching.Hit | caching.SetBack | None:
+        if not context.task.may_be_cached:
+            return None
+        with interrupts.shielded():
+            return caching.meet_step(self.database, self.claim, context)
 
     def _before_body(self) -> None:
         with interrupts.shielded():
@@ -170,16 +185,28 @@ class _Step:
     def _end(self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None) -> None:
         failpoint("after_body")
         ending, final = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
+        self._write_end(ending, final, attempt, task)
+
+    def _write_end(self, ending: Ending, final: State[Any], attempt: int, task: TaskSpec | None) -> None:
+        cached: caching.Cached | None = None if self.context is None else self.context.cached
         # Counted here at the latest: within the transaction it is only looked up.
         self._window(self.row["queue"] or "")
         debt = None if task is None else self._debt(task, ending)
         asked_at = clock.monotonic()
         bounded = in_flight.is_bounded(self.row["wave"])
         announcements = settle.complete(
-            self.database, self.claim, ending, window=self._window, debt=debt, bounded=bounded
+            self.database,
+            self.claim,
+            ending,
+            window=self._window,
+            debt=debt,
+            bounded=bounded,
+            cached=None if cached is None else cached.keeping(ending),
         )
         if task is not None and debt is not None:
             self.hooks = debt.claim(asked_at), self._hooks(task, final, attempt)
+        if cached is not None:
+            announcements = announcements + cached.let_go(self.database)
         failpoint("before_announce")
         self.carrier.announce(announcements)
         failpoint("after_announce")
@@ -198,6 +225,8 @@ class _Step:
 
     def _retry_later(self, outcome: RetryLater) -> None:
         message = outcome.state.message
+        if self.context is not None and self.context.cached is not None:
+            self.carrier.announce(self.context.cached.release(self.database))
         history.note(self.claim.run_id, "SCHEDULED", "AwaitingRetry", message, step_id=self.row["id"])
         announcements = settle.retry_later(
             self.database,

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from orchestra import clock, identifiers, lazy, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of
-from orchestra.engine import bodies, interrupts
+from orchestra.engine import bodies, caching, interrupts
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.parameters import bind
@@ -143,8 +143,11 @@ class LocalRunner:
         if (state := self._find(step, args, kwargs)) is not None:
             return state
         context = self._context(task, args, kwargs, step)
+        run_async = partial(
+            run_attempts_async, task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE
+        )
         with _closing(self.book, step, context):
-            ended = await run_attempts_async(task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE)
+            ended = await (caching.answered_async(context, run_async) if task.may_be_cached else run_async())
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
             await _hooks(context, state, step).run_to_end_async()
@@ -215,9 +218,10 @@ class LocalRunner:
         if (state := self._find(step, args, kwargs)) is not None:
             return state
         context = self._context(task, args, kwargs, step)
+        run = partial(run_attempts, task, args, kwargs, context, on_retry=self._on_retry(step))
+        run = partial(run, contain=contain, call_body=call_body)
         with _closing(self.book, step, context):
-            on_retry = self._on_retry(step)
-            ended = run_attempts(task, args, kwargs, context, on_retry=on_retry, contain=contain, call_body=call_body)
+            ended = caching.answered(context, run) if task.may_be_cached else run()
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
             # A cancel of the run is raised when they have run.

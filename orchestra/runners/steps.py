@@ -109,7 +109,9 @@ class Recorded:
             behind().add(tables.states, self._state(step, state))
 
     def _keeps(self, task: TaskSpec) -> bool:
-        return self.keep_results if task.persist_result is None else task.persist_result
+        if task.persist_result is None:
+            return self.keep_results or task.may_be_cached
+        return task.persist_result
 
     def pause_row(self, step: Step, until: float, question: Question) -> dict[str, Any]:
         """The row of a pause that begins now, asks for this, and ends at `until` at the latest."""

@@ -13,12 +13,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from orchestra.errors import MissingResult, ResultCorrupt
 from orchestra.previews import clean_text
 from orchestra.store import blobs
 from orchestra.store.database import Database, insert_for, now
 from orchestra.store.prepared import Prepared, prepare
-from orchestra.store.tables import LONGEST_NAME, cache_entries
+from orchestra.store.tables import LONGEST_NAME, cache_entries, slots
 
 #: Most expired entries that go with the writing of one.
 PRUNED_WITH_EACH = 10
@@ -38,6 +37,16 @@ class NewEntry:
     step_id: str | None = None
     #: For how many seconds it is used; None: for ever.
     expires_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What goes along with the write of a call's end."""
+
+    #: None: its result is not kept.
+    entry: NewEntry | None
+    #: Who holds the lock of its key in the database, and gives it up.
+    holder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +107,23 @@ def find(database: Database, key: str) -> Found | None:
     return database.read(work)
 
 
-def keep(database: Database, entry: NewEntry, data: bytes) -> None:
+def keep(database: Database, keeping: Keeping, data: bytes) -> None:
     """Write an entry in a transaction of its own. Safe to repeat: it replaces what is there."""
     kept = blobs.keep(database, data) if blobs.is_large(data) else None
-    database.write(lambda connection: write(connection, entry, data, kept))
+    database.write(lambda connection: settle(connection, keeping, data, kept))
+
+
+def settle(connection: Connection, keeping: Keeping, data: bytes | None, kept: str | None = None) -> None:
+    """Within the transaction that writes a call's end: keep its result, and give the lock of its key up."""
+    if keeping.entry is not None and data is not None:
+        write(connection, keeping.entry, data, kept)
+    if keeping.holder is not None:
+        _GIVE_UP.count(connection, {"b_holder": keeping.holder})
+
+
+def give_up(database: Database, holder: str) -> None:
+    """Give a lock up that may be held still. Safe to repeat."""
+    database.write_alone(lambda connection: _GIVE_UP.count(connection, {"b_holder": holder}))
 
 
 def write(connection: Connection, entry: NewEntry, data: bytes, kept: str | None = None) -> None:
@@ -120,9 +142,7 @@ def write(connection: Connection, entry: NewEntry, data: bytes, kept: str | None
     blobs.drop_unused(connection, unused)
 
 
-def entries(
-    database: Database, query: Query, *, limit: int, after: tuple[float, str] | None = None
-) -> Sequence[Entry]:
+def entries(database: Database, query: Query, *, limit: int, after: tuple[float, str] | None = None) -> Sequence[Entry]:
     """Entries, the newest first.
 
     Args:
@@ -206,6 +226,7 @@ def _write_of(dialect: str) -> Any:
 
 
 _WRITE = Prepared(_write_of)
+_GIVE_UP = prepare(sa.delete(slots).where(slots.c.holder == sa.bindparam("b_holder")))
 _this = cache_entries.c.key == sa.bindparam("b_key")
 _BLOB_OF = prepare(sa.select(cache_entries.c.result_blob).where(_this))
 _unexpired = sa.or_(cache_entries.c.expires_at.is_(None), cache_entries.c.expires_at > now())
@@ -214,6 +235,3 @@ _FIND = prepare(
         cache_entries.c.result, cache_entries.c.result_blob, cache_entries.c.created_at, cache_entries.c.run_id
     ).where(_this, _unexpired)
 )
-
-#: What `find` raises where an entry cannot be used: such a call computes anew, and replaces it.
-DAMAGED = (MissingResult, ResultCorrupt)

@@ -112,7 +112,7 @@ DIFFERENT: dict[str, Callable[[], Any]] = {
     "counter": lambda: Counter("abracadabra"),
     "defaultdict": lambda: defaultdict(list, a=[1]),
     "deque": lambda: deque([1], maxlen=3),
-    "datetime": lambda: datetime(2026, 1, 2, 3),
+    "datetime": lambda: datetime(2026, 1, 2, 3),  # noqa: DTZ001
     "datetime-utc": lambda: datetime(2026, 1, 2, 3, tzinfo=UTC),
     "datetime-zone": lambda: datetime(2026, 1, 2, 3, tzinfo=ZoneInfo("Europe/Vienna")),
     "datetime-offset": lambda: datetime(2026, 1, 2, 3, tzinfo=timezone(timedelta(hours=1))),
