@@ -120,7 +120,7 @@ class _Writer:
 
     def _object(self, kind: Any, value: Any) -> Form:
         """By its parts: the fields of a dataclass or model, else what pickle would keep."""
-        if dataclasses.is_dataclass(kind) and _reduces_plainly(kind):
+        if _reduces_plainly(kind) and dataclasses.is_dataclass(kind):
             return _tagged("object", [self._class(kind), self._fields(value)])
         if _is_model(kind):
             return _tagged("object", [self._class(kind), self._model(value)])
@@ -223,7 +223,7 @@ def _name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _reduces_plainly(kind: type) -> bool:
+def _reduces_plainly(kind: Any) -> bool:
     """Whether a class has no pickling rules of its own: else those say which parts count."""
     inherited = all(getattr(kind, name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
     state = getattr(kind, "__getstate__", None)

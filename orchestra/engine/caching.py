@@ -89,6 +89,7 @@ class Cached:
     manager: LockManager | None = None
     locks: bool = True
     is_answered: bool = False
+    _is_unusable: bool = False
 
     @property
     def lock_name(self) -> str:
@@ -105,7 +106,9 @@ class Cached:
                 return None
             value = serializers.decode(found.data)
         except (MissingResult, SerializationError) as error:
-            self.say("computes anew: what is kept under its cache key cannot be used: %s", error)
+            if not self._is_unusable:
+                self.say("computes anew: what is kept under its cache key cannot be used: %s", error)
+            self._is_unusable = True
             return None
         self.is_answered = True
         return Hit(states.Completed(data=value, name="Cached"), found.data, found.blob)

@@ -55,6 +55,11 @@ def get(conn: Connection, name: str) -> bytes:
     raise ResultCorrupt(f"the result {name} is damaged: its {len(data):,} bytes have another SHA-256")
 
 
+def discard(database: Database, name: str) -> None:
+    """Delete data that was found damaged: the same data kept again is whole then. Safe to repeat."""
+    database.write(lambda connection: connection.execute(delete(blobs).where(blobs.c.name == name)).rowcount)
+
+
 def _insert(conn: Connection) -> sqlite.Insert | postgresql.Insert:
     return postgresql.insert(blobs) if conn.dialect.name == "postgresql" else sqlite.insert(blobs)
 

@@ -13,7 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from orchestra.previews import clean_text
+from orchestra.errors import ResultCorrupt
+from orchestra.serializers import clean_text
 from orchestra.store import blobs
 from orchestra.store.database import Database, insert_for, now
 from orchestra.store.prepared import Prepared, prepare
@@ -56,8 +57,6 @@ class Found:
     data: bytes
     #: The name of its blob, where it is large.
     blob: str | None
-    created_at: float
-    run_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +96,19 @@ def find(database: Database, key: str) -> Found | None:
         ResultCorrupt: It is damaged.
     """
 
-    def work(connection: Connection) -> Found | None:
-        row = _FIND.first(connection, {"b_key": key})
-        if row is None:
-            return None
-        data = row.result if row.result_blob is None else blobs.get(connection, row.result_blob)
-        return Found(data, row.result_blob, row.created_at, row.run_id)
+    row = database.read(lambda connection: _FIND.first(connection, {"b_key": key}))
+    if row is None:
+        return None
+    return Found(row.result if row.result_blob is None else _large(database, row.result_blob), row.result_blob)
 
-    return database.read(work)
+
+def _large(database: Database, name: str) -> bytes:
+    try:
+        return database.read(lambda connection: blobs.get(connection, name))
+    except ResultCorrupt:
+        # The same result, computed anew, has the same name.
+        blobs.discard(database, name)
+        raise
 
 
 def keep(database: Database, keeping: Keeping, data: bytes) -> None:
@@ -155,7 +159,7 @@ def entries(database: Database, query: Query, *, limit: int, after: tuple[float,
     if after is not None:
         statement = statement.where(sa.tuple_(cache_entries.c.created_at, cache_entries.c.key) < sa.tuple_(*after))
     newest = statement.order_by(cache_entries.c.created_at.desc(), cache_entries.c.key.desc()).limit(limit)
-    return database.read(lambda connection: [Entry(*row) for row in connection.execute(newest)])
+    return database.read(lambda connection: [Entry(**row) for row in connection.execute(newest).mappings()])
 
 
 def clear(database: Database, query: Query) -> int:
@@ -230,8 +234,4 @@ _GIVE_UP = prepare(sa.delete(slots).where(slots.c.holder == sa.bindparam("b_hold
 _this = cache_entries.c.key == sa.bindparam("b_key")
 _BLOB_OF = prepare(sa.select(cache_entries.c.result_blob).where(_this))
 _unexpired = sa.or_(cache_entries.c.expires_at.is_(None), cache_entries.c.expires_at > now())
-_FIND = prepare(
-    sa.select(
-        cache_entries.c.result, cache_entries.c.result_blob, cache_entries.c.created_at, cache_entries.c.run_id
-    ).where(_this, _unexpired)
-)
+_FIND = prepare(sa.select(cache_entries.c.result, cache_entries.c.result_blob).where(_this, _unexpired))

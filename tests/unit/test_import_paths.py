@@ -15,6 +15,7 @@ THERE = {
         suspend_flow_run resume_flow_run
     """,
     "annotations": "allow_failure quote unmapped",
+    "cache_policies": "CachePolicy INPUTS TASK_SOURCE RUN_ID FLOW_PARAMETERS NO_CACHE NONE DEFAULT",
     "client.orchestration": "get_client OrchestraClient SyncOrchestraClient",
     "client.schemas.filters": """
         FlowFilter FlowFilterId FlowFilterName FlowRunFilter FlowRunFilterId FlowRunFilterName FlowRunFilterState
@@ -39,6 +40,8 @@ THERE = {
     "flows": "Flow flow load_flow_from_entrypoint",
     "futures": "OrchestraFuture OrchestraFutureList as_completed wait",
     "input": "RunInput RunInputMetadata send_input receive_input",
+    "locking.filesystem": "FileSystemLockManager",
+    "locking.memory": "MemoryLockManager",
     "logging": "get_run_logger get_logger disable_run_logger flow_run_logger task_run_logger",
     "runtime": "flow_run task_run deployment",
     "schedules": "Schedule Cron Interval RRule",
@@ -49,7 +52,7 @@ THERE = {
     """,
     "task_runners": "TaskRunner ThreadPoolTaskRunner ProcessPoolTaskRunner OrchestraTaskRunner",
     "task_worker": "serve",
-    "tasks": "Task task exponential_backoff",
+    "tasks": "Task task exponential_backoff task_input_hash",
     "testing.utilities": "orchestra_test_harness prefect_test_harness",
     "utilities.annotations": "allow_failure quote unmapped opaque freeze",
 }
@@ -63,7 +66,6 @@ NOT_YET = {
     "automations": "Automation EventTrigger CompoundTrigger SequenceTrigger RunDeployment CancelFlowRun",
     "blocks.core": "Block",
     "blocks.system": "Secret JSON String DateTime",
-    "cache_policies": "CachePolicy INPUTS TASK_SOURCE RUN_ID FLOW_PARAMETERS NO_CACHE NONE DEFAULT",
     "client.schemas.filters": "DeploymentFilter DeploymentFilterId FlowRunFilterDeploymentId WorkPoolFilter",
     "concurrency.asyncio": "concurrency rate_limit",
     "concurrency.sync": "concurrency rate_limit",
@@ -71,11 +73,8 @@ NOT_YET = {
     "docker": "DockerImage",
     "events": "emit_event Event Resource DeploymentEventTrigger",
     "flows": "serve deploy",
-    "locking.filesystem": "FileSystemLockManager",
-    "locking.memory": "MemoryLockManager",
     "results": "ResultStore ResultRecord get_result_store",
     "server": "create_app",
-    "tasks": "task_input_hash",
     "transactions": "transaction atransaction get_transaction CommitMode IsolationLevel Transaction",
     "variables": "Variable",
 }
