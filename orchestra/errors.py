@@ -386,6 +386,25 @@ class StoreUnavailable(StoreError):
     """The database did not answer in time."""
 
 
+class DbTransactionError(OrchestraError):
+    """Rows cannot be committed together with the end of a task; nothing of them was."""
+
+
+class DbTransactionTimeout(DbTransactionError):
+    """A transaction of `db_transaction()` was open for too long, and was rolled back."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"db_transaction() was open for longer than {self.seconds:.3g} s, a third of the lease, and was rolled "
+            "back: prepare what takes time before the block, keep the block last in the body, or set "
+            "ORCHESTRA_LEASE_SECONDS higher"
+        )
+
+
 class SchemaMismatch(StoreError):
     """The database's schema is of another version than this code."""
 

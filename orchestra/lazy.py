@@ -23,6 +23,7 @@ DOORS = {
     "draw_flow": "orchestra.engine.drawing:show",
     "submit_flow_run": "orchestra.celery.submit:submit_flow_run",
     "database": "orchestra.store.database:database",
+    "db_transaction": "orchestra.engine.atomic:block",
     "heart": "orchestra.engine.heartbeat:heart",
     "run_segment": "orchestra.engine.segment:run_segment",
     "run_step": "orchestra.engine.step:run_step",

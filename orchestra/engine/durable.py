@@ -41,6 +41,7 @@ from orchestra.states import State
 from orchestra.store import claims, runs
 from orchestra.store.claims import Claimed
 from orchestra.store.database import Database
+from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending, NewStep, StepRecord
 from orchestra.store.runs import NewRun
 from orchestra.store.tables import Kind
@@ -100,6 +101,9 @@ class DurableRunner(Asking):
         if started is not None:
             args, kwargs, context = started
             start_time, longest = clock.now(), _longest_sleep(task, inputs)
+            context.record = lambda state, joint: self._journal_inline(
+                asked, task, inputs, context, Ended(state, context.attempt), start_time, joint
+            )
             before = self._before_body
             with caching.computing(context, self.database):
                 outcome = run_attempts(task, args, kwargs, context, longest_sleep=longest, before_attempt=before)
@@ -217,8 +221,15 @@ class DurableRunner(Asking):
         context: TaskRunContext,
         outcome: Ended | RetryLater,
         start_time: float,
+        joint: Joint | None = None,
     ) -> State[Any] | None:
-        """Write how an inline call ended; None where it is to be tried again later, elsewhere."""
+        """Write how an inline call ended; None where it is to be tried again later, elsewhere.
+
+        Args:
+            joint: The transaction of its body, which this ends, unless the result cannot be kept: None.
+        """
+        if context.recorded is not None:
+            return context.recorded
         failpoint("after_body")
         if isinstance(outcome, RetryLater):
             self._release(context)
@@ -231,7 +242,9 @@ class DurableRunner(Asking):
         ending, final = ending_of(
             outcome.state, what=f"the result of task {task.name!r}", start_time=start_time, attempt=outcome.attempt
         )
-        return self._write_inline(asked, task, inputs, context, ending, final)
+        if joint is not None and not final.is_completed():
+            return None
+        return self._write_inline(asked, task, inputs, context, ending, final, joint)
 
     def _write_inline(
         self,
@@ -241,6 +254,7 @@ class DurableRunner(Asking):
         context: TaskRunContext,
         ending: Ending,
         final: State[Any],
+        joint: Joint | None = None,
     ) -> State[Any]:
         """Write a direct call that has ended here."""
         step = self._new(asked, task, None, ending=ending)
@@ -250,15 +264,21 @@ class DurableRunner(Asking):
         step.cached = None if cached is None else cached.keeping(ending)
         final = self._with_details(final, asked.key)
         if hooks_of(task, final.type):
-            self._write_with_hooks(step, task, inputs, context, final)
+            self._write_with_hooks(step, task, inputs, context, final, joint)
         else:
-            self._write([step])
+            self._write([step], joint)
         if cached is not None:
             self._announce(self.guard(lambda: cached.let_go(self.database)))
         return final
 
     def _write_with_hooks(
-        self, step: NewStep, task: TaskSpec, inputs: bytes | None, context: TaskRunContext, final: State[Any]
+        self,
+        step: NewStep,
+        task: TaskSpec,
+        inputs: bytes | None,
+        context: TaskRunContext,
+        final: State[Any],
+        joint: Joint | None,
     ) -> None:
         """Write an ended inline call, and then run the hooks that its end calls for.
 
@@ -271,7 +291,7 @@ class DurableRunner(Asking):
         # For whoever runs them if this process dies.
         step.debt, step.inputs = debt, inputs
         asked_at = clock.monotonic()
-        self._write([step])
+        self._write([step], joint)
         if debt is not None:
             hooks = owed.task_hooks(context, final, step.ending.start_time)
             owed.pay(self.database, self._heart, debt.claim(asked_at), hooks)

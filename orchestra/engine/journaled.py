@@ -43,6 +43,7 @@ from orchestra.store import claims, journal, waits
 from orchestra.store.announcements import Announcement
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
+from orchestra.store.joint import Joint
 from orchestra.store.journal import NewStep, StepRecord
 from orchestra.store.tables import Kind
 
@@ -428,17 +429,28 @@ class Journaled:
             for callback in self._callbacks.pop(record.key, ()):
                 _call_back(callback, record.key)
 
-    def _write(self, steps: list[NewStep]) -> None:
-        """Write ended steps, with all that is not yet written."""
-        self._unwritten += steps
-        self._flush(dispatched=False)
+    def _write(self, steps: list[NewStep], joint: Joint | None = None) -> None:
+        """Write ended steps, with all that is not yet written.
 
-    def _flush(self, *, dispatched: bool) -> None:
+        Args:
+            joint: The transaction of their body: what is not committed with it never happened.
+        """
+        self._unwritten += steps
+        try:
+            self._flush(dispatched=False, joint=joint)
+        except BaseException:
+            if joint is not None:
+                self._unwritten = [step for step in self._unwritten if step not in steps]
+            raise
+
+    def _flush(self, *, dispatched: bool, joint: Joint | None = None) -> None:
         with self._handed_over() as unwritten:
             # In an async body an ended step may be written together with what another branch has submitted.
             submitted = dispatched or any(step.ending is None for step in unwritten)
             announcements = self.guard(
-                lambda: journal.record(self.database, self.claim, unwritten, window=self.window, dispatched=submitted)
+                lambda: journal.record(
+                    self.database, self.claim, unwritten, window=self.window, dispatched=submitted, joint=joint
+                )
             )
         if dispatched:
             self._linger_until = clock.monotonic() + LINGER

@@ -315,7 +315,7 @@ class LocalFlowRun:
         )
 
     def _open_attempt(self, earlier: Finished | None = None) -> LocalRunner:
-        book = Recorded(self.run_id, self.run_attempt, bool(self.flow.persist_result))
+        book = Recorded(self.run_id, self.run_attempt, self.owner, bool(self.flow.persist_result))
         finished = Finished(earlier) if self.flow.max_retries else None
         runner = self.flow.task_runner
         if isinstance(runner, CeleryTaskRunner):

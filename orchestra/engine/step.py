@@ -37,6 +37,7 @@ from orchestra.states import State, StateDetails
 from orchestra.store import claims, in_flight, settle
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
+from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending
 from orchestra.store.owed import Debt
 from orchestra.store.prepared import prepare
@@ -96,6 +97,8 @@ class _Step:
             outcome = self._attempts(task)
         except Cancelled:
             outcome = Ended(_cancelled(), self.row["attempt"])
+        if self.context is not None and self.context.recorded is not None:
+            return
         if isinstance(outcome, RetryLater):
             self._retry_later(outcome)
         elif isinstance(outcome, caching.SetBack):
@@ -114,6 +117,7 @@ class _Step:
         except Exception as error:
             return Ended(states.from_exception(error), self.row["attempt"])
         context = self.context = self._context(task, args, kwargs)
+        context.record = lambda state, joint: self._end(state, context.attempt, task, joint)
         token = flow_run_context.set(context.flow_run)
         tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
@@ -182,12 +186,20 @@ class _Step:
             depth=row.depth,
         )
 
-    def _end(self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None) -> None:
+    def _end(
+        self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None, joint: Joint | None = None
+    ) -> State[Any] | None:
+        """Record the end, within a transaction of the body, if one is given; None: that one is not to be committed."""
         failpoint("after_body")
         ending, final = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
-        self._write_end(ending, final, attempt, task)
+        if joint is not None and not final.is_completed():
+            return None
+        self._write_end(ending, final, attempt, task, joint)
+        return final
 
-    def _write_end(self, ending: Ending, final: State[Any], attempt: int, task: TaskSpec | None) -> None:
+    def _write_end(
+        self, ending: Ending, final: State[Any], attempt: int, task: TaskSpec | None, joint: Joint | None = None
+    ) -> None:
         cached: caching.Cached | None = None if self.context is None else self.context.cached
         # Counted here at the latest: within the transaction it is only looked up.
         self._window(self.row["queue"] or "")
@@ -202,6 +214,7 @@ class _Step:
             debt=debt,
             bounded=bounded,
             cached=None if cached is None else cached.keeping(ending),
+            joint=joint,
         )
         if task is not None and debt is not None:
             self.hooks = debt.claim(asked_at), self._hooks(task, final, attempt)

@@ -84,6 +84,8 @@ def run_attempts(
             if task.on_running:
                 _now_running(context, contain).run()
             state = _attempt(task, args, kwargs, context, contain, call_body)
+            if context.atomic is not None:
+                state = context.atomic.settle(state)
             step = _next(task, context, state, longest_sleep, on_retry)
             if not isinstance(step, float):
                 return step
@@ -91,6 +93,8 @@ def run_attempts(
             context.attempt += 1
     finally:
         task_run_context.reset(token)
+        if context.atomic is not None:  # left by a signal
+            context.atomic.roll_back()
 
 
 async def run_attempts_async(

@@ -14,14 +14,14 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from orchestra import clock, identifiers, lazy, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of, task_run_context
 from orchestra.engine import bodies, caching, interrupts
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
 from orchestra.engine.task_run import EVERYTHING, CallBody, Ended, RetryLater, run_attempts, run_attempts_async
-from orchestra.errors import Cancelled, InputTimeout, InvalidRunInput, UpstreamFailed
+from orchestra.errors import Cancelled, DbTransactionError, InputTimeout, InvalidRunInput, StoreError, UpstreamFailed
 from orchestra.futures import Future
 from orchestra.hooks import hooks_of
 from orchestra.questions import Message, Pause, Receive
@@ -218,6 +218,8 @@ class LocalRunner:
         if (state := self._find(step, args, kwargs)) is not None:
             return state
         context = self._context(task, args, kwargs, step)
+        if call_body is bodies.call and task_run_context.get() is None:
+            context.record = partial(self._record, context, step)
         run = partial(run_attempts, task, args, kwargs, context, on_retry=self._on_retry(step))
         run = partial(run, contain=contain, call_body=call_body)
         with _closing(self.book, step, context):
@@ -260,9 +262,18 @@ class LocalRunner:
 
     def _ended(self, context: TaskRunContext, step: Step, inputs: Any, ended: Ended | RetryLater) -> State[Any]:
         state = replace(ended.state, state_details=_details(step))
-        self.book.close(step, state, attempt=ended.attempt, task=context.task)
+        if context.recorded is None:
+            self.book.close(step, state, attempt=ended.attempt, task=context.task)
         if self.finished is not None and context.task.persist_result is not False:
             self.finished.keep(step, inputs, state)
+        return state
+
+    def _record(self, context: TaskRunContext, step: Step, state: State[Any], joint: Any) -> State[Any]:
+        """Record an end within the transaction of the body."""
+        try:
+            self.book.close(step, state, attempt=context.attempt, task=context.task, joint=joint)
+        except StoreError as error:
+            raise DbTransactionError(str(error)) from error
         return state
 
     def _find(self, step: Step, *inputs: Any) -> State[Any] | None:
@@ -459,7 +470,7 @@ class _closing:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if error is not None:
+        if error is not None and self.context.recorded is None:
             state = states.Crashed(states.describe(error))
             self.book.close(self.step, state, attempt=self.context.attempt, task=self.context.task)
 

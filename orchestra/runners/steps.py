@@ -14,8 +14,9 @@ from orchestra.questions import Question
 from orchestra.serializers import clean_text, encode
 from orchestra.specs import TaskSpec
 from orchestra.states import Paused, State
-from orchestra.store import tables
+from orchestra.store import local_runs, tables
 from orchestra.store.behind import behind
+from orchestra.store.joint import Joint
 from orchestra.store.tables import Kind, Phase, encode_tags
 
 _logger = logging.getLogger("orchestra.task_runs")
@@ -50,8 +51,20 @@ class StepBook(Protocol):
         """An attempt of the step failed, and another one follows."""
         ...
 
-    def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
-        """The step has ended."""
+    def close(
+        self,
+        step: Step,
+        state: State[Any],
+        *,
+        attempt: int = 1,
+        task: TaskSpec | None = None,
+        joint: Joint | None = None,
+    ) -> None:
+        """The step has ended.
+
+        Args:
+            joint: The transaction of its body, which this ends: the record is there when this returns.
+        """
         ...
 
 
@@ -65,22 +78,33 @@ class Unrecorded:
     def retrying(self, step: Step, state: State[Any]) -> None:
         """Keeps nothing."""
 
-    def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
-        """Keeps nothing."""
+    def close(
+        self,
+        step: Step,
+        state: State[Any],
+        *,
+        attempt: int = 1,
+        task: TaskSpec | None = None,
+        joint: Joint | None = None,
+    ) -> None:
+        """Keeps nothing but what the body itself has written."""
+        if joint is not None:
+            joint.write(lambda connection: None, None)
 
 
 class Recorded:
     """Steps of one run attempt, written behind: one row each, when it has ended."""
 
-    def __init__(self, run_id: str, run_attempt: int, keep_results: bool = False) -> None:
+    def __init__(self, run_id: str, run_attempt: int, owner: str, keep_results: bool = False) -> None:
         """Prepare.
 
         Args:
             run_id: The flow run.
             run_attempt: Its attempt.
+            owner: Who holds the claim on it.
             keep_results: Whether results are kept of tasks that do not say so themselves.
         """
-        self.run_id, self.run_attempt, self.keep_results = run_id, run_attempt, keep_results
+        self.run_id, self.run_attempt, self.owner, self.keep_results = run_id, run_attempt, owner, keep_results
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._position = 0
@@ -100,11 +124,22 @@ class Recorded:
         """An attempt of the step failed, and another one follows."""
         behind().add(tables.states, self._state(step, State(state.type, "Retrying", state.message)))
 
-    def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
+    def close(
+        self,
+        step: Step,
+        state: State[Any],
+        *,
+        attempt: int = 1,
+        task: TaskSpec | None = None,
+        joint: Joint | None = None,
+    ) -> None:
         """The step has ended."""
         keep = task is not None and self._keeps(task) and state.is_completed()
         row = self._row(step, state, attempt, kept(state.data, step.name) if keep else None)
-        behind().add(tables.steps, row, keep=True)
+        if joint is None:
+            behind().add(tables.steps, row, keep=True)
+        else:
+            local_runs.end_step(joint, self.owner, row)
         if attempt > 1:
             behind().add(tables.states, self._state(step, state))
 

@@ -24,6 +24,7 @@ from orchestra.store.announcements import Announcement, of_steps, step_is
 from orchestra.store.cache import Keeping
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names
 from orchestra.store.database import Database, insert, insert_for
+from orchestra.store.joint import Joint
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Kind, Phase, edges, encode_tags, flow_runs, joins, phase_is, phase_is_not, steps
@@ -215,6 +216,7 @@ def record(
     window: Callable[[str], int],
     dispatched: bool = False,
     replayed: bool = True,
+    joint: Joint | None = None,
 ) -> list[Announcement]:
     """Write steps of a flow run under its claim, in one transaction: ended ones and ones that are to be done.
 
@@ -224,6 +226,7 @@ def record(
         window: Of a queue, how many rows of a wave are announced ahead.
         dispatched: Ends the streak of parks: something new was submitted.
         replayed: The run is one whose body is replayed, which dispatches again what a crash of the database undid.
+        joint: The transaction of the body of the last step, which this ends.
 
     Returns:
         What to announce, once this has returned. A crash before that costs a sweep: the rows say they are announced.
@@ -240,9 +243,18 @@ def record(
         moment = fence(connection, claim, going_on=dispatched, **values)
         return write(connection, claim, new, window=window, moment=moment)
 
-    keep_large(database, new)
+    def is_there(connection: Connection) -> bool:
+        # Behind a COMMIT that is still under way.
+        connection.execute(sa.select(flow_runs.c.id).where(flow_runs.c.id == claim.run_id).with_for_update())
+        ours = (*step_is(claim.run_id, claim.run_attempt, new[-1].key), steps.c.claim_number == claim.number)
+        return connection.execute(sa.select(steps.c.id).where(*ours)).first() is not None
+
+    if joint is None:
+        keep_large(database, new)
     failpoint("before_dispatch" if dispatched else "before_record")
-    if not dispatched and _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
+    if joint is not None:
+        announcements = joint.write(work, is_there)
+    elif not dispatched and _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
         announcements = []
     else:
         # What was only dispatched is dispatched again by the replay; a result must stay.

@@ -14,9 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers
+from orchestra.errors import DbTransactionError
 from orchestra.serializers import clean_text
 from orchestra.states import State, StateType
 from orchestra.store.database import Database, insert, now
+from orchestra.store.joint import Joint
 from orchestra.store.tables import Phase, flow_runs, flows, phase_is, phase_is_not, states, steps
 
 
@@ -100,6 +102,30 @@ def finish_run(
         return True
 
     return db.write(write)
+
+
+def end_step(joint: Joint, owner: str, row: dict[str, Any]) -> None:
+    """Write the row of a step that has ended, and commit it with what its body has written.
+
+    Raises:
+        DbTransactionError: The run is no longer this process's; nothing was written.
+    """
+    run_id, held = row["run_id"], (flow_runs.c.owner == owner, flow_runs.c.phase == Phase.CLAIMED)
+
+    def work(connection: Connection) -> None:
+        lease = now() + flow_runs.c.lease_seconds
+        if not connection.execute(_of_run(run_id).where(*held).values(lease_until=lease)).rowcount:
+            raise DbTransactionError(
+                f"flow run {run_id} was ended by another process, which took this one for dead; nothing was committed"
+            )
+        connection.execute(insert(connection, steps).values(row).on_conflict_do_nothing())
+
+    def is_there(connection: Connection) -> bool:
+        # Behind a COMMIT that is still under way.
+        connection.execute(sa.select(flow_runs.c.id).where(flow_runs.c.id == run_id).with_for_update())
+        return connection.execute(sa.select(steps.c.id).where(steps.c.id == row["id"])).first() is not None
+
+    joint.write(work, is_there)
 
 
 def renew_leases(db: Database, owners: Sequence[str], lease_seconds: float) -> list[str]:

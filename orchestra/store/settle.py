@@ -25,6 +25,7 @@ from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcemen
 from orchestra.store.cache import Keeping
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
+from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending, chunks, keep_large, upstream_failed
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import prepare
@@ -81,6 +82,7 @@ def complete(
     debt: Debt | None = None,
     bounded: bool = False,
     cached: Keeping | None = None,
+    joint: Joint | None = None,
 ) -> list[Announcement]:
     """Write the ending of a claimed step, and what follows from it, in one transaction.
 
@@ -92,6 +94,7 @@ def complete(
         debt: The hooks that this ending calls for.
         bounded: The step is one of which only some may be in flight.
         cached: What of it is kept for later calls.
+        joint: The transaction of its body, which this ends.
 
     Returns:
         What to announce.
@@ -116,9 +119,17 @@ def complete(
             cache.settle(connection, cached, ending.result, ending.blob)
         return settle(connection, claim.run_id, claim.run_attempt, _ended([row]), window=window)
 
-    keep_large(database, [ending])
+    def is_there(connection: Connection) -> bool:
+        # Behind a COMMIT that is still under way.
+        connection.execute(
+            sa.select(steps.c.id).where(*step_is(claim.run_id, claim.run_attempt, step_key)).with_for_update()
+        )
+        return is_released(connection, claim, Phase.DONE)
+
+    if joint is None:
+        keep_large(database, [ending])
     failpoint("before_complete")
-    announcements = database.write(work)
+    announcements = database.write(work) if joint is None else joint.write(work, is_there)
     failpoint("after_complete")
     return announcements
 

@@ -19,7 +19,7 @@ FLOORS = [
     "callables digests states journal graph decomposition specs retries serializers typed_values pickles signing "
     "previews annotations names hooks questions schedules cache_policies utilities task_runners",
     "store",
-    "context runtime logging results futures awaitables handles engine runners transactions artifacts "
+    "context runtime logging results futures awaitables handles engine runners transactions db_transactions artifacts "
     "variables events concurrency locking input",
     "flows tasks observations flow_runs decorated deployments docker automations blocks canvas_members background",
     "celery",
