@@ -250,6 +250,18 @@ class InputTimeout(OrchestraError, TimeoutError):
     """A flow run that waited for input was sent none in time."""
 
 
+class AcquireConcurrencySlotTimeoutError(OrchestraError, TimeoutError):
+    """No slot of a concurrency limit was free in time."""
+
+
+class ConcurrencySlotAcquisitionError(OrchestraError):
+    """A slot of a concurrency limit cannot be had: there is no such limit, or it never has so many."""
+
+
+class ConcurrencySlotLost(OrchestraError):
+    """The lease of a slot was over before its block was: another process may have had the slot meanwhile."""
+
+
 class NotSuspendable(OrchestraError, RuntimeError):
     """A flow run that was called in a process cannot be suspended: nothing else could go on with it."""
 

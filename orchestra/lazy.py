@@ -14,6 +14,7 @@ from typing import Any
 DOORS = {
     "local_runner": "orchestra.engine.local:runner",
     "processes": "orchestra.runners.processes:ProcessPool",
+    "slots": "orchestra.engine.slots",
     "remote_runner": "orchestra.runners.remote:RemoteRunner",
     "remote_carrier": "orchestra.celery.dispatch:remote_carrier",
     "validate_parameters": "orchestra.engine.validation:validate",

@@ -22,7 +22,7 @@ from orchestra.engine.step import run_step
 from orchestra.engine.values import state_of
 from orchestra.errors import StoreUnavailable
 from orchestra.states import State
-from orchestra.store import due, journal, runs
+from orchestra.store import due, journal, runs, slots
 from orchestra.store.announcements import Announcement
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database
@@ -203,7 +203,7 @@ class Driver:
 
     def sweep(self) -> None:
         """Do what the sweeper does, once."""
-        for found in (due.complete_due, due.take_due, due.recount):
+        for found in (due.complete_due, slots.sweep, due.take_due, due.recount):
             self.carrier.announce(found(self.database))
 
     def run(self, flow: Any, /, *, messages: int = 10_000, **parameters: Any) -> State[Any]:

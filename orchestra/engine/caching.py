@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +20,7 @@ from orchestra import clock, identifiers, results, serializers, settings, states
 from orchestra.cache_policies import LockManager
 from orchestra.context import TaskRunContext
 from orchestra.engine import interrupts
+from orchestra.engine import slots as process_slots
 from orchestra.engine.cache_keys import CacheKey, key_of, policy_of, refreshes
 from orchestra.engine.task_run import Ended, RetryLater
 from orchestra.errors import MissingResult, OrchestraError, SerializationError, StoreError
@@ -83,8 +82,10 @@ class Cached:
 
     context: TaskRunContext
     found: CacheKey
-    #: What its lock is taken under: None: it holds none, or not yet.
-    holder: str | None = None
+    #: Who holds its lock in the database; None: it holds none, or not yet.
+    holder: slots.Holder | None = None
+    #: Who holds that of its lock manager.
+    token: str | None = None
     #: None: the database locks.
     manager: LockManager | None = None
     locks: bool = True
@@ -116,7 +117,7 @@ class Cached:
     def keeping(self, ending: Ending) -> Keeping | None:
         """What goes along with the write of its end; None: nothing."""
         is_new = not self.is_answered and ending.state_type == states.StateType.COMPLETED
-        holder = self.holder if self.manager is None else None
+        holder = None if self.holder is None else self.holder.key
         return Keeping(self.entry() if is_new else None, holder) if is_new or holder else None
 
     def entry(self) -> NewEntry:
@@ -134,40 +135,38 @@ class Cached:
 
     def let_go(self, db: Database) -> list[Announcement]:
         """Wake who waits, once the write of the end has given the lock up; returns what to announce."""
+        self.let_go_managed()
         holder, self.holder = self.holder, None
-        if holder is None:
-            return []
-        if self.manager is not None:
-            self._release_managed(holder)
-            return []
-        return slots.serve(db, [self.lock_name])
+        return [] if holder is None else slots.serve(db, [self.lock_name])
 
     def release(self, db: Database) -> list[Announcement]:
         """Give the lock up without a result; returns what to announce."""
-        if self.holder is None or self.manager is not None:
-            return self.let_go(db)
+        self.let_go_managed()
         holder, self.holder = self.holder, None
-        return slots.release(db, holder)
+        return [] if holder is None else slots.release(db, holder)
 
     def try_managed(self) -> bool:
         """Take the lock of a lock manager, if it is free."""
         assert self.manager is not None
-        self.holder = self.holder or f"{identifiers.process()}/{secrets.token_hex(8)}"
-        if self.manager.acquire_lock(self.found.key, self.holder, 0):
-            return True
-        self.holder = None
-        return False
+        token = f"{identifiers.process()}/{secrets.token_hex(8)}"
+        if not self.manager.acquire_lock(self.found.key, token, 0):
+            return False
+        self.token = token
+        return True
+
+    def let_go_managed(self) -> None:
+        """Give up the lock of a lock manager. Safe to repeat."""
+        token, self.token = self.token, None
+        if self.manager is None or token is None:
+            return
+        try:
+            self.manager.release_lock(self.found.key, token)
+        except ValueError as error:
+            _logger.warning("the lock of a cache key was lost meanwhile: %s", error)
 
     def say(self, sentence: str, *facts: object) -> None:
         """Warn in the run's log."""
         engine_logger(self.context).warning(f"%s {sentence}", self.context.task_run_name, *facts)
-
-    def _release_managed(self, holder: str) -> None:
-        assert self.manager is not None
-        try:
-            self.manager.release_lock(self.found.key, holder)
-        except ValueError as error:
-            _logger.warning("the lock of a cache key was lost meanwhile: %s", error)
 
 
 def recognise(context: TaskRunContext) -> Cached | None:
@@ -183,22 +182,21 @@ def recognise(context: TaskRunContext) -> Cached | None:
 
 
 @contextmanager
-def _inside(call: Cached, db: Database | None) -> Iterator[None]:
+def _inside(call: Cached) -> Iterator[None]:
     token = _computing.set(_computing.get() | {call.found.key})
     try:
         yield
     except BaseException:
         # Left by a signal. What the database locks goes with the claim; of a lock manager nobody else knows.
-        if call.manager is not None and db is not None:
-            call.let_go(db)
+        call.let_go_managed()
         raise
     finally:
         _computing.reset(token)
 
 
-def computing(context: TaskRunContext, db: Database) -> AbstractContextManager[None]:
+def computing(context: TaskRunContext) -> AbstractContextManager[None]:
     """To be held while the body of a call runs on a worker."""
-    return nullcontext() if context.cached is None else _inside(context.cached, db)
+    return nullcontext() if context.cached is None else _inside(context.cached)
 
 
 # -- in this process ---------------------------------------------------------------------------------------------
@@ -214,7 +212,7 @@ def answered(context: TaskRunContext, run: Callable[[], Ended | RetryLater]) -> 
             time.sleep(seconds)
         if place.hit is not None:
             return Ended(place.hit.state, context.attempt)
-        with _inside(call, None):
+        with _inside(call):
             ended = run()
         place.keep(ended.state)
         return ended
@@ -232,7 +230,7 @@ async def answered_async(
             await asyncio.sleep(seconds)
         if place.hit is not None:
             return Ended(place.hit.state, context.attempt)
-        with _inside(call, None):
+        with _inside(call):
             ended = await run()
         place.keep(ended.state)
         return ended
@@ -248,6 +246,7 @@ class _Place:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     _is_first_here: bool = False
     _tries_at: float = 0.0
+    _is_kept: bool = False
     _holder: slots.Holder | None = None
 
     def __enter__(self) -> _Place:
@@ -283,7 +282,12 @@ class _Place:
             return
         holder = None if self._holder is None else self._holder.key
         with interrupts.shielded():
-            self._guarded(lambda: cache.keep(database(), Keeping(self.call.entry(), holder), data))
+            self._guarded(lambda: self._write(Keeping(self.call.entry(), holder), data))
+
+    def _write(self, keeping: Keeping, data: bytes) -> bool:
+        cache.keep(database(), keeping, data)
+        self._is_kept = True
+        return True
 
     def _look(self) -> bool:
         self.hit = self.call.look(database())
@@ -309,17 +313,15 @@ class _Place:
         holder = slots.of_process(self.token, lease_seconds=lease, run_id=self.call.context.flow_run_id)
         if not slots.acquire(database(), holder, [self.call.lock_name], wait=False).granted:
             return False
-        self._holder = holder
-        _leases.add(holder.key, lease)
+        self._holder = self.call.holder = holder
+        process_slots.renew(holder)
         return True
 
     def _let_go(self) -> bool:
-        self.call.let_go(database())
         if self._holder is not None:
-            holder, self._holder = self._holder, None
-            _leases.discard(holder.key)
-            # Steps of workers that wait are woken by the sweeper: nothing can be announced from here.
-            cache.give_up(database(), holder.key)
+            process_slots.renew_no_more(self._holder)
+        release = self.call.let_go if self._is_kept else self.call.release
+        process_slots.tell(release(database()))
         return True
 
     def _guarded(self, act: Callable[[], object]) -> bool:
@@ -333,52 +335,6 @@ class _Place:
 
 #: By which the threads of this process take turns.
 _here = MemoryLockManager()
-
-
-class _Leases:
-    """Renews the locks that this process holds in the database; the thread ends when there are none."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._held: dict[str, float] = {}
-        self._runs = False
-
-    def add(self, key: str, seconds: float) -> None:
-        """Renew from now on."""
-        with self._changed:
-            self._held[key] = seconds
-            if not self._runs:
-                self._runs = True
-                threading.Thread(target=self._renew, name="orchestra-cache-locks", daemon=True).start()
-
-    def discard(self, key: str) -> None:
-        """Renew no more."""
-        with self._changed:
-            self._held.pop(key, None)
-
-    def _renew(self) -> None:
-        while held := self._next():
-            try:
-                slots.renew(database(), held)
-            except Exception:
-                _logger.warning("the locks of cache keys could not be renewed", exc_info=True)
-
-    def _next(self) -> dict[str, float]:
-        with self._changed:
-            self._changed.wait(settings.current().lease_seconds / 6)
-            self._runs = bool(self._held)
-            return dict(self._held)
-
-
-_leases = _Leases()
-
-
-def _after_fork() -> None:
-    global _leases
-    _leases = _Leases()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 # -- on a worker -------------------------------------------------------------------------------------------------
@@ -405,7 +361,7 @@ def meet_inline(db: Database, claim: Claim, context: TaskRunContext) -> Hit | Bu
         holder = slots.of_claim(claim, _PURPOSE, context.step_key)
         if not slots.acquire(db, holder, [call.lock_name], wait=False).granted:
             return Busy()
-        call.holder = holder.key
+        call.holder = holder
     # Whoever had the lock until now may have kept its result since the first look.
     return call.look(db)
 
@@ -424,7 +380,7 @@ def meet_step(db: Database, claim: Claim, context: TaskRunContext) -> Hit | SetB
     if hit is not None:
         if call.locks and call.manager is None and slots.is_granted(db, holder.key):
             # It has waited, and its turn has come: who waits behind it is next.
-            call.holder = holder.key
+            call.holder = holder
         return hit
     if not call.locks:
         return None
@@ -433,5 +389,5 @@ def meet_step(db: Database, claim: Claim, context: TaskRunContext) -> Hit | SetB
     asked = slots.acquire_or_set_back(db, claim, holder, [call.lock_name])
     if not asked.granted:
         return SetBack(asked.announcements)
-    call.holder = holder.key
+    call.holder = holder
     return call.look(db)

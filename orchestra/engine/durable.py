@@ -14,10 +14,10 @@ from orchestra import clock, identifiers, names, results, serializers, states
 from orchestra.context import TaskRunContext, tags_context, tags_of
 from orchestra.engine import caching, definitions, interrupts, owed
 from orchestra.engine.arguments import find_futures, replace_futures, settled
-from orchestra.engine.asking import Asking
 from orchestra.engine.branches import Waiters
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.heartbeat import Heart
+from orchestra.engine.holding import Holding
 from orchestra.engine.journaled import fingerprint_of
 from orchestra.engine.parameters import bind, signature
 from orchestra.engine.run_names import flow_run_name, task_run_name
@@ -57,7 +57,7 @@ _UNCHANGING = frozenset({type(None), bool, int, float, complex, str, bytes})
 RunChild = Callable[[FlowSpec, Claimed], "State[Any] | None"]
 
 
-class DurableRunner(Asking):
+class DurableRunner(Holding):
     """Carries out the calls of one segment of one flow run."""
 
     def __init__(
@@ -105,9 +105,10 @@ class DurableRunner(Asking):
                 asked, task, inputs, context, Ended(state, context.attempt), start_time, joint
             )
             before = self._before_body
-            with caching.computing(context, self.database):
+            with caching.computing(context):
                 outcome = run_attempts(task, args, kwargs, context, longest_sleep=longest, before_attempt=before)
             final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
+            self.give_tag_slots(asked.key)
         if final is None:
             self._wait_for_keys([asked.key])
             final = self._state(asked.key)
@@ -135,17 +136,19 @@ class DurableRunner(Asking):
         self._inline.add(asked.key)
         try:
             longest = _longest_sleep(task, inputs)
-            with caching.computing(context, self.database):
+            with caching.computing(context):
                 outcome = await run_attempts_async(
                     task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body
                 )
         except asyncio.CancelledError:
             self._abandon_inline(asked, task, inputs)
             self._release(context)
+            self.give_tag_slots(asked.key)
             raise
         finally:
             self._inline.discard(asked.key)
         final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
+        self.give_tag_slots(asked.key)
         if final is None:
             await self._wait_for_keys_async([asked.key])
             return self._state(asked.key)
@@ -164,7 +167,8 @@ class DurableRunner(Asking):
     ) -> State[Any] | tuple[tuple[Any, ...], dict[str, Any], TaskRunContext] | None:
         """Get a new direct call ready to run here: its arguments and context.
 
-        Gives a final state where an upstream failed, None where the call was dispatched to another queue.
+        Gives a final state where an upstream failed, None where the call was dispatched: to another queue, or because
+        it must wait for a slot of a limit.
         """
         queue, priority = self.route(task.queue, task.priority, task.routed_as)
         try:
@@ -200,6 +204,9 @@ class DurableRunner(Asking):
             self._unwritten.append(step)
             self._open.add(asked.key)
             return None
+        if (tags := tags_of(task.tags)) and not self._has_slots(asked, task, tags, inputs, queue, priority):
+            self._release(context)
+            return None
         return args, kwargs, context
 
     def _journal_hit(
@@ -212,6 +219,30 @@ class DurableRunner(Asking):
         """Let others compute what this call was to compute for them."""
         if context.cached is not None and not self.is_stopped:
             self._announce(self.guard(lambda: context.cached.release(self.database)))
+
+    def _has_slots(
+        self,
+        asked: Asked,
+        task: TaskSpec,
+        tags: tuple[str, ...],
+        inputs: bytes | None,
+        queue: str,
+        priority: int | None,
+    ) -> bool:
+        """Take the slots that a direct call needs for its tags; where none are free it is dispatched, and waits there.
+
+        One that nobody else can carry out waits here, and holds its worker slot.
+        """
+        if self.take_tag_slots(asked.key, tags):
+            return True
+        try:
+            step = self._new(asked, task, _sendable(task, inputs), queue=queue, priority=priority)
+        except OrchestraError:
+            self.wait_for_tag_slots(asked.key, tags)
+            return True
+        self._unwritten.append(step)
+        self._open.add(asked.key)
+        return False
 
     def _journal_inline(
         self,
@@ -311,8 +342,11 @@ class DurableRunner(Asking):
         started = self._begin_unjournaled(task, call)
         if isinstance(started, State):
             return started
-        state = run_attempts(task, *started, before_attempt=self._before_body).state
-        _run_unowed(started[2], state)
+        context = started[2]
+        with self.tag_slots(context.step_key, context.tags) as slots:
+            slots.take()
+            state = run_attempts(task, *started, before_attempt=self._before_body).state
+        _run_unowed(context, state)
         return state
 
     async def _call_unjournaled_async(self, task: TaskSpec, call: Call) -> State[Any]:
@@ -321,8 +355,12 @@ class DurableRunner(Asking):
         started = self._begin_unjournaled(task, call)
         if isinstance(started, State):
             return started
-        state = (await run_attempts_async(task, *started, before_attempt=self._before_body)).state
-        _run_unowed(started[2], state)
+        context = started[2]
+        with self.tag_slots(context.step_key, context.tags) as slots:
+            if (turn := slots.take_async()) is not None:
+                await turn
+            state = (await run_attempts_async(task, *started, before_attempt=self._before_body)).state
+        _run_unowed(context, state)
         return state
 
     def _begin_unjournaled(

@@ -18,6 +18,7 @@ from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.inputs import kept_tags, resolved_inputs
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
+from orchestra.engine.slots import TAGS, limits_of, step_claim
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts
 from orchestra.engine.values import ending_of
 from orchestra.errors import (
@@ -34,13 +35,14 @@ from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import State, StateDetails
-from orchestra.store import claims, in_flight, settle
+from orchestra.store import claims, in_flight, settle, slots
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending
 from orchestra.store.owed import Debt
 from orchestra.store.prepared import prepare
+from orchestra.store.slots import Holder
 from orchestra.store.tables import flow_runs
 
 logger = logging.getLogger("orchestra.engine")
@@ -65,6 +67,7 @@ def run_step(database: Database, run_id: str, run_attempt: int, step_key: str, c
             "step %s of flow run %s goes on elsewhere: %s", step_key, run_id, lost or "its claim was taken over"
         )
         return
+    step.give_slots()
     if step.hooks is not None:
         owed.pay(database, heart, *step.hooks)
 
@@ -79,6 +82,8 @@ class _Step:
         self.context: TaskRunContext | None = None
         #: Those that its end calls for, once that is recorded, and the claim on them.
         self.hooks: tuple[Claim, TaskRunHooks] | None = None
+        #: Has slots of the limits that are for its tags.
+        self.holder: Holder | None = None
 
     def run(self) -> None:
         if self.claim.cancelled:
@@ -101,15 +106,14 @@ class _Step:
             return
         if isinstance(outcome, RetryLater):
             self._retry_later(outcome)
-        elif isinstance(outcome, caching.SetBack):
-            self.carrier.announce(outcome.announcements)
         elif isinstance(outcome, caching.Hit):
             attempt = self.row["attempt"]
             self._write_end(outcome.ending(attempt=attempt), outcome.state, attempt, task)
-        else:
+        elif outcome is not None:
             self._end(outcome.state, outcome.attempt, task)
 
-    def _attempts(self, task: TaskSpec) -> Ended | RetryLater | caching.Hit | caching.SetBack:
+    def _attempts(self, task: TaskSpec) -> Ended | RetryLater | caching.Hit | None:
+        """Run the body; None where it was set back, as it must wait for a slot of a limit, or for another's result."""
         try:
             args, kwargs = resolved_inputs(self.database, self.claim.run_id, self.claim.run_attempt, self.row["inputs"])
         except StoreError:
@@ -117,27 +121,55 @@ class _Step:
         except Exception as error:
             return Ended(states.from_exception(error), self.row["attempt"])
         context = self.context = self._context(task, args, kwargs)
+        claim_token = step_claim.set(self.claim)
         context.record = lambda state, joint: self._end(state, context.attempt, task, joint)
         token = flow_run_context.set(context.flow_run)
         tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
             with interrupts.armed():
                 met = self._meet_cache(context)
-                if met is not None:
+                if isinstance(met, caching.Hit):
                     return met
-                with caching.computing(context, self.database):
+                if met is not None or not self._has_slots(context.tags):
+                    return None
+                with caching.computing(context):
                     return run_attempts(
                         task, args, kwargs, context, longest_sleep=IN_PLACE, before_attempt=self._before_body
                     )
         finally:
             tags_context.reset(tags_token)
             flow_run_context.reset(token)
+            step_claim.reset(claim_token)
+
+    def _has_slots(self, tags: tuple[str, ...]) -> bool:
+        """Take the slots that it needs for its tags; where none are free, it gives up its claim and waits in line."""
+        names = limits_of(tags)
+        if not names:
+            return True
+        holder = slots.of_claim(self.claim, TAGS)
+        with interrupts.shielded():
+            asked = slots.acquire_or_set_back(self.database, self.claim, holder, names)
+        if asked.granted:
+            self.holder = holder
+        else:
+            state = states.AwaitingConcurrencySlot()
+            history.note(self.claim.run_id, state.type, state.name, None, step_id=self.row["id"])
+        self.carrier.announce(asked.announcements)
+        return asked.granted
+
+    def give_slots(self) -> None:
+        """Hand on the slots of its tags, which its end has freed. A crash before costs a sweep."""
+        if self.holder is not None:
+            self.carrier.announce(slots.release(self.database, self.holder))
 
     def _meet_cache(self, context: TaskRunContext) -> caching.Hit | caching.SetBack | None:
         if not context.task.may_be_cached:
             return None
         with interrupts.shielded():
-            return caching.meet_step(self.database, self.claim, context)
+            met = caching.meet_step(self.database, self.claim, context)
+        if isinstance(met, caching.SetBack):
+            self.carrier.announce(met.announcements)
+        return met
 
     def _before_body(self) -> None:
         with interrupts.shielded():

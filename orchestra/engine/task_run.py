@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,15 +104,16 @@ async def run_attempts_async(
     context: TaskRunContext,
     *,
     longest_sleep: float = math.inf,
-    before_attempt: Callable[[], object] = _nothing,
+    before_attempt: Callable[[], Awaitable[None] | None] = _nothing,
     on_retry: Callable[[State[Any], float], object] = _nothing,
     contain: tuple[type[BaseException], ...] = EVERYTHING,
 ) -> Ended | RetryLater:
-    """As `run_attempts`, for a coroutine function, in the running loop."""
+    """As `run_attempts`, for a coroutine function, in the running loop; what `before_attempt` gives is awaited."""
     token = task_run_context.set(context)
     try:
         while True:
-            before_attempt()
+            if (ready := before_attempt()) is not None:
+                await ready
             if task.on_running:
                 await _now_running(context, contain).run_async()
             state = await _attempt_async(task, args, kwargs, context, contain)

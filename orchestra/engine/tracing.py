@@ -16,6 +16,7 @@ import sysconfig
 import textwrap
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +34,7 @@ from orchestra.errors import DefinitionError, ForeignThread, StaticFlowError
 from orchestra.futures import Future
 from orchestra.graph import Edge, Node
 from orchestra.journal import Branch
-from orchestra.questions import Message, Pause, Receive
+from orchestra.questions import Message, Pause, Receive, Slots
 from orchestra.serializers import StepRef
 from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
 from orchestra.states import State
@@ -424,6 +425,15 @@ class _Tracer:
         """As `sleep`."""
         self.sleep(seconds)
 
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """Not in a canvas."""
+        self.refuse(f"takes slots of the concurrency limit {wanted.named}")
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`."""
+        self.slots(wanted)
+        raise AssertionError
+
     def pause(self, pause: Pause) -> Any:
         """Refuse: no step of a canvas waits for a person."""
         self.refuse("pauses for a person")
@@ -564,6 +574,14 @@ class _Sketcher(_Tracer):
 
     def sleep(self, seconds: float) -> None:
         """A sleep is not drawn."""
+
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """A limit is not drawn."""
+        return nullcontext()
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`."""
+        return nullcontext()
 
     def pause(self, pause: Pause) -> None:
         """A pause is not drawn; a body that looks into the answer cannot be."""

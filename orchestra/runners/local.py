@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
@@ -16,15 +17,17 @@ from typing import Any, Protocol, TypeVar, cast
 from orchestra import clock, identifiers, lazy, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of, task_run_context
 from orchestra.engine import bodies, caching, interrupts
+from orchestra.engine import slots as engine_slots
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
+from orchestra.engine.slots import NoSlots
 from orchestra.engine.task_run import EVERYTHING, CallBody, Ended, RetryLater, run_attempts, run_attempts_async
 from orchestra.errors import Cancelled, DbTransactionError, InputTimeout, InvalidRunInput, StoreError, UpstreamFailed
 from orchestra.futures import Future
 from orchestra.hooks import hooks_of
-from orchestra.questions import Message, Pause, Receive
+from orchestra.questions import Message, Pause, Receive, Slots
 from orchestra.runners.local_future import LocalFuture, help_with, in_pool_thread, mark_pool_thread, shadow
 from orchestra.runners.steps import Finished, Step, StepBook
 from orchestra.specs import Call, FlowSpec, TaskSpec
@@ -143,11 +146,13 @@ class LocalRunner:
         if (state := self._find(step, args, kwargs)) is not None:
             return state
         context = self._context(task, args, kwargs, step)
-        run_async = partial(
-            run_attempts_async, task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE
-        )
-        with _closing(self.book, step, context):
-            ended = await (caching.answered_async(context, run_async) if task.may_be_cached else run_async())
+        with _closing(self.book, step, context), self._tag_slots(step) as slots:
+            on_retry = self._on_retry(step, slots)
+            run = partial(
+                run_attempts_async, task, args, kwargs, context, before_attempt=slots.take_async, on_retry=on_retry
+            )
+            run = partial(run, contain=_HERE)
+            ended = await (caching.answered_async(context, run) if task.may_be_cached else run())
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
             await _hooks(context, state, step).run_to_end_async()
@@ -220,9 +225,10 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         if call_body is bodies.call and task_run_context.get() is None:
             context.record = partial(self._record, context, step)
-        run = partial(run_attempts, task, args, kwargs, context, on_retry=self._on_retry(step))
-        run = partial(run, contain=contain, call_body=call_body)
-        with _closing(self.book, step, context):
+        with _closing(self.book, step, context), self._tag_slots(step) as slots:
+            on_retry = self._on_retry(step, slots)
+            run = partial(run_attempts, task, args, kwargs, context, before_attempt=slots.take, on_retry=on_retry)
+            run = partial(run, contain=contain, call_body=call_body)
             ended = caching.answered(context, run) if task.may_be_cached else run()
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
@@ -254,8 +260,14 @@ class LocalRunner:
         self.book.close(step, state, task=task)
         return state
 
-    def _on_retry(self, step: Step) -> Callable[[State[Any], float], None]:
+    def _tag_slots(self, step: Step) -> NoSlots:
+        """The slots that a task needs for its tags; given back at the end of the block."""
+        return engine_slots.of_tags(step.tags, on_wait=lambda: self.book.waiting(step))
+
+    def _on_retry(self, step: Step, slots: NoSlots) -> Callable[[State[Any], float], None]:
         def note(state: State[Any], delay: float) -> None:
+            # Others may have them until the next try.
+            slots.give()
             self.book.retrying(step, state)
 
         return note
@@ -389,6 +401,16 @@ class LocalRunner:
         if self.finished is not None:
             self.finished.keep(step, (asked,), state)
         return state.data
+
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """Slots of concurrency limits, had while inside; waited for in this thread."""
+        self._check()
+        return engine_slots.held(wanted)
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`, without holding up the event loop."""
+        self._check()
+        return engine_slots.held_async(wanted)
 
     def send(self, message: Message) -> None:
         """Send a message to another run."""

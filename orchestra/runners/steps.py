@@ -13,7 +13,7 @@ from orchestra.errors import OrchestraError
 from orchestra.questions import Question
 from orchestra.serializers import clean_text, encode
 from orchestra.specs import TaskSpec
-from orchestra.states import Paused, State
+from orchestra.states import AwaitingConcurrencySlot, Paused, State
 from orchestra.store import local_runs, tables
 from orchestra.store.behind import behind
 from orchestra.store.joint import Joint
@@ -51,6 +51,10 @@ class StepBook(Protocol):
         """An attempt of the step failed, and another one follows."""
         ...
 
+    def waiting(self, step: Step) -> None:
+        """The step waits for a slot of a concurrency limit."""
+        ...
+
     def close(
         self,
         step: Step,
@@ -76,6 +80,9 @@ class Unrecorded:
         return Step(identifiers.new_run_id(), None, name, kind, 0, clock.now(), path)
 
     def retrying(self, step: Step, state: State[Any]) -> None:
+        """Keeps nothing."""
+
+    def waiting(self, step: Step) -> None:
         """Keeps nothing."""
 
     def close(
@@ -123,6 +130,10 @@ class Recorded:
     def retrying(self, step: Step, state: State[Any]) -> None:
         """An attempt of the step failed, and another one follows."""
         behind().add(tables.states, self._state(step, State(state.type, "Retrying", state.message)))
+
+    def waiting(self, step: Step) -> None:
+        """The step waits for a slot of a concurrency limit."""
+        behind().add(tables.states, self._state(step, AwaitingConcurrencySlot()))
 
     def close(
         self,

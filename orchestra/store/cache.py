@@ -125,11 +125,6 @@ def settle(connection: Connection, keeping: Keeping, data: bytes | None, kept: s
         _GIVE_UP.count(connection, {"b_holder": keeping.holder})
 
 
-def give_up(database: Database, holder: str) -> None:
-    """Give a lock up that may be held still. Safe to repeat."""
-    database.write_alone(lambda connection: _GIVE_UP.count(connection, {"b_holder": holder}))
-
-
 def write(connection: Connection, entry: NewEntry, data: bytes, kept: str | None = None) -> None:
     """Write an entry within a transaction, and let some go that have expired.
 

@@ -37,7 +37,7 @@ _PAGE = 1000
 #: What a pause is given that asks for nothing.
 NOTHING = serializers.encode(None)
 #: What nobody works on; the step of a child run ends with its child.
-_ENDED_BY_CANCEL = (Kind.TASK.value, Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value)
+_ENDED_BY_CANCEL = (Kind.TASK.value, Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value, Kind.SLOT.value)
 
 
 def cancel(database: Database, run_id: str) -> list[Announcement]:

@@ -446,6 +446,7 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
         Kind.SLEEP: ("RUNNING", "Sleeping"),
         Kind.PAUSE: ("PAUSED", "Paused"),
         Kind.INPUT: ("RUNNING", "Receiving"),
+        Kind.SLOT: ("SCHEDULED", "AwaitingConcurrencySlot"),
     }
     retrying = ("SCHEDULED", "AwaitingRetry") if step.attempt > 1 else ("SCHEDULED", "Scheduled")
     state_type, state_name = names.get(step.kind, retrying if scheduled else ("PENDING", "Pending"))

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import identifiers, serializers, settings
-from orchestra.errors import ClaimLost
+from orchestra.errors import ClaimLost, ConcurrencySlotAcquisitionError
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store.announcements import STEP_COLUMNS, Announcement, of_step
@@ -115,15 +115,26 @@ class Asked:
 # -- asking ------------------------------------------------------------------------------------------------------
 
 
-def acquire(database: Database, holder: Holder, names: Iterable[str], occupy: int = 1, *, wait: bool = True) -> Asked:
+def acquire(
+    database: Database,
+    holder: Holder,
+    names: Iterable[str],
+    occupy: int = 1,
+    *,
+    wait: bool = True,
+    strict: bool = False,
+) -> Asked:
     """Take slots of all these limits, or of none; then `holder` waits in line, if it is to `wait`.
 
     Safe to repeat: who has them keeps them, who waits keeps its place. A crash before leaves nothing, one after a row
     that goes with its owner.
+
+    Raises:
+        ConcurrencySlotAcquisitionError: A limit never has so many, or (`strict`) there is none of that name.
     """
     wanted = sorted(set(names))
     failpoint("before_acquire")
-    asked = database.write(lambda connection: take(connection, holder, wanted, occupy, wait=wait))
+    asked = database.write(lambda connection: take(connection, holder, wanted, occupy, wait=wait, strict=strict))
     failpoint("after_acquire")
     if asked.granted or not wait:
         return asked
@@ -174,13 +185,22 @@ def acquire_or_set_back(
     return Asked(False, asked.missing, asked.announcements + serve(database, wanted))
 
 
-def take(connection: Connection, holder: Holder, names: Sequence[str], occupy: int = 1, *, wait: bool = True) -> Asked:
+def take(
+    connection: Connection,
+    holder: Holder,
+    names: Sequence[str],
+    occupy: int = 1,
+    *,
+    wait: bool = True,
+    strict: bool = False,
+) -> Asked:
     """As `acquire`, within a transaction that has locked nothing yet: these locks come before all others.
 
     The caller calls `serve` after its commit, where the answer is to wait.
     """
     limits = lock(connection, names)
     missing = tuple(name for name in names if name not in limits)
+    check(limits, missing if strict else (), occupy)
     wanted = [name for name in names if limits.get(name) is not None]
     mine = connection.execute(sa.select(slots).where(slots.c.holder == holder.key)).all()
     places = {row.limit_name: row.id for row in mine if row.taken_at is None}
@@ -227,6 +247,26 @@ def _limits(connection: Connection, names: Iterable[str], *, locked: bool = Fals
     return {name: 1 for name in wanted if name.startswith(LOCK)} | found
 
 
+def check(limits: Mapping[str, int | None], missing: Sequence[str], occupy: int) -> None:
+    """Refuse what can never be had.
+
+    Raises:
+        ConcurrencySlotAcquisitionError: Says what to do.
+    """
+    if missing:
+        raise ConcurrencySlotAcquisitionError(
+            f"there is no concurrency limit {missing[0]!r}: create it by "
+            f"`orchestra gcl create {missing[0]} --limit N`, or leave strict=True out"
+        )
+    for name, limit in limits.items():
+        # One of 0 holds everybody until it is raised.
+        if limit is not None and 0 < limit < occupy:
+            raise ConcurrencySlotAcquisitionError(
+                f"occupy={occupy} is more than the concurrency limit {name!r} has, which is {limit}: ask for fewer, "
+                f"or raise it by `orchestra gcl update {name} --limit {occupy}`"
+            )
+
+
 def _lifeline(holder: Holder) -> dict[str, Any]:
     """The columns by which it is told that the holder lives."""
     lease = holder.lease_seconds
@@ -259,16 +299,23 @@ def _anyone_before(connection: Connection, holder: str, name: str, place: int | 
 # -- handing on --------------------------------------------------------------------------------------------------
 
 
-def release(database: Database, *holders: str) -> list[Announcement]:
-    """Give slots, or places in the line, back, by the holders' keys, and hand them on; returns what to announce.
+def release(database: Database, *holders: Holder) -> list[Announcement]:
+    """Give slots, or places in the line, back and hand them on; returns what to announce.
 
-    Safe to repeat. A crash before leaves what goes with its owner.
+    Safe to repeat; what another claim has taken over stays. A crash before leaves what goes with its owner.
     """
-    gone = sa.delete(slots).where(slots.c.holder.in_(holders)).returning(slots.c.limit_name)
     failpoint("before_release")
-    names = set(database.write(lambda connection: list(connection.scalars(gone))))
+    names = database.write(lambda connection: [name for each in holders for name in drop(connection, each)])
     failpoint("after_release")
     return serve(database, names)
+
+
+def drop(connection: Connection, holder: Holder) -> list[str]:
+    """Delete a holder's rows, within a transaction after which `serve` is called; returns the limits they are of."""
+    number = holder.claim_number
+    same = slots.c.claim_number.is_(None) if number is None else slots.c.claim_number == number
+    gone = sa.delete(slots).where(slots.c.holder == holder.key, same).returning(slots.c.limit_name)
+    return list(connection.scalars(gone))
 
 
 def serve(database: Database, names: Iterable[str]) -> list[Announcement]:
@@ -370,8 +417,13 @@ def _mark_taken(connection: Connection, holder: str, **values: Any) -> None:
 
 def is_granted(database: Database, holder: str) -> bool:
     """Whether a holder has what it asked for."""
-    query = sa.select(slots.c.id).where(slots.c.holder == holder, slots.c.taken_at.is_not(None))
-    return database.read(lambda connection: connection.scalar(query.limit(1))) is not None
+    return bool(granted(database, [holder]))
+
+
+def granted(database: Database, holders: Sequence[str]) -> set[str]:
+    """Those of these holders, by their keys, that have what they asked for."""
+    query = sa.select(slots.c.holder).where(slots.c.holder.in_(holders), slots.c.taken_at.is_not(None))
+    return database.read(lambda connection: set(connection.scalars(query)))
 
 
 def renew(database: Database, holders: Mapping[str, float]) -> set[str]:
@@ -428,6 +480,22 @@ def purge(database: Database) -> int:
     return database.write(work)
 
 
+def count(connection: Connection) -> dict[tuple[str, bool], tuple[int, int]]:
+    """Of each limit, and whether they have slots or wait: how many that live, and how many slots they stand for."""
+    return {(row.limit_name, bool(row.has_them)): (row.holders, row.sum) for row in connection.execute(_COUNT)}
+
+
+def living(connection: Connection, name: str, limit: int) -> list[Any]:
+    """The rows of a limit that count: who has slots, then who waits, in their order; with the names of their runs."""
+    query = (
+        sa.select(slots, flow_runs.c.name.label("run_name"), steps.c.name.label("step_name"))
+        .select_from(_owners)
+        .where(slots.c.limit_name == name, _lives)
+        .order_by(slots.c.taken_at.is_(None), slots.c.id)
+    )
+    return list(connection.execute(query.limit(limit)))
+
+
 #: How the step ends at which a flow body waits for slots.
 ACQUIRED = Ending(StateType.COMPLETED, "Completed", result=serializers.encode(True))
 
@@ -470,4 +538,15 @@ _BEFORE = (
     .limit(1)
 )
 _WAITED_FOR = sa.select(slots.c.limit_name).where(slots.c.taken_at.is_(None)).distinct()
+_COUNT = (
+    sa.select(
+        slots.c.limit_name,
+        _is_taken.label("has_them"),
+        sa.func.count().label("holders"),
+        sa.func.sum(slots.c.occupy).label("sum"),
+    )
+    .select_from(_owners)
+    .where(_lives)
+    .group_by(slots.c.limit_name, _is_taken)
+)
 _DEAD = sa.select(slots.c.id, slots.c.limit_name).select_from(_owners).where(~_lives)

@@ -63,7 +63,7 @@ def test_a_limit_gives_so_many_slots_and_no_more(database: Database) -> None:
         True,
     ]
 
-    slots.release(database, first.key)
+    slots.release(database, first)
     assert slots.is_granted(database, third.key)
     assert taken(database) == 2
 
@@ -75,9 +75,9 @@ def test_those_who_wait_are_served_in_the_order_of_asking(database: Database) ->
     assert not acquire(database, big, occupy=2)
     assert not acquire(database, small)
 
-    slots.release(database, holder.key)
+    slots.release(database, holder)
     assert [slots.is_granted(database, each.key) for each in (big, small)] == [True, False]
-    slots.release(database, big.key)
+    slots.release(database, big)
     assert slots.is_granted(database, small.key)
 
 
@@ -89,12 +89,13 @@ def test_slots_of_several_limits_are_had_together_or_not_at_all(database: Databa
     assert not acquire(database, both, "db", "api")
     assert (taken(database), taken(database, "api")) == (0, 1)
 
-    slots.release(database, holder.key)
+    slots.release(database, holder)
     assert (taken(database), taken(database, "api")) == (1, 1)
 
 
 def test_one_who_does_not_wait_leaves_nothing(database: Database) -> None:
     """And asking for what has no limit gives it, and says so."""
+    limits.update(database, "db", {"slot_limit": 0})
     assert not acquire(database, process(), occupy=3, wait=False)
     assert rows(database) == []
     asked = slots.acquire(database, process(), ["nothing"])
@@ -105,7 +106,7 @@ def test_a_lock_needs_no_limit_of_its_own(database: Database) -> None:
     """It is a limit of 1, whoever asks for it."""
     first, second = process(), process()
     assert [acquire(database, each, "cache:key") for each in (first, second)] == [True, False]
-    slots.release(database, first.key)
+    slots.release(database, first)
     assert slots.is_granted(database, second.key)
 
 
@@ -128,7 +129,7 @@ def test_a_sweep_frees_what_a_process_of_this_host_has_that_is_dead(database: Da
     slots.sweep(database, lambda owner: False)
     assert not slots.is_granted(database, waits.key)
     dead = Holder("dead", slots.Owner.PROCESS, "elsewhere:1:2", lease_seconds=60.0)
-    slots.release(database, holder.key, waits.key)
+    slots.release(database, holder, waits)
     assert acquire(database, dead, occupy=2)
     assert not acquire(database, waits)
     slots.sweep(database, lambda owner: owner == dead.owner)
@@ -165,7 +166,7 @@ def test_a_step_that_must_wait_is_set_back_and_called_in_its_turn(database: Data
     assert [each for each in due.take_due(database) if each.step_key == key(2)] == []
 
     settle.complete(database, first, DONE)
-    found = slots.release(database, slots.of_claim(first, "tags").key)
+    found = slots.release(database, slots.of_claim(first, "tags"))
     assert [each.step_key for each in found] == [key(2)]
     again = claims.claim_step(database, third.run_id, 1, key(2))
     assert again is not None
@@ -237,7 +238,7 @@ def test_of_many_at_once_no_more_than_the_limit_have_slots(database: Database) -
             assert taken(database, "api") <= 3
             having = [each for each in left if slots.is_granted(database, each.key)]
             assert having
-            race(*(lambda each=each: slots.release(database, each.key) for each in having))  # type: ignore[misc]
+            race(*(lambda each=each: slots.release(database, each) for each in having))  # type: ignore[misc]
             left = [each for each in left if each not in having]
         assert rows(database) == []
 
@@ -252,7 +253,7 @@ def test_ends_beside_waits_leave_no_step_waiting(database: Database) -> None:
 
         def end(number: int, claims_: list[Claim] = claims_, holders: list[Holder] = holders) -> Any:
             settle.complete(database, claims_[number], DONE)
-            return slots.release(database, holders[number].key)
+            return slots.release(database, holders[number])
 
         def ask(number: int, claims_: list[Claim] = claims_, holders: list[Holder] = holders) -> Any:
             return slots.acquire_or_set_back(database, claims_[number], holders[number], ["db"])
