@@ -108,7 +108,7 @@ def test_where_the_worker_that_computes_is_killed_a_waiting_step_does(
 ) -> None:
     """Its slot goes with its claim; whoever is next computes."""
     first = worker_factory("tests.integration.cache_flows", concurrency=1)
-    handles = [cache_flows.asks.delay(1, file, 4.0)]
+    handles = [cache_flows.asks.delay(1, file, 60.0)]
     wait_until(lambda: flows.notes(file), "the body to start", 30)
     worker_factory("tests.integration.cache_flows", concurrency=1)
     handles += [cache_flows.asks.delay(1, file, 0.2) for _ in range(3)]
