@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks import limited
 from orchestra import flow, task
+from orchestra.cache_policies import INPUTS
 from orchestra.transactions import transaction
 
 #: Seconds after which a measurement is given up.
@@ -38,6 +39,18 @@ def in_a_row(times: int) -> int:
     for _ in range(times):
         number = inc(number)
     return number
+
+
+@task(cache_policy=INPUTS)
+def cached(number: int) -> int:
+    """One more, computed once."""
+    return number + 1
+
+
+@flow
+def hits(times: int) -> int:
+    """Calls that the cache answers, but for the first ever."""
+    return sum(cached(0) for _ in range(times))
 
 
 @flow
@@ -80,6 +93,8 @@ SHAPES: dict[str, Callable[[], Any]] = {
     "local": lambda: in_a_row(100),
     "local-one": lambda: in_a_row(1),
     "chain": lambda: in_a_row.delay(100).result(timeout=TIMEOUT),
+    "hits-local": lambda: hits(200),
+    "hits": lambda: hits.delay(200).result(timeout=TIMEOUT),
     "fan-out": lambda: fan_out.delay(1000).result(timeout=TIMEOUT),
     "fan-out-get": lambda: fan_out.delay(1000).result(timeout=TIMEOUT),
     "latency": lambda: in_a_row.delay(1).result(timeout=TIMEOUT),

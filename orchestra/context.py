@@ -134,6 +134,8 @@ class TaskRunContext:
     transaction: OpenTransaction | None = None
     #: The block in which it was called, where that is another process's: `(run attempt, key)`.
     called_in: tuple[int, str] | None = None
+    #: What of it is kept for later calls, and who waits for that (`engine.caching`); None: it is not cached.
+    cached: Any = None
 
     @classmethod
     def get(cls) -> TaskRunContext | None:
@@ -149,6 +151,11 @@ class TaskRunContext:
     def name(self) -> str:
         """The task run's name."""
         return self.task_run_name
+
+    @property
+    def flow_run_id(self) -> str | None:
+        """The id of the flow run it is in; None outside of one."""
+        return None if self.flow_run is None else self.flow_run.run_id
 
     @property
     def run_count(self) -> int:

@@ -28,10 +28,6 @@ RESERVED = frozenset({"wait_for", "return_state"})
 #: Options of Prefect whose machinery is not there yet, and what that is. None, and what says no, is taken.
 LATER = {
     "asset_deps": "assets",
-    "cache_expiration": "caching",
-    "cache_key_fn": "caching",
-    "cache_policy": "caching",
-    "refresh_cache": "caching",
 }
 
 
@@ -209,7 +205,7 @@ def spec_fields(
         hint = f"is {' and '.join(map(repr, near))} meant?" if near else f"it has {', '.join(sorted(known))}"
         raise DefinitionError(f"a {kind} has no option {', '.join(map(repr, unknown))}: {hint}")
     fields = given_options(_present(options, kind), spec, kind)
-    for name in ("timeout_seconds", "lease_seconds"):
+    for name in ("timeout_seconds", "lease_seconds", "cache_expiration"):
         if fields.get(name) is not None:
             fields[name] = _duration(name, fields[name], kind)
     if fields.get("retry_delay_seconds") is not None:

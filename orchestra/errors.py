@@ -159,6 +159,10 @@ class SerializationError(OrchestraError, TypeError):
     """A value cannot be written, or what was written cannot be read."""
 
 
+class NoDigest(SerializationError):
+    """A value has no digest: some part of it cannot be told apart from others."""
+
+
 class ValueTooLarge(SerializationError):
     """An encoded value is over its cap."""
 

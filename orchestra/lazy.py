@@ -27,6 +27,7 @@ DOORS = {
     "validate_parameters": "orchestra.engine.validation:validate",
     "serialize_parameters": "orchestra.engine.validation:serialize",
     "definitions": "orchestra.engine.definitions",
+    "explain_cache_key": "orchestra.engine.cache_keys:explain",
     "draw_flow": "orchestra.engine.drawing:show",
     "submit_flow_run": "orchestra.celery.submit:submit_flow_run",
     "database": "orchestra.store.database:database",

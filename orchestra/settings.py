@@ -68,6 +68,12 @@ class Settings:
     tasks_default_retries: int = 0
     #: The pause before that.
     tasks_default_retry_delay_seconds: float = 0.0
+    #: True: no task is cached, whatever it says.
+    tasks_disable_caching: bool = False
+    #: True: tasks that do not say `refresh_cache` compute anew, and replace what is kept.
+    tasks_refresh_cache: bool = False
+    #: False: tasks that name no cache policy have `DEFAULT`.
+    tasks_default_no_cache: bool = True
     #: How often flows that do not say it are run again.
     flows_default_retries: int = 0
     #: The pause before that.

@@ -62,6 +62,12 @@ class TaskSpec:
     result_serializer: str | None = None
     #: False: a value is not held in this process once it is kept, and read again when it is asked for.
     cache_result_in_memory: bool = True
+    #: By what calls are recognised, so that a result is used again (`cache_policies`); None: as the settings say.
+    cache_policy: Any = None
+    #: For how many seconds; None: for ever.
+    cache_expiration: float | None = None
+    #: True: each call computes anew, and replaces what is kept; None: as the settings say.
+    refresh_cache: bool | None = None
     queue: str | None = None
     priority: int | None = None
     lease_seconds: float | None = None
@@ -91,9 +97,8 @@ class TaskSpec:
     @property
     def keeps_result(self) -> bool | None:
         """Whether a run in this process keeps the result; None: as its flow says."""
-        if self.persist_result is None and (
-            self.result_storage is not None or self.result_storage_key is not None or self.result_serializer is not None
-        ):
+        told = (self.result_storage, self.result_storage_key, self.result_serializer, self.cache_policy)
+        if self.persist_result is None and (self.may_be_cached or any(option is not None for option in told)):
             return True
         return self.persist_result
 
@@ -101,6 +106,18 @@ class TaskSpec:
     def routed_as(self) -> str:
         """What the app's router is asked with: a Celery task's own name, else the path."""
         return self.path if self.celery_name is None else CELERY_TASK + self.celery_name
+
+    @property
+    def task_key(self) -> str:
+        """What Prefect's `Task.task_key` is there for: the same for the same task, in every process."""
+        return self.path
+
+    @property
+    def may_be_cached(self) -> bool:
+        """Whether results of it may be used again, or a call of it may be answered by one."""
+        if self.cache_policy is None and settings.current().tasks_default_no_cache:
+            return False
+        return self.persist_result is not False
 
     @property
     def max_retries(self) -> int:

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypedDic
 
 from orchestra import callables, lazy
 from orchestra.annotations import allow_failure, opaque, quote, unmapped
+from orchestra.cache_policies import CacheKeyExplanation, CachePolicy, NoCache
+from orchestra.cache_policies import task_input_hash as task_input_hash
 from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner, flow_run_context, task_run_context
 from orchestra.decorated import Decorated, items_in, items_of, require_function, spec_fields, waited_for
 from orchestra.engine.parameters import bind, signature
-from orchestra.errors import MappingLengthMismatch, MappingMissingIterable, MissingContextError
+from orchestra.errors import DefinitionError, MappingLengthMismatch, MappingMissingIterable, MissingContextError
 from orchestra.futures import Future, FutureList
 from orchestra.hooks import HookOption, TransactionHooks, hook_options
 from orchestra.retries import exponential_backoff as exponential_backoff
 from orchestra.runners.base import Runner
 from orchestra.specs import Call, TaskSpec, is_celery_task, overridden
 from orchestra.states import State
-from orchestra.unbuilt import absent
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -84,11 +85,15 @@ class TaskOptions(TypedDict, total=False):
     #: Called with the transaction in which a run of it ended well, when that is rolled back, or committed.
     on_rollback: HookOption
     on_commit: HookOption
-    #: Prefect's; not there yet, and refused. So are those that follow.
-    cache_policy: Any
-    cache_key_fn: Any
-    cache_expiration: timedelta | None
+    #: By what calls are recognised, so that a result is used again: `orchestra.cache_policies`. None: not at all.
+    cache_policy: CachePolicy | None
+    #: Gives a call's key, or None for no caching, from `(context, parameters)`; goes before `cache_policy`.
+    cache_key_fn: Callable[[Any, dict[str, Any]], str | None] | None
+    #: For how long a result is used; None: for ever.
+    cache_expiration: float | timedelta | None
+    #: True: each call computes anew, and replaces what is kept.
     refresh_cache: bool | None
+    #: Prefect's; not there yet, and refused. So are those that follow.
     asset_deps: Any
 
 
@@ -337,6 +342,17 @@ class Task(Decorated[P, R, TaskSpec], TransactionHooks, CanvasMember):
             idempotency_key=idempotency_key,
         )
 
+    def explain_cache_key(self, *args: P.args, **kwargs: P.kwargs) -> CacheKeyExplanation:
+        """What goes into the cache key of this call, or why there is none; print it. Nothing is run.
+
+        In a flow's body it is told of a call made there; elsewhere, of one outside of any flow.
+
+        Raises:
+            ParameterBindError: The arguments do not fit the signature.
+        """
+        found: CacheKeyExplanation = lazy.load("explain_cache_key")(self.spec, (*self._bound, *args), dict(kwargs))
+        return found
+
     def serve(self, *, limit: int | None = 10) -> None:
         """Run a Celery worker for background runs of this task, in this process, until it is stopped.
 
@@ -432,7 +448,28 @@ def _fields(options: TaskOptions) -> dict[str, Any]:
     if "tags" in fields:
         fields["tags"] = frozenset(fields["tags"] or ())
     hook_options(fields, "task")
+    _cache_options(fields, options.get("cache_expiration"))
     return fields
+
+
+def _cache_options(fields: dict[str, Any], expiration: Any) -> None:
+    """Check the options of caching; a function that gives keys becomes a policy."""
+    key_fn, policy = fields.pop("cache_key_fn", None), fields.get("cache_policy")
+    if not (policy is None or isinstance(policy, CachePolicy)):
+        raise DefinitionError(
+            f"cache_policy= of a task takes a policy, such as orchestra.cache_policies.INPUTS, not {policy!r}"
+        )
+    if key_fn is not None:
+        if not callable(key_fn) or callables.is_async(key_fn):
+            raise DefinitionError(f"cache_key_fn= of a task takes a plain function, not {key_fn!r}")
+        fields["cache_policy"] = CachePolicy.from_cache_key_fn(key_fn)
+    if expiration is not None and not expiration:
+        raise DefinitionError("cache_expiration= of a task is a time above 0; to keep nothing, leave its policy out")
+    if fields.get("persist_result") is False and not isinstance(fields.get("cache_policy"), NoCache | None):
+        raise DefinitionError(
+            "a task with persist_result=False keeps no result, so none can be used again: leave out either that, or "
+            "cache_policy and cache_key_fn"
+        )
 
 
 # -- mapping -----------------------------------------------------------------------------------------------------
@@ -482,6 +519,3 @@ def _elements(value: Any) -> Sequence[Any]:
         if not hasattr(value, "__iter__"):
             raise MappingMissingIterable(f"a future given to .map() has the value {value!r}, which is not iterable")
     return value if isinstance(value, (list, tuple)) else list(value)
-
-
-__getattr__ = absent(__name__, "caching", "task_input_hash")

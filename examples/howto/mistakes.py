@@ -125,7 +125,7 @@ def ask_too_early() -> None:
 
 def use_an_option_that_does_nothing_yet() -> None:
     """Of a part that is not there."""
-    task(cache_key_fn=lambda context, parameters: "key")(double.fn)
+    task(asset_deps=["s3://bucket/table"])(double.fn)
 
 
 MISTAKES: list[Callable[[], None]] = [

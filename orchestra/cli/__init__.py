@@ -18,6 +18,7 @@ _COMMANDS = {
     "flow-run": "orchestra.cli.flow_run:flow_run",
     "task": "orchestra.cli.task:task",
     "task-run": "orchestra.cli.task_run:task_run",
+    "cache": "orchestra.cli.cache:cache",
     "transaction": "orchestra.cli.transaction:transaction",
     "worker": "orchestra.cli.worker:worker",
     "global-concurrency-limit": "orchestra.cli.global_concurrency_limit:global_concurrency_limit",

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestra import clock, identifiers, lazy, names, results, serializers, states
 from orchestra.context import TaskRunContext, tags_context, tags_of, transaction_here
-from orchestra.engine import definitions, interrupts, owed
+from orchestra.engine import caching, definitions, interrupts, owed
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.branches import Waiters
 from orchestra.engine.future import JournalFuture
@@ -112,7 +112,9 @@ class DurableRunner(Holding):
             context.record = lambda state, joint: self._journal_inline(
                 asked, task, inputs, context, Ended(state, context.attempt), start_time, joint
             )
-            outcome = run_attempts(task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body)
+            before = self._before_body
+            with caching.computing(context):
+                outcome = run_attempts(task, args, kwargs, context, longest_sleep=longest, before_attempt=before)
             final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
             self.give_tag_slots(asked.key)
         if final is None:
@@ -142,11 +144,13 @@ class DurableRunner(Holding):
         self._inline.add(asked.key)
         try:
             longest = _longest_sleep(task, inputs)
-            outcome = await run_attempts_async(
-                task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body
-            )
+            with caching.computing(context):
+                outcome = await run_attempts_async(
+                    task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body
+                )
         except asyncio.CancelledError:
             self._abandon_inline(asked, task, inputs)
+            self._release(context)
             self.give_tag_slots(asked.key)
             raise
         finally:
@@ -195,12 +199,36 @@ class DurableRunner(Holding):
             self._unwritten.append(step)
             self._open.add(asked.key)
             return None
-        if (tags := tags_of(task.tags)) and not self._has_slots(asked, task, tags, inputs, queue, priority):
-            return None
         self.dispatch()
         known = inputs if args is call.args and kwargs is call.kwargs else None
         args, kwargs = _copied(args, kwargs, known)
-        return args, kwargs, self._task_context(asked, task, args, kwargs)
+        context = self._task_context(asked, task, args, kwargs)
+        met = (
+            self.guard(lambda: caching.meet_inline(self.database, self.claim, context)) if task.may_be_cached else None
+        )
+        if isinstance(met, caching.Hit):
+            return self._journal_hit(asked, task, inputs, context, met)
+        if isinstance(met, caching.Busy) and _can_be_sent(task, inputs):
+            # As a row it waits for what another one computes, and holds no slot of a worker.
+            step = self._new(asked, task, inputs, queue=queue, priority=priority)
+            self._unwritten.append(step)
+            self._open.add(asked.key)
+            return None
+        if (tags := tags_of(task.tags)) and not self._has_slots(asked, task, tags, inputs, queue, priority):
+            self._release(context)
+            return None
+        return args, kwargs, context
+
+    def _journal_hit(
+        self, asked: Asked, task: TaskSpec, inputs: bytes | None, context: TaskRunContext, hit: caching.Hit
+    ) -> State[Any]:
+        """Write a direct call that the cache answers."""
+        return self._write_inline(asked, task, inputs, context, hit.ending(clock.now()), hit.state)
+
+    def _release(self, context: TaskRunContext) -> None:
+        """Let others compute what this call was to compute for them."""
+        if context.cached is not None and not self.is_stopped:
+            self._announce(self.guard(lambda: context.cached.release(self.database)))
 
     def _has_slots(
         self,
@@ -245,6 +273,7 @@ class DurableRunner(Holding):
             return context.recorded
         failpoint("after_body")
         if isinstance(outcome, RetryLater):
+            self._release(context)
             queue, priority = self.route(task.queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.delay, step.attempt = outcome.delay, outcome.attempt + 1
@@ -256,16 +285,34 @@ class DurableRunner(Holding):
         ending, final = self._ending_of(task, outcome, start_time)
         if joint is not None and not final.is_completed():
             return final
+        return self._write_inline(asked, task, inputs, context, ending, final, joint)
+
+    def _write_inline(
+        self,
+        asked: Asked,
+        task: TaskSpec,
+        inputs: bytes | None,
+        context: TaskRunContext,
+        ending: Ending,
+        final: State[Any],
+        joint: Joint | None = None,
+    ) -> State[Any]:
+        """Write a direct call that has ended here."""
         step = self._new(asked, task, None, ending=ending)
-        if task.has_transaction_hooks and step.transaction is not None and final.is_completed():
+        has_run = final.is_completed() and final.name != caching.CACHED
+        if task.has_transaction_hooks and step.transaction is not None and has_run:
             step.effects = self.keeper.effects_of(step, context)
         step.fingerprint = fingerprint_of(inputs)
-        step.inline, step.attempt = True, outcome.attempt
+        step.inline, step.attempt = True, ending.attempt
+        cached: caching.Cached | None = context.cached
+        step.cached = None if cached is None else cached.keeping(ending)
         final = self._with_details(final, asked.key)
         if hooks_of(task, final.type):
             self._write_with_hooks(step, task, inputs, context, final, joint)
         else:
             self._write([step], joint)
+        if cached is not None:
+            self._announce(self.guard(lambda: cached.let_go(self.database)))
         return final
 
     def _ending_of(self, task: TaskSpec, outcome: Ended, start_time: float) -> tuple[Ending, State[Any]]:
@@ -572,11 +619,16 @@ def _run_unowed(context: TaskRunContext, state: State[Any]) -> None:
 
 def _longest_sleep(task: TaskSpec, inputs: bytes | None) -> float:
     """Longer retry delays free the slot; a call that cannot be sent must be tried again here."""
+    return IN_PLACE if _can_be_sent(task, inputs) else float("inf")
+
+
+def _can_be_sent(task: TaskSpec, inputs: bytes | None) -> bool:
+    """Whether another process can run a call."""
     try:
         _sendable(task, inputs)
     except OrchestraError:
-        return float("inf")
-    return IN_PLACE
+        return False
+    return True
 
 
 def _sendable(task: TaskSpec, inputs: bytes | None) -> bytes:

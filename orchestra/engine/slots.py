@@ -357,6 +357,16 @@ class _Leases:
                 logger.warning("the lease of slots was over before it was renewed; others may have them now")
 
 
+def renew(holder: Holder) -> None:
+    """Renew the lease of a process's slots that were taken elsewhere, until `renew_no_more`."""
+    _leases.add(holder)
+
+
+def renew_no_more(holder: Holder) -> None:
+    """Let the lease be over some time. Safe to repeat."""
+    _leases.discard(holder.key)
+
+
 def _next_beat(seconds: float) -> float:
     return clock.monotonic() + min(seconds / _BEATS, _LONGEST_BEAT)
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from orchestra import clock, graph, identifiers, lazy, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context
-from orchestra.engine import definitions, history, interrupts, owed, unknown
+from orchestra.engine import caching, definitions, history, interrupts, owed, unknown
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.inputs import kept_tags, resolved_inputs
@@ -111,11 +111,14 @@ class _Step:
             return
         if isinstance(outcome, RetryLater):
             self._retry_later(outcome)
+        elif isinstance(outcome, caching.Hit):
+            attempt = self.row["attempt"]
+            self._write_end(outcome.ending(attempt=attempt), outcome.state, attempt, task)
         elif outcome is not None:
             self._end(outcome.state, outcome.attempt, task)
 
-    def _attempts(self, task: TaskSpec) -> Ended | RetryLater | None:
-        """Run the body; None where it was set back, as it must wait for a slot of a limit."""
+    def _attempts(self, task: TaskSpec) -> Ended | RetryLater | caching.Hit | None:
+        """Run the body; None where it was set back, as it must wait for a slot of a limit, or for another's result."""
         try:
             args, kwargs = resolved_inputs(self.database, self.claim.run_id, self.claim.run_attempt, self.row["inputs"])
         except StoreError:
@@ -124,16 +127,20 @@ class _Step:
             return Ended(states.from_exception(error), self.row["attempt"])
         context = self.context = self._context(task, args, kwargs)
         context.record = lambda state, joint: self._end(state, context.attempt, task, joint)
-        if not self._has_slots(context.tags):
-            return None
         claim_token = step_claim.set(self.claim)
         token = flow_run_context.set(context.flow_run)
         tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
             with interrupts.armed():
-                return run_attempts(
-                    task, args, kwargs, context, longest_sleep=IN_PLACE, before_attempt=self._before_body
-                )
+                met = self._meet_cache(context)
+                if isinstance(met, caching.Hit):
+                    return met
+                if met is not None or not self._has_slots(context.tags):
+                    return None
+                with caching.computing(context):
+                    return run_attempts(
+                        task, args, kwargs, context, longest_sleep=IN_PLACE, before_attempt=self._before_body
+                    )
         finally:
             tags_context.reset(tags_token)
             flow_run_context.reset(token)
@@ -159,6 +166,15 @@ class _Step:
         """Hand on the slots of its tags, which its end has freed. A crash before costs a sweep."""
         if self.holder is not None:
             self.carrier.announce(slots.release(self.database, self.holder))
+
+    def _meet_cache(self, context: TaskRunContext) -> caching.Hit | caching.SetBack | None:
+        if not context.task.may_be_cached:
+            return None
+        with interrupts.shielded():
+            met = caching.meet_step(self.database, self.claim, context)
+        if isinstance(met, caching.SetBack):
+            self.carrier.announce(met.announcements)
+        return met
 
     def _before_body(self) -> None:
         with interrupts.shielded():
@@ -202,6 +218,8 @@ class _Step:
         key = self.row["transaction_key"]
         if task is None or key is None or not task.has_transaction_hooks or ending.state_type != "COMPLETED":
             return ()
+        if ending.state_name == caching.CACHED:
+            return ()
         own = None if self.context is None else self.context.transaction
         made: tuple[Effect, ...] = lazy.load("transacting").step_effects(
             self.claim, task, key, own, self.row["sequence"]
@@ -238,6 +256,13 @@ class _Step:
         ending, final = ending_of(state, what=what, attempt=attempt, keeping=self._keeping(task))
         if joint is not None and not final.is_completed():
             return final
+        self._write_end(ending, final, attempt, task, joint)
+        return final
+
+    def _write_end(
+        self, ending: Ending, final: State[Any], attempt: int, task: TaskSpec | None, joint: Joint | None = None
+    ) -> None:
+        cached: caching.Cached | None = None if self.context is None else self.context.cached
         # Counted here at the latest: within the transaction it is only looked up.
         self._window(self.row["queue"] or "")
         debt = None if task is None else self._debt(task, ending)
@@ -250,15 +275,17 @@ class _Step:
             window=self._window,
             debt=debt,
             bounded=bounded,
+            cached=None if cached is None else cached.keeping(ending),
             effects=self._effects(task, ending),
             joint=joint,
         )
         if task is not None and debt is not None:
             self.hooks = debt.claim(asked_at), self._hooks(task, final, attempt)
+        if cached is not None:
+            announcements = announcements + cached.let_go(self.database)
         failpoint("before_announce")
         self.carrier.announce(announcements)
         failpoint("after_announce")
-        return final
 
     def _keeping(self, task: TaskSpec | None) -> Keeping | None:
         flow_run = None if self.context is None else self.context.flow_run
@@ -278,6 +305,8 @@ class _Step:
 
     def _retry_later(self, outcome: RetryLater) -> None:
         message = outcome.state.message
+        if self.context is not None and self.context.cached is not None:
+            self.carrier.announce(self.context.cached.release(self.database))
         history.note(self.claim.run_id, "SCHEDULED", "AwaitingRetry", message, step_id=self.row["id"])
         announcements = settle.retry_later(
             self.database,

@@ -1,1 +1,1 @@
-"""The place of lock managers for caches, which are not there yet."""
+"""Lock managers for caches, for those who do not want the database to lock."""

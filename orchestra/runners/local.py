@@ -23,7 +23,7 @@ from orchestra.context import (
     task_run_context,
     transaction_here,
 )
-from orchestra.engine import bodies, interrupts
+from orchestra.engine import bodies, caching, interrupts
 from orchestra.engine import slots as engine_slots
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.hooks import TaskRunHooks
@@ -172,9 +172,11 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context), self._tag_slots(step) as slots:
             on_retry = self._on_retry(step, slots)
-            ended = await run_attempts_async(
-                task, args, kwargs, context, before_attempt=slots.take_async, on_retry=on_retry, contain=_HERE
+            run = partial(
+                run_attempts_async, task, args, kwargs, context, before_attempt=slots.take_async, on_retry=on_retry
             )
+            run = partial(run, contain=_HERE)
+            ended = await (caching.answered_async(context, run) if task.may_be_cached else run())
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
             await _hooks(context, state, step).run_to_end_async()
@@ -250,16 +252,10 @@ class LocalRunner:
         if call_body is bodies.call and task_run_context.get() is None:
             context.record = partial(self._record, context, step)
         with _closing(self.book, step, context), self._tag_slots(step) as slots:
-            ended = run_attempts(
-                task,
-                args,
-                kwargs,
-                context,
-                before_attempt=slots.take,
-                on_retry=self._on_retry(step, slots),
-                contain=contain,
-                call_body=call_body,
-            )
+            on_retry = self._on_retry(step, slots)
+            run = partial(run_attempts, task, args, kwargs, context, before_attempt=slots.take, on_retry=on_retry)
+            run = partial(run, contain=contain, call_body=call_body)
+            ended = caching.answered(context, run) if task.may_be_cached else run()
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
             # A cancel of the run is raised when they have run.

@@ -15,13 +15,13 @@ from orchestra import clock, settings
 from orchestra.errors import MissingResult, ResultCorrupt
 from orchestra.store import stored_results
 from orchestra.store.database import Database
-from orchestra.store.tables import blobs, flow_runs, steps
+from orchestra.store.tables import blobs, cache_entries, flow_runs, steps
 from orchestra.store.tables import stored_results as files
 
 #: Bytes of one row; larger ones make the drivers and the write-ahead log slow.
 CHUNK = 1024 * 1024
 #: The tables whose rows refer to blobs, by `result_blob`.
-_REFERRING = (steps, flow_runs)
+_REFERRING = (steps, flow_runs, cache_entries)
 #: Names looked at in one transaction of `clean`.
 _BATCH = 200
 
@@ -70,6 +70,11 @@ def fetch(database: Database, name: str) -> bytes:
     if stored_results.is_name(name):
         return stored_results.read(database.read(lambda connection: stored_results.find(connection, name)))
     return database.read(lambda connection: get(connection, name))
+
+
+def discard(database: Database, name: str) -> None:
+    """Delete data that was found damaged: the same data kept again is whole then. Safe to repeat."""
+    database.write(lambda connection: connection.execute(delete(blobs).where(blobs.c.name == name)).rowcount)
 
 
 def _insert(conn: Connection) -> sqlite.Insert | postgresql.Insert:

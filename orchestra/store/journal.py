@@ -19,8 +19,9 @@ from orchestra.errors import TaskRunNotFound, UpstreamFailed
 from orchestra.failpoints import failpoint
 from orchestra.graph import Edge, Node, Outcome
 from orchestra.states import StateType
-from orchestra.store import blobs, in_flight
+from orchestra.store import blobs, cache, in_flight
 from orchestra.store.announcements import Announcement, of_steps, step_is
+from orchestra.store.cache import Keeping
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names
 from orchestra.store.database import Database, insert, insert_for
 from orchestra.store.joint import Joint
@@ -90,6 +91,8 @@ class NewStep:
     transaction: str | None = None
     #: Written together with it.
     effects: tuple[Effect, ...] = ()
+    #: What of its ending is kept for later calls.
+    cached: Keeping | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +281,7 @@ def _is_lone_ending(database: Database, claim: Claim, new: Sequence[NewStep]) ->
         and first.ending.blob is None
         and first.debt is None
         and not first.effects
+        and first.cached is None
     )
 
 
@@ -335,7 +339,15 @@ def write(
     for step in new:
         for effect in step.effects:
             effect(connection, moment)
+    _keep_for_later(connection, new)
     return of_steps(announced)
+
+
+def _keep_for_later(connection: Connection, new: Sequence[NewStep]) -> None:
+    """Cache results, in an order in which any two transactions that keep the same take their entries."""
+    cached = [(step.cached, step.ending) for step in new if step.cached is not None and step.ending is not None]
+    for keeping, ending in sorted(cached, key=lambda pair: pair[0].entry.key if pair[0].entry else ""):
+        cache.settle(connection, keeping, ending.result, ending.blob)
 
 
 def _is_written(connection: Connection, run_id: str, run_attempt: int, key: str) -> bool:

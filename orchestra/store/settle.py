@@ -20,8 +20,9 @@ from orchestra.errors import CancelledRun, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.graph import window as window_of
 from orchestra.states import StateType
-from orchestra.store import blobs, in_flight
+from orchestra.store import blobs, cache, in_flight
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps, step_is
+from orchestra.store.cache import Keeping
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
 from orchestra.store.joint import Joint
@@ -80,6 +81,7 @@ def complete(
     window: Callable[[str], int] = _least_window,
     debt: Debt | None = None,
     bounded: bool = False,
+    cached: Keeping | None = None,
     joint: Joint | None = None,
     effects: Sequence[Effect] = (),
 ) -> list[Announcement]:
@@ -92,6 +94,7 @@ def complete(
         window: Of a queue, how many rows of a wave are announced ahead; asked within the transaction, so it must know.
         debt: The hooks that this ending calls for.
         bounded: The step is one of which only some may be in flight.
+        cached: What of it is kept for later calls.
         joint: The transaction of its body, which this ends.
         effects: Written together with it.
 
@@ -114,6 +117,8 @@ def complete(
             raise ClaimLost(f"the claim on step {claim.step_key!r} of flow run {claim.run_id} was taken over")
         if debt is not None:
             owe(connection, [debt])
+        if cached is not None:
+            cache.settle(connection, cached, ending.result, ending.blob)
         for effect in effects:
             effect(connection, instant(connection))
         return settle(connection, claim.run_id, claim.run_attempt, _ended([row]), window=window)
@@ -164,6 +169,26 @@ def retry_later(
     announcements = database.write(work)
     failpoint("after_retry_later")
     return announcements
+
+
+def wait(database: Database, claim: Claim, seconds: float, name: str) -> list[Announcement]:
+    """Give a claimed step back, to be looked at again after so many seconds, and shown as `name` until then.
+
+    Raises:
+        ClaimLost: Another claim was made; nothing was written.
+    """
+    values = {"due_at": now() + seconds, "announce_at": now() + seconds, "state_name": name, "state_message": None}
+
+    def work(connection: Connection) -> list[Announcement]:
+        try:
+            fence(connection, claim)
+        except ClaimLost:
+            if is_released(connection, claim, Phase.READY, Phase.DONE):
+                return []
+            raise
+        return set_back(connection, claim, values, delay=seconds)
+
+    return database.write(work)
 
 
 def set_back(connection: Connection, claim: Claim, values: dict[str, Any], *, delay: float) -> list[Announcement]:

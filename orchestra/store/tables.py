@@ -474,6 +474,34 @@ stored_results = Table(
     _partial("ix_stored_results_dropped", "name", where="dropped_at IS NOT NULL"),
 )
 
+#: Results that later calls of a task are answered with, by what the calls are recognised by.
+cache_entries = Table(
+    "cache_entries",
+    metadata,
+    #: A digest of the task and of what its cache policy says of the call.
+    Column("key", String(64), primary_key=True),
+    #: What the policy says, as it says it: a text of the user's own, or a digest.
+    Column("policy_key", Text, nullable=False),
+    #: `module:qualname` of the task.
+    Column("task", String(1024), nullable=False),
+    Column("task_name", String(LONGEST_NAME), nullable=False),
+    #: The encoded value; null where in `blobs`.
+    Column("result", LargeBinary),
+    Column("result_blob", String(80)),
+    #: Bytes of the encoded value.
+    Column("size", Integer, nullable=False),
+    #: Who computed it.
+    Column("run_id", String(36)),
+    Column("step_id", String(36)),
+    Column("created_at", Double, nullable=False),
+    #: Null: never.
+    Column("expires_at", Double),
+    Index("ix_cache_entries_created", "created_at", "key"),
+    Index("ix_cache_entries_task", "task_name", "created_at", "key"),
+    _partial("ix_cache_entries_expires", "expires_at", where="expires_at IS NOT NULL"),
+    _partial("ix_cache_entries_blob", "result_blob", where="result_blob IS NOT NULL"),
+)
+
 #: Messages to flow runs, in the order of their arrival.
 flow_run_inputs = Table(
     "flow_run_inputs",

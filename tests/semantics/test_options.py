@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestra import flow, task
+from orchestra.cache_policies import INPUTS
 from orchestra.errors import DefinitionError, ReservedArgumentError
 from orchestra.flows import FlowOptions
 from orchestra.runtime import flow_run, task_run
@@ -32,10 +33,10 @@ TASK_OPTIONS: dict[str, Any] = {
     "persist_result": True,
     "cache_result_in_memory": False,
     "viz_return_value": [1],
-    "cache_policy": None,
-    "cache_key_fn": None,
-    "cache_expiration": None,
-    "refresh_cache": False,
+    "cache_policy": INPUTS,
+    "cache_key_fn": lambda context, parameters: "k",
+    "cache_expiration": timedelta(days=1),
+    "refresh_cache": True,
     "result_storage": None,
     "result_storage_key": None,
     "result_serializer": None,
@@ -168,10 +169,6 @@ def test_no_option_of_prefect_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("decorate", "option", "value"),
     [
-        (task, "cache_policy", "INPUTS"),
-        (task, "cache_key_fn", lambda context, parameters: "k"),
-        (task, "cache_expiration", timedelta(days=1)),
-        (task, "refresh_cache", True),
         (task, "result_storage", "s3://bucket"),
         (task, "result_storage_key", "out-{x}"),
         (task, "result_serializer", "json"),

@@ -16,8 +16,8 @@ from tests.helpers import ROOT
 #: The first part of a module's name below `orchestra`, by floor (docs/contributing: a new file is given one here).
 FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
-    "callables states journal graph decomposition specs retries serializers typed_values pickles signing previews "
-    "annotations names hooks transaction_rules questions schedules cache_policies utilities task_runners",
+    "callables digests states journal graph decomposition specs retries serializers typed_values pickles signing "
+    "previews annotations names hooks transaction_rules questions schedules cache_policies utilities task_runners",
     "store blobs",
     "context runtime logging results futures awaitables handles engine runners transactions db_transactions artifacts "
     "variables events concurrency locking input",

@@ -15,6 +15,7 @@ THERE = {
         suspend_flow_run resume_flow_run
     """,
     "annotations": "allow_failure quote unmapped",
+    "cache_policies": "CachePolicy INPUTS TASK_SOURCE RUN_ID FLOW_PARAMETERS NO_CACHE NONE DEFAULT",
     "client.orchestration": "get_client OrchestraClient SyncOrchestraClient",
     "client.schemas.filters": """
         FlowFilter FlowFilterId FlowFilterName FlowRunFilter FlowRunFilterId FlowRunFilterName FlowRunFilterState
@@ -41,6 +42,8 @@ THERE = {
     "concurrency.asyncio": "concurrency rate_limit AcquireConcurrencySlotTimeoutError ConcurrencySlotAcquisitionError",
     "concurrency.sync": "concurrency rate_limit",
     "input": "RunInput RunInputMetadata send_input receive_input",
+    "locking.filesystem": "FileSystemLockManager",
+    "locking.memory": "MemoryLockManager",
     "logging": "get_run_logger get_logger disable_run_logger flow_run_logger task_run_logger",
     "results": "ResultStore ResultRecord get_result_store",
     "runtime": "flow_run task_run deployment",
@@ -52,7 +55,7 @@ THERE = {
     """,
     "task_runners": "TaskRunner ThreadPoolTaskRunner ProcessPoolTaskRunner OrchestraTaskRunner",
     "task_worker": "serve",
-    "tasks": "Task task exponential_backoff",
+    "tasks": "Task task exponential_backoff task_input_hash",
     "testing.utilities": "orchestra_test_harness prefect_test_harness",
     "transactions": """
         transaction atransaction get_transaction CommitMode IsolationLevel Transaction AsyncTransaction TransactionState
@@ -69,16 +72,12 @@ NOT_YET = {
     "automations": "Automation EventTrigger CompoundTrigger SequenceTrigger RunDeployment CancelFlowRun",
     "blocks.core": "Block",
     "blocks.system": "Secret JSON String DateTime",
-    "cache_policies": "CachePolicy INPUTS TASK_SOURCE RUN_ID FLOW_PARAMETERS NO_CACHE NONE DEFAULT",
     "client.schemas.filters": "DeploymentFilter DeploymentFilterId FlowRunFilterDeploymentId WorkPoolFilter",
     "deployments": "Deployment run_deployment deploy",
     "docker": "DockerImage",
     "events": "emit_event Event Resource DeploymentEventTrigger",
     "flows": "serve deploy",
-    "locking.filesystem": "FileSystemLockManager",
-    "locking.memory": "MemoryLockManager",
     "server": "create_app",
-    "tasks": "task_input_hash",
     "variables": "Variable",
 }
 

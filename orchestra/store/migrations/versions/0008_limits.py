@@ -8,7 +8,7 @@ from alembic import op
 from orchestra.store.migrations.changes import add_index
 
 revision = "0008_limits"
-down_revision = "0006_results"
+down_revision = "0007_cache"
 branch_labels = None
 depends_on = None
 

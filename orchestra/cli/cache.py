@@ -1,0 +1,102 @@
+"""`orchestra cache`: the results that later calls of tasks are answered with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import rich_click as click
+
+from orchestra.cli import _support
+from orchestra.store import cache as entries
+from orchestra.store.cache import Entry, Query
+from orchestra.store.database import database
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_COLUMNS = ("KEY", "TASK", "POLICY'S KEY", "SIZE", "CREATED", "EXPIRES")
+
+
+@click.group(cls=_support.Group)
+def cache() -> None:
+    """See and clear cached results."""
+
+
+def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    """A length of time: `90s`, `30m`, `12h`, `7d`, `2w`."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip().lower())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no length of time: give a number and s, m, h, d or w, as in 7d")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _query_options(command: F) -> F:
+    options = [
+        click.option("--task", metavar="NAME", help="Of the task of this name, or at this path."),
+        click.option("--key", metavar="KEY", help="With this key, or its beginning, or the key that the policy gave."),
+        click.option("--older-than", callback=_seconds, metavar="AGE", help="Written so long ago: 12h, 7d."),
+        click.option("--expired", is_flag=True, help="Only those that have expired."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cache.command()
+@_query_options
+@click.option("-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Most entries.")
+@_support.output_option
+def ls(task: str | None, key: str | None, older_than: float | None, expired: bool, limit: int, output: str) -> None:
+    """List cached results, the newest first.
+
+    \b
+    Example:
+      orchestra cache ls --task load --older-than 7d
+    """
+    found = entries.entries(database(), Query(task, key, older_than, expired), limit=limit)
+    if output == "json":
+        _support.emit_json([_record(entry) for entry in found])
+        return
+    _support.emit_table(_COLUMNS, [_cells(entry) for entry in found])
+
+
+@cache.command()
+@_query_options
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def clear(task: str | None, key: str | None, older_than: float | None, expired: bool, yes: bool) -> None:
+    """Delete cached results; calls that ask for them compute anew. Results in the history of runs stay.
+
+    \b
+    Examples:
+      orchestra cache clear --task load --yes
+      orchestra cache clear --expired
+    """
+    query = Query(task, key, older_than, expired)
+    if query == Query() and not yes and not click.confirm("Delete all cached results?", err=True):
+        raise click.Abort
+    count = entries.clear(database(), query)
+    _support.say(f"{count:,} cached {'result' if count == 1 else 'results'} deleted")
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    return asdict(entry) | {"created_at": _moment(entry.created_at), "expires_at": _moment(entry.expires_at)}
+
+
+def _cells(entry: Entry) -> list[str]:
+    expires = "never" if entry.expires_at is None else "expired" if entry.expired else _text(entry.expires_at)
+    policy_key = entry.policy_key if len(entry.policy_key) <= 40 else f"{entry.policy_key[:39]}…"
+    return [entry.key[:16], entry.task_name, policy_key, f"{entry.size:,}", _text(entry.created_at), expires]
+
+
+def _text(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _moment(moment: float | None) -> datetime | None:
+    return None if moment is None else datetime.fromtimestamp(moment, UTC)

@@ -1,0 +1,232 @@
+"""The cache: results that later calls of a task are answered with.
+
+An entry is written in the transaction that ends the step which computed it, or, where none is journaled, in one of its
+own. Entries are found by one key; one that has expired is not found, and goes when others are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orchestra.errors import ResultCorrupt
+from orchestra.serializers import clean_text
+from orchestra.store import blobs
+from orchestra.store.database import Database, insert_for, now
+from orchestra.store.prepared import Prepared, prepare
+from orchestra.store.tables import LONGEST_NAME, cache_entries, slots
+
+#: Most expired entries that go with the writing of one.
+PRUNED_WITH_EACH = 10
+#: Entries deleted in one transaction.
+_BATCH = 500
+
+
+@dataclass(slots=True)
+class NewEntry:
+    """A result to be kept for later calls."""
+
+    key: str
+    policy_key: str
+    task: str
+    task_name: str
+    run_id: str | None = None
+    step_id: str | None = None
+    #: For how many seconds it is used; None: for ever.
+    expires_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What goes along with the write of a call's end."""
+
+    #: None: its result is not kept.
+    entry: NewEntry | None
+    #: Who holds the lock of its key in the database, and gives it up.
+    holder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A result that answers a call."""
+
+    data: bytes
+    #: The name of its blob, where it is large.
+    blob: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry as people see it. Instants are seconds since the epoch."""
+
+    key: str
+    policy_key: str
+    task: str
+    task_name: str
+    size: int
+    run_id: str | None
+    step_id: str | None
+    created_at: float
+    expires_at: float | None
+    expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which entries are meant; all of what is given must be so."""
+
+    #: The name or path of their task.
+    task: str | None = None
+    #: Their key or its beginning, or what the policy says.
+    key: str | None = None
+    #: Seconds since they were written.
+    older_than: float | None = None
+    expired_only: bool = False
+
+
+def find(database: Database, key: str) -> Found | None:
+    """The result kept under `key`, unless it has expired; None where there is none.
+
+    Raises:
+        MissingResult: There is one, and its blob is gone.
+        ResultCorrupt: It is damaged.
+    """
+
+    row = database.read(lambda connection: _FIND.first(connection, {"b_key": key}))
+    if row is None:
+        return None
+    return Found(row.result if row.result_blob is None else _large(database, row.result_blob), row.result_blob)
+
+
+def _large(database: Database, name: str) -> bytes:
+    try:
+        return database.read(lambda connection: blobs.get(connection, name))
+    except ResultCorrupt:
+        # The same result, computed anew, has the same name.
+        blobs.discard(database, name)
+        raise
+
+
+def keep(database: Database, keeping: Keeping, data: bytes) -> None:
+    """Write an entry in a transaction of its own. Safe to repeat: it replaces what is there."""
+    kept = blobs.keep(database, data) if blobs.is_large(data) else None
+    database.write(lambda connection: settle(connection, keeping, data, kept))
+
+
+def settle(connection: Connection, keeping: Keeping, data: bytes | None, kept: str | None = None) -> None:
+    """Within the transaction that writes a call's end: keep its result, and give the lock of its key up."""
+    if keeping.entry is not None and data is not None:
+        write(connection, keeping.entry, data, kept)
+    if keeping.holder is not None:
+        _GIVE_UP.count(connection, {"b_holder": keeping.holder})
+
+
+def write(connection: Connection, entry: NewEntry, data: bytes, kept: str | None = None) -> None:
+    """Write an entry within a transaction, and let some go that have expired.
+
+    Args:
+        data: The encoded value.
+        kept: The name that `blobs.keep` gave for it, where it is large.
+    """
+    result, blob = blobs.place(connection, data, kept)
+    replaced = _BLOB_OF.first(connection, {"b_key": entry.key})
+    _WRITE.count(connection, _row(entry, len(data)) | {"result": result, "result_blob": blob})
+    unused = {replaced.result_blob} if replaced is not None and replaced.result_blob not in (None, blob) else set()
+    if entry.expires_in is not None:
+        unused |= _delete(connection, _expired(), PRUNED_WITH_EACH)[1]
+    blobs.drop_unused(connection, unused)
+
+
+def entries(database: Database, query: Query, *, limit: int, after: tuple[float, str] | None = None) -> Sequence[Entry]:
+    """Entries, the newest first.
+
+    Args:
+        limit: Most of them.
+        after: `(created_at, key)` of the last one that was seen.
+    """
+    columns = [cache_entries.c[name] for name in Entry.__slots__ if name != "expired"]
+    expired = sa.and_(cache_entries.c.expires_at.is_not(None), cache_entries.c.expires_at <= now())
+    statement = sa.select(*columns, expired.label("expired")).where(*_conditions(query))
+    if after is not None:
+        statement = statement.where(sa.tuple_(cache_entries.c.created_at, cache_entries.c.key) < sa.tuple_(*after))
+    newest = statement.order_by(cache_entries.c.created_at.desc(), cache_entries.c.key.desc()).limit(limit)
+    return database.read(lambda connection: [Entry(**row) for row in connection.execute(newest).mappings()])
+
+
+def clear(database: Database, query: Query) -> int:
+    """Delete entries, in batches; returns how many. Calls that ask for them compute anew."""
+    return sum(_cleared(database, _conditions(query)))
+
+
+def _cleared(database: Database, conditions: Collection[Any]) -> Iterator[int]:
+    def work(connection: Connection) -> int:
+        count, unused = _delete(connection, conditions, _BATCH)
+        blobs.drop_unused(connection, unused)
+        return count
+
+    while count := database.write(work):
+        yield count
+
+
+def _delete(connection: Connection, conditions: Collection[Any], most: int) -> tuple[int, set[str]]:
+    """Delete entries that nobody writes just now; how many, and the blobs that they referred to."""
+    chosen = sa.select(cache_entries.c.key).where(*conditions).limit(most).with_for_update(skip_locked=True)
+    keys = list(connection.scalars(chosen))
+    if not keys:
+        return 0, set()
+    gone = sa.delete(cache_entries).where(cache_entries.c.key.in_(keys)).returning(cache_entries.c.result_blob)
+    return len(keys), {name for name in connection.scalars(gone) if name is not None}
+
+
+def _conditions(query: Query) -> list[sa.ColumnElement[bool]]:
+    column = cache_entries.c
+    found: list[sa.ColumnElement[bool]] = []
+    if query.task is not None:
+        found.append(sa.or_(column.task_name == query.task, column.task == query.task))
+    if query.key is not None:
+        found.append(sa.or_(column.key.startswith(query.key, autoescape=True), column.policy_key == query.key))
+    if query.older_than is not None:
+        found.append(column.created_at < now() - query.older_than)
+    return found + (_expired() if query.expired_only else [])
+
+
+def _expired() -> list[sa.ColumnElement[bool]]:
+    return [cache_entries.c.expires_at.is_not(None), cache_entries.c.expires_at <= now()]
+
+
+def _row(entry: NewEntry, size: int) -> dict[str, Any]:
+    return {
+        "key": entry.key,
+        "policy_key": clean_text(entry.policy_key),
+        "task": clean_text(entry.task),
+        "task_name": clean_text(entry.task_name)[:LONGEST_NAME],
+        "size": size,
+        "run_id": entry.run_id,
+        "step_id": entry.step_id,
+        "b_expires_in": entry.expires_in,
+    }
+
+
+def _write_of(dialect: str) -> Any:
+    values: dict[str, Any] = {
+        column.name: sa.bindparam(column.name, type_=column.type)
+        for column in cache_entries.c
+        if column.name not in ("created_at", "expires_at")
+    }
+    values["created_at"] = now()
+    values["expires_at"] = now() + sa.bindparam("b_expires_in", type_=sa.Double)
+    statement = insert_for(dialect, cache_entries).values(values)
+    given = {name: statement.excluded[name] for name in values if name != "key"}
+    return statement.on_conflict_do_update(index_elements=["key"], set_=given)
+
+
+_WRITE = Prepared(_write_of)
+_GIVE_UP = prepare(sa.delete(slots).where(slots.c.holder == sa.bindparam("b_holder")))
+_this = cache_entries.c.key == sa.bindparam("b_key")
+_BLOB_OF = prepare(sa.select(cache_entries.c.result_blob).where(_this))
+_unexpired = sa.or_(cache_entries.c.expires_at.is_(None), cache_entries.c.expires_at > now())
+_FIND = prepare(sa.select(cache_entries.c.result, cache_entries.c.result_blob).where(_this, _unexpired))
