@@ -107,8 +107,8 @@ class Keeper(Protocol):
         """Note that these are rolled back, and why; gives the error that leaves the block."""
         ...
 
-    def decide_commit(self, txn: Transaction, nodes: Sequence[Transaction]) -> None:
-        """Note that these are committed."""
+    def decide_commit(self, txn: Transaction, nodes: Sequence[Transaction]) -> bool:
+        """Note that these are committed; gives whether commit hooks are to be run, or have failed."""
         ...
 
     def run(self, nodes: Sequence[Transaction], kind: HookKind) -> None:
@@ -347,12 +347,13 @@ class Transaction:
             return None
         yield
         nodes = transaction_rules.committed_with(self)
-        self._keeper.decide_commit(self, nodes)
+        owes = self._keeper.decide_commit(self, nodes)
         for node in nodes:
             node.state = TransactionState.COMMITTED
         for done in [done for node in nodes for done in node.when_committed]:
             done()
-        self._keeper.run(nodes, HookKind.COMMIT)
+        if owes:
+            self._keeper.run(nodes, HookKind.COMMIT)
         return None
 
 

@@ -385,11 +385,12 @@ class MemoryKeeper:
             txn.logger.warning("%r is rolled back: %s", txn, why)
         return error
 
-    def decide_commit(self, txn: Transaction, nodes: Sequence[Transaction]) -> None:
+    def decide_commit(self, txn: Transaction, nodes: Sequence[Transaction]) -> bool:
         """Keep what was staged."""
         for node in nodes:
             if node.keeps:
                 (node.store or DATABASE).write(node.key or "", node.staged)
+        return True
 
     def run(self, nodes: Sequence[Transaction], kind: HookKind) -> None:
         """Run the hooks of these, each to its end.
@@ -572,7 +573,7 @@ class LocalKeeper(MemoryKeeper):
             )
         return error
 
-    def decide_commit(self, txn: Transaction, nodes: Sequence[Transaction]) -> None:
+    def decide_commit(self, txn: Transaction, nodes: Sequence[Transaction]) -> bool:
         """Note that these are committed, and keep what was staged."""
         own = [(node.key or "", encoded_stage(node.staged)) for node in nodes if node.keeps and node.store is None]
         for node in nodes:
@@ -587,6 +588,7 @@ class LocalKeeper(MemoryKeeper):
         else:
             for key, data in own:
                 transactions.keep_key(self._database, key, data)
+        return bool(written)
 
     def _note_behind(self, nodes: Sequence[Transaction], state: Durable, message: str | None) -> None:
         """Show, behind the run, what has no hooks."""

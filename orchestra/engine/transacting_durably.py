@@ -51,7 +51,7 @@ from orchestra.store.journal import Effect, NewStep, StepRecord
 from orchestra.store.owed import ClaimedHooks
 from orchestra.store.tables import Kind
 from orchestra.store.transactions import Failure, HookRow, NewTransaction, TransactionRow
-from orchestra.transaction_rules import Durable, HookKind, HookState, TransactionState
+from orchestra.transaction_rules import UNSETTLED, Durable, HookKind, HookState, TransactionState
 from orchestra.transactions import Transaction
 
 logger = logging.getLogger("orchestra.engine")
@@ -77,10 +77,15 @@ class DurableKeeper:
         """
         self._runner = runner
         self._rows: dict[str, TransactionRow] = {}
+        self._failed_commits: set[str] = set()
         if any(record.kind == Kind.TRANSACTION for record in records):
             claim: Claim = runner.claim
             rows = runner._read(lambda: transactions.load(runner.database, claim.run_id, claim.run_attempt))
             self._rows = {row.key: row for row in rows}
+            failed = runner._read(
+                lambda: transactions.failed_hooks(runner.database, claim.run_id, claim.run_attempt, HookKind.COMMIT)
+            )
+            self._failed_commits = {hook.transaction_key for hook in failed}
         #: Blocks that failed when they were run before, by key.
         self._failed = {key: row for key, row in self._rows.items() if row.error is not None}
 
@@ -239,22 +244,23 @@ class DurableKeeper:
         pending = transactions.pending_hooks
         return not runner._read(lambda: pending(runner.database, *self._place, keys, HookKind.ROLLBACK))
 
-    def decide_commit(self, txn: Transaction, nodes: Sequence[Transaction]) -> None:
+    def decide_commit(self, txn: Transaction, nodes: Sequence[Transaction]) -> bool:
         """Note that these are committed, and keep what was staged, unless that is noted."""
         runner = self._runner
         keys = [node.row_key or "" for node in nodes]
         known = [self._rows.get(key) for key in keys]
         if all(row is not None and row.state == Durable.COMMITTED for row in known):
-            return
+            return not self._failed_commits.isdisjoint(keys)
         kept = [(node.key or "", encoded_stage(node.staged)) for node in nodes if node.keeps and node.store is None]
         for node in nodes:
             if node.keeps and node.store is not None:
                 node.store.write(node.key or "", node.staged)
         with runner._handed_over() as unwritten:
-            _, announcements = runner.guard(
+            owed, announcements = runner.guard(
                 lambda: transactions.commit(runner.database, runner.claim, keys, kept, unwritten, window=runner.window)
             )
         runner._announce(announcements)
+        return bool(owed)
 
     def run(self, nodes: Sequence[Transaction], kind: HookKind) -> None:
         """Run the hooks of these that have not ended.
@@ -315,16 +321,9 @@ def carry_out(
         with interrupts.shielded():
             for hook in pending:
                 _carry_out_one(db, claim, flow_run, rows, hook, longest_sleep, without_code)
-    elif not _is_unsettled(db, claim, keys):
-        found = transactions.hooks(db, claim.run_id, claim.run_attempt)
-        failed = [hook for hook in found if hook.transaction_key in set(keys) and hook.state == HookState.FAILED]
-        return [hook for hook in failed if hook.kind == kind]
+    elif not any(row.state in UNSETTLED for row in transactions.load(db, claim.run_id, claim.run_attempt, keys)):
+        return transactions.failed_hooks(db, claim.run_id, claim.run_attempt, kind, keys)
     return [hook for hook in transactions.settle(db, claim, keys) if hook.kind == kind]
-
-
-def _is_unsettled(db: Database, claim: Claim, keys: Collection[str]) -> bool:
-    rows = transactions.load(db, claim.run_id, claim.run_attempt)
-    return any(row.state in (Durable.COMMITTING, Durable.ROLLING_BACK) for row in rows if row.key in set(keys))
 
 
 def _carry_out_one(

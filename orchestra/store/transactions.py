@@ -415,9 +415,13 @@ def _keep_key(connection: Connection, key: str, data: bytes | None, moment: floa
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def load(database: Database, run_id: str, run_attempt: int) -> list[TransactionRow]:
-    """The transactions of a run attempt, in the order of opening."""
+def load(
+    database: Database, run_id: str, run_attempt: int, keys: Collection[str] | None = None
+) -> list[TransactionRow]:
+    """The transactions of a run attempt, or these of them, in the order of opening."""
     query = sa.select(transactions).where(_of_attempt(transactions, run_id, run_attempt))
+    if keys is not None:
+        query = query.where(transactions.c.key.in_(sorted(keys)))
     ordered = query.order_by(transactions.c.created_at, transactions.c.key)
     return database.read(lambda connection: [_transaction(row) for row in connection.execute(ordered)])
 
@@ -486,11 +490,15 @@ def unsettled_keys(database: Database, run_id: str, run_attempt: int) -> dict[st
     return {row.key: row.state for row in load(database, run_id, run_attempt) if row.state in wanted}
 
 
-def failed_hooks(database: Database, run_id: str, run_attempt: int) -> list[HookRow]:
-    """The rollback hooks of a run attempt that failed in all their tries."""
-    return database.read(
-        lambda c: _hooks(c, run_id, run_attempt, None, kinds=(HookKind.ROLLBACK,), states=(HookState.FAILED,))
-    )
+def failed_hooks(
+    database: Database,
+    run_id: str,
+    run_attempt: int,
+    kind: HookKind = HookKind.ROLLBACK,
+    keys: Collection[str] | None = None,
+) -> list[HookRow]:
+    """The hooks of a run attempt, or of these transactions, that failed in all their tries."""
+    return database.read(lambda c: _hooks(c, run_id, run_attempt, keys, kinds=(kind,), states=(HookState.FAILED,)))
 
 
 # -- by hand -----------------------------------------------------------------------------------------------------
