@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,6 +11,23 @@ from typing import Any, Protocol
 from orchestra.errors import MissingContextError
 from orchestra.runners.base import Runner
 from orchestra.specs import FlowSpec, TaskSpec
+from orchestra.states import State
+
+
+class SharedTransaction(Protocol):
+    """A transaction that is to be committed together with the end of a task run."""
+
+    def block(self) -> AbstractContextManager[Any]:
+        """A session in it."""
+        ...
+
+    def settle(self, state: State[Any]) -> State[Any]:
+        """The body has ended so: commit or roll back; gives how the attempt has ended."""
+        ...
+
+    def roll_back(self) -> None:
+        """Undo everything; does nothing where it has ended."""
+        ...
 
 
 class LineCounter(Protocol):
@@ -18,6 +35,30 @@ class LineCounter(Protocol):
 
     def next(self) -> tuple[str, int] | None:
         """Branch and ordinal of the next line; None: it was written before, drop it."""
+        ...
+
+
+class OpenTransaction(Protocol):
+    """A block of `transaction()`, as the engine sees it."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing new belongs to it: it was committed, or its block has ended."""
+        ...
+
+    @property
+    def flow_run(self) -> FlowRunContext | None:
+        """The flow run in which it was opened."""
+        ...
+
+    @property
+    def task_run(self) -> TaskRunContext | None:
+        """The task run in whose body it was opened."""
+        ...
+
+    @property
+    def parent(self) -> OpenTransaction | None:
+        """The block around it, of the same body."""
         ...
 
 
@@ -76,10 +117,23 @@ class TaskRunContext:
     log_prints: bool = False
     #: Carries out the calls that the task's body makes; None: they run plainly, in this process.
     runner: Runner | None = None
+    #: What `db_transaction()` has opened in the attempt that runs.
+    atomic: SharedTransaction | None = None
+    #: The database's part of that, while the end is recorded in it.
+    joint: Any = None
+    #: Records an end within an open transaction, commits both, and gives the final state; where that is not Completed,
+    #: nothing was recorded. None: nobody here records the end of this task run.
+    record: Callable[[State[Any], Any], State[Any] | None] | None = None
+    #: The final state, once it was recorded so.
+    recorded: State[Any] | None = None
     #: Set by a body that fails: it asks for another try after so many seconds.
     retry_delay: float | None = None
     #: The task's own, and those in force where it was called.
     tags: tuple[str, ...] = ()
+    #: The task's own transaction, where its body has asked for it.
+    transaction: OpenTransaction | None = None
+    #: The block in which it was called, where that is another process's: `(run attempt, key)`.
+    called_in: tuple[int, str] | None = None
 
     @classmethod
     def get(cls) -> TaskRunContext | None:
@@ -109,6 +163,8 @@ class TaskRunContext:
 
 flow_run_context: ContextVar[FlowRunContext | None] = ContextVar("orchestra_flow_run", default=None)
 task_run_context: ContextVar[TaskRunContext | None] = ContextVar("orchestra_task_run", default=None)
+#: The innermost block of `transaction()` around the calling code, or around the call of the body that it is in.
+transaction_context: ContextVar[OpenTransaction | None] = ContextVar("orchestra_transaction", default=None)
 #: The tags in force: what `tags()` gave, and in a flow body the run's own.
 tags_context: ContextVar[frozenset[str]] = ContextVar("orchestra_tags", default=frozenset())
 
@@ -135,6 +191,16 @@ def tags(*new_tags: str) -> Iterator[frozenset[str]]:
 def tags_of(own: frozenset[str]) -> tuple[str, ...]:
     """The tags of a task run that is started now: the task's own and those in force, sorted."""
     return tuple(sorted(own | tags_context.get()))
+
+
+def transaction_here() -> Any:
+    """The innermost block of the calling body that what is asked for now belongs to; None where it is in none."""
+    found = transaction_context.get()
+    if found is None or found.flow_run is not flow_run_context.get() or found.task_run is not task_run_context.get():
+        return None
+    while found is not None and found.is_over:
+        found = found.parent
+    return found
 
 
 def get_run_context() -> FlowRunContext | TaskRunContext:

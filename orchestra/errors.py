@@ -246,6 +246,18 @@ class InputTimeout(OrchestraError, TimeoutError):
     """A flow run that waited for input was sent none in time."""
 
 
+class AcquireConcurrencySlotTimeoutError(OrchestraError, TimeoutError):
+    """No slot of a concurrency limit was free in time."""
+
+
+class ConcurrencySlotAcquisitionError(OrchestraError):
+    """A slot of a concurrency limit cannot be had: there is no such limit, or it never has so many."""
+
+
+class ConcurrencySlotLost(OrchestraError):
+    """The lease of a slot was over before its block was: another process may have had the slot meanwhile."""
+
+
 class NotSuspendable(OrchestraError, RuntimeError):
     """A flow run that was called in a process cannot be suspended: nothing else could go on with it."""
 
@@ -276,6 +288,41 @@ class NonDeterministic(OrchestraError):
             f"{self.branch!r} the journal holds {recorded}, the body {asked}. Nothing was run. Mend the code and "
             "run `orchestra flow-run retry`, or cancel the run"
         )
+
+
+class TransactionHookFailed(OrchestraError):
+    """Hooks of a transaction failed in all their tries."""
+
+    #: What happened to the transaction.
+    what = "was ended"
+    todo = ""
+
+    def __init__(self, failed: list[str], transaction: str | None = None) -> None:
+        """Name them.
+
+        Args:
+            failed: Of each hook its name and why it failed, as one text.
+            transaction: The key of the transaction, where it is one of a flow run.
+        """
+        super().__init__(failed, transaction)
+        self.failed, self.transaction = failed, transaction
+
+    def __str__(self) -> str:
+        named = "the transaction" if self.transaction is None else f"transaction {self.transaction!r}"
+        return f"{named} {self.what}, but {len(self.failed)} of its hooks failed: {'; '.join(self.failed)}{self.todo}"
+
+
+class RollbackFailed(TransactionHookFailed):
+    """A transaction was rolled back, and a rollback hook failed: something is not undone."""
+
+    what = "was rolled back"
+    todo = ". What they were to undo is still there: undo it, or mend them and retry them (`orchestra transaction`)"
+
+
+class CommitHookFailed(TransactionHookFailed):
+    """A transaction was committed, and stays so, but a commit hook failed."""
+
+    what = "was committed"
 
 
 # -- things that are not there, or in the way --------------------------------------------------------------------
@@ -318,6 +365,19 @@ class FlowNotFound(NotFound):
         return f"there is no flow {self.flow!r}; `orchestra flow ls` lists those that ran"
 
 
+class TransactionNotFound(NotFound):
+    """A flow run has no such transaction, or several that could be meant."""
+
+    def __init__(self, flow_run_id: str, key: str | None, known: list[str]) -> None:
+        super().__init__(flow_run_id, key, known)
+        self.flow_run_id, self.key, self.known = flow_run_id, key, known
+
+    def __str__(self) -> str:
+        wanted = "one transaction" if self.key is None else f"one transaction {self.key!r}"
+        found = f"these are there: {', '.join(self.known)}" if self.known else "it has none of that name"
+        return f"flow run {self.flow_run_id!r} does not have {wanted}; {found}"
+
+
 class DefinitionNotFound(NotFound):
     """The code of a flow or task cannot be imported here."""
 
@@ -327,6 +387,20 @@ class DefinitionNotFound(NotFound):
 
     def __str__(self) -> str:
         return f"{self.path!r} cannot be imported here: {self.reason}"
+
+
+class LimitNotFound(NotFound):
+    """There is no concurrency limit of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"there is no concurrency limit {name!r}: create it by `orchestra gcl create {name} --limit N`; "
+            "`orchestra gcl ls` lists them"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name,), self.__dict__
 
 
 class MissingContextError(OrchestraError, RuntimeError):
@@ -366,6 +440,46 @@ class StoreError(OrchestraError):
 
 class StoreUnavailable(StoreError):
     """The database did not answer in time."""
+
+
+class DbTransactionError(OrchestraError):
+    """Rows cannot be committed together with the end of a task; nothing of them was."""
+
+
+class DbTransactionTimeout(DbTransactionError):
+    """A transaction of `db_transaction()` was open for too long, and was rolled back."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"db_transaction() was open for longer than {self.seconds:g} s, a third of the lease, and was rolled "
+            "back: prepare what takes time before the block, keep the block last in the body, or set "
+            "ORCHESTRA_LEASE_SECONDS higher"
+        )
+
+
+class ResultStorageUnavailable(StoreError):
+    """The storage of results did not do what was asked; what was to be kept there is not recorded, and tried again."""
+
+    def __init__(self, storage: str, doing: str, reason: object) -> None:
+        """Name the fault.
+
+        Args:
+            storage: Its URL, without secrets.
+            doing: What was asked, as in "a result of 12 bytes cannot be written".
+            reason: What it answered.
+        """
+        super().__init__(storage, doing, reason)
+        self.storage, self.doing, self.reason = storage, doing, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.doing} ({type(self.reason).__name__}: {self.reason}): see that the result storage {self.storage!r} "
+            "is there and that this process may use it; it is tried again"
+        )
 
 
 class SchemaMismatch(StoreError):

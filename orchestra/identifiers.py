@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import secrets
-import socket
 import uuid
 from functools import lru_cache
 from pathlib import Path
@@ -39,9 +39,15 @@ def canvas_run_id(token: str, root_id: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{token}/{root_id}"))
 
 
-def idempotency_key(flow_run_id: str, step_key: str) -> str:
-    """The key handed to a step's body: the same each time that step is run again, for whatever reason."""
-    return f"{flow_run_id}/{step_key}"
+def idempotency_key(flow_run_id: str, step_key: str, run_attempt: int = 1) -> str:
+    """The key handed to a step's body: the same each time that step is run again, for whatever reason.
+
+    Args:
+        run_attempt: Of a step inside a transaction: what was rolled back is done anew in the next attempt of its run,
+            and is another thing then.
+    """
+    key = f"{flow_run_id}/{step_key}"
+    return key if run_attempt == 1 else f"{key}#{run_attempt}"
 
 
 def fingerprint(data: bytes) -> str:
@@ -71,14 +77,14 @@ def is_dead_here(owner: str) -> bool:
     A pid that was given to another process since counts as dead.
     """
     host, pid, start = process_of(owner)
-    if host != socket.gethostname() or _process_start(os.getpid()) is None:
+    if host != platform.node() or _process_start(os.getpid()) is None:
         return False
     return _process_start(pid) != start
 
 
 @lru_cache(maxsize=1)
 def _process(pid: int) -> str:
-    return f"{socket.gethostname()}:{pid}:{_process_start(pid) or secrets.token_hex(4)}"
+    return f"{platform.node()}:{pid}:{_process_start(pid) or secrets.token_hex(4)}"
 
 
 def _process_start(pid: int) -> str | None:

@@ -7,7 +7,6 @@ import re
 from functools import lru_cache
 
 from orchestra.identifiers import fingerprint
-from orchestra.previews import clean_text
 
 #: A longer name is cut, and told from others by a digest.
 LONGEST_STEP_NAME = 120
@@ -25,6 +24,13 @@ _NOUNS = (
     "penguin puffin puma quail rabbit raven robin salmon seal shrew skunk sloth sparrow squid stoat stork swan tapir "
     "tern tiger toad trout viper vole walrus weasel whale wolf wombat wren yak zebra"
 ).split()
+
+
+def clean_text(text: str) -> str:
+    r"""Text that every database takes: NUL becomes `\x00`, a lone surrogate `\udXXX`, as text."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def flow_name(function_name: str) -> str:

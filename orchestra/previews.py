@@ -7,10 +7,13 @@ import json
 import math
 from datetime import datetime, timedelta, timezone
 
+from orchestra.names import clean_text
 from orchestra.typed_values import TAG, Json, Node, from_json
 
 #: Bytes above which only the kind and size of a value are shown.
 _SHOWN_MAX = 1024 * 1024
+#: Kinds that cannot be shown without unpacking or loading what is in them.
+_OPAQUE = {b"p": "pickle", b"z": "compressed", b"o": "own serializer"}
 #: Bytes before the body of a signed value.
 _HEAD = 33
 
@@ -23,8 +26,8 @@ def preview(data: bytes | None) -> Json:
     if data is None:
         return None
     kind, size = data[:1], max(len(data) - _HEAD, 0)
-    if kind == b"p":
-        return f"<pickle, {size:,} bytes>"
+    if kind in _OPAQUE:
+        return f"<{_OPAQUE[kind]}, {size:,} bytes>"
     if len(data) > _SHOWN_MAX:
         return f"<{'error' if kind == b'x' else 'json'}, {len(data):,} bytes>"
     try:
@@ -84,10 +87,3 @@ def _view_zone(zone: str | int | None) -> str:
     if isinstance(zone, int):
         return datetime(2000, 1, 1, tzinfo=timezone(timedelta(microseconds=zone))).isoformat()[19:]
     return f"[{zone}]" if zone else ""
-
-
-def clean_text(text: str) -> str:
-    r"""Text that every database takes: NUL becomes `\x00`, a lone surrogate `\udXXX`, as text."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")

@@ -18,7 +18,9 @@ _COMMANDS = {
     "flow-run": "orchestra.cli.flow_run:flow_run",
     "task": "orchestra.cli.task:task",
     "task-run": "orchestra.cli.task_run:task_run",
+    "transaction": "orchestra.cli.transaction:transaction",
     "worker": "orchestra.cli.worker:worker",
+    "global-concurrency-limit": "orchestra.cli.global_concurrency_limit:global_concurrency_limit",
     "db": "orchestra.cli.db:db",
     "config": "orchestra.cli.config:config",
     "profile": "orchestra.cli.profile:profile",
@@ -26,11 +28,12 @@ _COMMANDS = {
     "doctor": "orchestra.cli.doctor:doctor",
 }
 
-
+#: Short names, as Prefect has them.
+_ALIASES = {"gcl": "global-concurrency-limit"}
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group("orchestra", cls=_support.Group, lazy_commands=_COMMANDS, context_settings=_HELP)
+@click.group("orchestra", cls=_support.Group, lazy_commands=_COMMANDS, short_names=_ALIASES, context_settings=_HELP)
 @click.option("--profile", metavar="NAME", help="Use the settings of this profile.")
 @click.pass_context
 def cli(ctx: click.Context, profile: str | None) -> None:

@@ -11,11 +11,15 @@ from typing import Any
 
 from orchestra import lazy
 from orchestra.engine.answers import answers_for
+from orchestra.engine.heartbeat import heart
+from orchestra.engine.owed import run_hooks
 from orchestra.errors import IllegalTransition, NoBroker
 from orchestra.questions import Message
-from orchestra.store import inputs, interventions, runs, unsent
+from orchestra.store import inputs, interventions, runs, transactions, unsent
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
+from orchestra.store.transactions import TransactionRow
+from orchestra.transaction_rules import Durable
 
 logger = logging.getLogger("orchestra.engine")
 
@@ -32,7 +36,7 @@ def cancel(database: Database, flow_run_id: str, announce: Announce | None = Non
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended already.
     """
-    _tell(database, interventions.cancel(database, flow_run_id), announce)
+    tell(database, interventions.cancel(database, flow_run_id), announce)
     return str(runs.read(database, flow_run_id)["state_name"])
 
 
@@ -44,7 +48,7 @@ def retry(database: Database, flow_run_id: str, announce: Announce | None = None
         IllegalTransition: It has not ended.
     """
     _refuse_local(database, flow_run_id, "retried on a worker: it ran in a process of its own; call the flow again")
-    _tell(database, interventions.retry(database, flow_run_id), announce)
+    tell(database, interventions.retry(database, flow_run_id), announce)
 
 
 def pause(database: Database, flow_run_id: str) -> None:
@@ -95,7 +99,7 @@ def resume(
         return
     row, pauses = interventions.open_pauses(database, flow_run_id)
     answers = answers_for(row, pauses, run_input, key)
-    _tell(database, interventions.resume(database, flow_run_id, answers, token=token), announce)
+    tell(database, interventions.resume(database, flow_run_id, answers, token=token), announce)
 
 
 def send(database: Database, message: Message, announce: Announce | None = None) -> None:
@@ -105,7 +109,43 @@ def send(database: Database, message: Message, announce: Announce | None = None)
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended.
     """
-    _tell(database, inputs.send(database, message), announce)
+    tell(database, inputs.send(database, message), announce)
+
+
+def retry_rollback(
+    database: Database, flow_run_id: str, key: str | None = None, announce: Announce | None = None
+) -> TransactionRow:
+    """Run the rollback hooks of a transaction that failed, once more: on the run's workers, else in this process.
+
+    Args:
+        database: Where the run is.
+        flow_run_id: Its id.
+        key: Of the transaction; None: the one whose rollback failed, or the only one.
+        announce: Tells the workers.
+
+    Returns:
+        The transaction as it stands then; on workers its rollback goes on.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        TransactionNotFound: It has no such transaction, or several that could be meant.
+        IllegalTransition: Its rollback has not failed, or its run has not ended.
+    """
+    run = runs.read(database, flow_run_id)
+    failed = (
+        ()
+        if key is not None
+        else transactions.page(database, run_id=flow_run_id, states=[Durable.ROLLBACK_FAILED.value])
+    )
+    # One of several that failed: they are run together.
+    row = failed[0] if failed else transactions.find(database, flow_run_id, key)
+    due = transactions.retry(database, flow_run_id, row.key, row.run_attempt)
+    if run["runner"] == "local":
+        nobody_to_tell: Any = None
+        run_hooks(database, flow_run_id, row.run_attempt, row.key, nobody_to_tell, heart())
+    else:
+        tell(database, due, announce)
+    return transactions.find(database, flow_run_id, row.key, row.run_attempt)
 
 
 def delete(database: Database, flow_run_id: str) -> None:
@@ -124,7 +164,8 @@ def _refuse_local(database: Database, flow_run_id: str, wanted: str) -> None:
         raise IllegalTransition(flow_run_id, f"{row['state_name']}, and local", wanted)
 
 
-def _tell(database: Database, announcements: Sequence[Announcement], announce: Announce | None) -> None:
+def tell(database: Database, announcements: Sequence[Announcement], announce: Announce | None = None) -> None:
+    """Tell workers of rows that are due; where there is no broker, their sweeper finds them."""
     if not announcements:
         return
     try:

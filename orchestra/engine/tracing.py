@@ -16,13 +16,14 @@ import sysconfig
 import textwrap
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NoReturn, TypeVar
 
-from orchestra import identifiers, names, serializers, states
+from orchestra import identifiers, lazy, names, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, tags_of, task_run_context
 from orchestra.engine import definitions, loops
 from orchestra.engine.arguments import find_futures, replace_futures, replace_refs
@@ -33,7 +34,7 @@ from orchestra.errors import DefinitionError, ForeignThread, StaticFlowError
 from orchestra.futures import Future
 from orchestra.graph import Edge, Node
 from orchestra.journal import Branch
-from orchestra.questions import Message, Pause, Receive
+from orchestra.questions import Message, Pause, Receive, Slots
 from orchestra.serializers import StepRef
 from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
 from orchestra.states import State
@@ -416,6 +417,11 @@ class _Tracer:
         """As `call_flow`."""
         return self.call_flow(flow, parameters, wait_for)
 
+    @property
+    def keeper(self) -> Any:
+        """Refuse: a canvas undoes nothing."""
+        self.refuse("opens a transaction")
+
     def sleep(self, seconds: float) -> None:
         """Refuse: no step of a canvas waits for a time."""
         self.refuse("sleeps")
@@ -423,6 +429,15 @@ class _Tracer:
     async def sleep_async(self, seconds: float) -> None:
         """As `sleep`."""
         self.sleep(seconds)
+
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """Not in a canvas."""
+        self.refuse(f"takes slots of the concurrency limit {wanted.named}")
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`."""
+        self.slots(wanted)
+        raise AssertionError
 
     def pause(self, pause: Pause) -> Any:
         """Refuse: no step of a canvas waits for a person."""
@@ -562,8 +577,21 @@ class _Sketcher(_Tracer):
         """Note it as one step."""
         return self.call_task(TaskSpec(flow.fn, flow.name, flow.path), Call((), parameters, wait_for))
 
+    @property
+    def keeper(self) -> Any:
+        """A transaction is not drawn, what is in it is."""
+        return lazy.load("silent_keeper")()
+
     def sleep(self, seconds: float) -> None:
         """A sleep is not drawn."""
+
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """A limit is not drawn."""
+        return nullcontext()
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`."""
+        return nullcontext()
 
     def pause(self, pause: Pause) -> None:
         """A pause is not drawn; a body that looks into the answer cannot be."""

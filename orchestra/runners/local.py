@@ -9,22 +9,32 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from orchestra import clock, identifiers, lazy, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of
+from orchestra.context import (
+    FlowRunContext,
+    TaskRunContext,
+    flow_run_context,
+    tags_of,
+    task_run_context,
+    transaction_here,
+)
 from orchestra.engine import bodies, interrupts
+from orchestra.engine import slots as engine_slots
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
+from orchestra.engine.slots import NoSlots
 from orchestra.engine.task_run import EVERYTHING, CallBody, Ended, RetryLater, run_attempts, run_attempts_async
-from orchestra.errors import Cancelled, InputTimeout, InvalidRunInput, UpstreamFailed
+from orchestra.errors import Cancelled, DbTransactionError, InputTimeout, InvalidRunInput, StoreError, UpstreamFailed
 from orchestra.futures import Future
 from orchestra.hooks import hooks_of
-from orchestra.questions import Message, Pause, Receive
+from orchestra.questions import Message, Pause, Receive, Slots
 from orchestra.runners.local_future import LocalFuture, help_with, in_pool_thread, mark_pool_thread, shadow
 from orchestra.runners.steps import Finished, Step, StepBook
 from orchestra.specs import Call, FlowSpec, TaskSpec
@@ -123,6 +133,23 @@ class LocalRunner:
         self._submitted: dict[LocalFuture, None] = {}
         #: What the pauses that have a key were given.
         self._given: dict[str, Any] = {}
+        #: Makes what keeps the transactions of a recorded run; None: they are kept in memory alone.
+        self.make_keeper: Callable[[], Any] | None = None
+        self._keeper: Any = None
+
+    @property
+    def keeper(self) -> Any:
+        """Keeps the transactions of the body."""
+        if self._keeper is None:
+            self._keeper = (self.make_keeper or lazy.load("memory_keeper"))()
+        return self._keeper
+
+    def close_transactions(self, state: State[Any]) -> State[Any]:
+        """Roll back what the body left open that has ended so; gives how its run ends then."""
+        if self._keeper is None:
+            return state
+        closed: State[Any] = self._keeper.close(state)
+        return closed
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -143,8 +170,11 @@ class LocalRunner:
         if (state := self._find(step, args, kwargs)) is not None:
             return state
         context = self._context(task, args, kwargs, step)
-        with _closing(self.book, step, context):
-            ended = await run_attempts_async(task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE)
+        with _closing(self.book, step, context), self._tag_slots(step) as slots:
+            on_retry = self._on_retry(step, slots)
+            ended = await run_attempts_async(
+                task, args, kwargs, context, before_attempt=slots.take_async, on_retry=on_retry, contain=_HERE
+            )
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
             await _hooks(context, state, step).run_to_end_async()
@@ -155,6 +185,8 @@ class LocalRunner:
         upstreams = [future for future in upstreams_of(call) if isinstance(future, LocalFuture)]
         step = self._open_task(task)
         future = LocalFuture(step, self, upstreams)
+        if (txn := transaction_here()) is not None:
+            txn.submitted.append(future)
         if self._is_inline:
             self.wait(upstreams, None)
             future.box.set_result(self._run_step(task, call, step, _HERE))
@@ -215,9 +247,19 @@ class LocalRunner:
         if (state := self._find(step, args, kwargs)) is not None:
             return state
         context = self._context(task, args, kwargs, step)
-        with _closing(self.book, step, context):
-            on_retry = self._on_retry(step)
-            ended = run_attempts(task, args, kwargs, context, on_retry=on_retry, contain=contain, call_body=call_body)
+        if call_body is bodies.call and task_run_context.get() is None:
+            context.record = partial(self._record, context, step)
+        with _closing(self.book, step, context), self._tag_slots(step) as slots:
+            ended = run_attempts(
+                task,
+                args,
+                kwargs,
+                context,
+                before_attempt=slots.take,
+                on_retry=self._on_retry(step, slots),
+                contain=contain,
+                call_body=call_body,
+            )
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
             # A cancel of the run is raised when they have run.
@@ -248,17 +290,57 @@ class LocalRunner:
         self.book.close(step, state, task=task)
         return state
 
-    def _on_retry(self, step: Step) -> Callable[[State[Any], float], None]:
+    def _tag_slots(self, step: Step) -> NoSlots:
+        """The slots that a task needs for its tags; given back at the end of the block."""
+        return engine_slots.of_tags(step.tags, on_wait=lambda: self.book.waiting(step))
+
+    def _on_retry(self, step: Step, slots: NoSlots) -> Callable[[State[Any], float], None]:
         def note(state: State[Any], delay: float) -> None:
+            # Others may have them until the next try.
+            slots.give()
             self.book.retrying(step, state)
 
         return note
 
     def _ended(self, context: TaskRunContext, step: Step, inputs: Any, ended: Ended | RetryLater) -> State[Any]:
-        state = replace(ended.state, state_details=_details(step))
+        if context.recorded is not None:
+            if context.task.persist_result is not False:
+                self._keep_finished(step, inputs, context.recorded)
+            return context.recorded
+        txn, final = transaction_here(), ended.state
+        if context.task.on_commit and txn is None and final.is_completed():
+            final = lazy.load("transacting").commit_alone(context, final)
+        state = replace(final, state_details=_details(step))
+        if txn is not None and state.is_completed():
+            txn.task_ended(context)
         self.book.close(step, state, attempt=ended.attempt, task=context.task)
-        if self.finished is not None and context.task.persist_result is not False:
+        if context.task.persist_result is not False:
+            self._keep_finished(step, inputs, state)
+        return state
+
+    def _keep_finished(self, step: Step, inputs: Any, state: State[Any]) -> None:
+        """Keep how a step ended for the next run attempt; in a transaction, once that is committed."""
+        if self.finished is None:
+            return
+        if (txn := transaction_here()) is not None:
+            txn.when_committed.append(partial(self.finished.keep, step, inputs, state))
+        else:
             self.finished.keep(step, inputs, state)
+
+    def _record(self, context: TaskRunContext, step: Step, state: State[Any], joint: Any) -> State[Any]:
+        """Record an end within the transaction of the body."""
+        txn = transaction_here()
+        if context.task.on_commit and txn is None:
+            state = lazy.load("transacting").commit_alone(context, state)
+            if not state.is_completed():
+                return state
+        state = replace(state, state_details=_details(step))
+        if txn is not None:
+            txn.task_ended(context)
+        try:
+            self.book.close(step, state, attempt=context.attempt, task=context.task, joint=joint)
+        except StoreError as error:
+            raise DbTransactionError(str(error)) from error
         return state
 
     def _find(self, step: Step, *inputs: Any) -> State[Any] | None:
@@ -306,8 +388,7 @@ class LocalRunner:
 
     def _flow_ended(self, step: Step, inputs: Any, state: State[Any]) -> State[Any]:
         self.book.close(step, state)
-        if self.finished is not None:
-            self.finished.keep(step, (inputs,), state)
+        self._keep_finished(step, (inputs,), state)
         return state
 
     def _open_flow(self, flow: FlowSpec) -> Step:
@@ -371,9 +452,18 @@ class LocalRunner:
         if step.kind is not Kind.PAUSE:
             # A pause is a row of its own from its beginning, which whoever resumes the run ends.
             self.book.close(step, state)
-        if self.finished is not None:
-            self.finished.keep(step, (asked,), state)
+        self._keep_finished(step, (asked,), state)
         return state.data
+
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """Slots of concurrency limits, had while inside; waited for in this thread."""
+        self._check()
+        return engine_slots.held(wanted)
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`, without holding up the event loop."""
+        self._check()
+        return engine_slots.held_async(wanted)
 
     def send(self, message: Message) -> None:
         """Send a message to another run."""
@@ -455,7 +545,7 @@ class _closing:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if error is not None:
+        if error is not None and self.context.recorded is None:
             state = states.Crashed(states.describe(error))
             self.book.close(self.step, state, attempt=self.context.attempt, task=self.context.task)
 
@@ -483,7 +573,8 @@ def inputs_of(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _idempotency_key(flow_run: FlowRunContext | None, step: Step) -> str:
     if flow_run is None or step.key is None:
         return step.id
-    return identifiers.idempotency_key(flow_run.run_id, step.key)
+    attempt = 1 if transaction_here() is None else flow_run.run_attempt
+    return identifiers.idempotency_key(flow_run.run_id, step.key, attempt)
 
 
 def _prints(task: TaskSpec, flow_run: FlowRunContext | None) -> bool:

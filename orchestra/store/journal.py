@@ -23,11 +23,15 @@ from orchestra.store import blobs, in_flight
 from orchestra.store.announcements import Announcement, of_steps, step_is
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names
 from orchestra.store.database import Database, insert, insert_for
+from orchestra.store.joint import Joint
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Kind, Phase, edges, encode_tags, flow_runs, joins, phase_is, phase_is_not, steps
 
 T = TypeVar("T")
+
+#: What is written together with a step: given the connection, and the instant of the database's clock.
+Effect = Callable[[Connection, float], None]
 
 #: Results up to this size are read together with the journal; larger ones when they are used.
 EAGER_RESULT_BYTES = 64 * 1024
@@ -82,6 +86,10 @@ class NewStep:
     ending: Ending | None = None
     #: The hooks that its ending calls for.
     debt: Debt | None = None
+    #: The innermost transaction in whose block it was asked for.
+    transaction: str | None = None
+    #: Written together with it.
+    effects: tuple[Effect, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +184,12 @@ def result_of(database: Database, run_id: str, run_attempt: int, step_key: str) 
         MissingResult: It is no longer there.
     """
 
-    def work(connection: Connection) -> bytes | None:
-        query = sa.select(steps.c.result, steps.c.result_blob).where(*step_is(run_id, run_attempt, step_key))
-        row = connection.execute(query).one()
-        return blobs.get(connection, row.result_blob) if row.result_blob else row.result
-
-    return database.read(work)
+    query = sa.select(steps.c.result, steps.c.result_blob).where(*step_is(run_id, run_attempt, step_key))
+    row = database.read(lambda connection: connection.execute(query).one())
+    if row.result_blob:
+        return blobs.fetch(database, row.result_blob)
+    result: bytes | None = row.result
+    return result
 
 
 def inputs_of(database: Database, run_id: str, run_attempt: int, keys: Sequence[str]) -> dict[str, StepRecord]:
@@ -212,6 +220,7 @@ def record(
     window: Callable[[str], int],
     dispatched: bool = False,
     replayed: bool = True,
+    joint: Joint | None = None,
 ) -> list[Announcement]:
     """Write steps of a flow run under its claim, in one transaction: ended ones and ones that are to be done.
 
@@ -221,6 +230,7 @@ def record(
         window: Of a queue, how many rows of a wave are announced ahead.
         dispatched: Ends the streak of parks: something new was submitted.
         replayed: The run is one whose body is replayed, which dispatches again what a crash of the database undid.
+        joint: The transaction of the body of the last step, which this ends.
 
     Returns:
         What to announce, once this has returned. A crash before that costs a sweep: the rows say they are announced.
@@ -237,9 +247,18 @@ def record(
         moment = fence(connection, claim, going_on=dispatched, **values)
         return write(connection, claim, new, window=window, moment=moment)
 
-    keep_large(database, new)
+    def is_there(connection: Connection) -> bool:
+        # Behind a COMMIT that is still under way.
+        connection.execute(sa.select(flow_runs.c.id).where(flow_runs.c.id == claim.run_id).with_for_update())
+        ours = (*step_is(claim.run_id, claim.run_attempt, new[-1].key), steps.c.claim_number == claim.number)
+        return connection.execute(sa.select(steps.c.id).where(*ours)).first() is not None
+
+    if joint is None:
+        keep_large(database, new)
     failpoint("before_dispatch" if dispatched else "before_record")
-    if not dispatched and _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
+    if joint is not None:
+        announcements = joint.write(work, is_there)
+    elif not dispatched and _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
         announcements = []
     else:
         # What was only dispatched is dispatched again by the replay; a result must stay.
@@ -258,6 +277,7 @@ def _is_lone_ending(database: Database, claim: Claim, new: Sequence[NewStep]) ->
         and first.ending is not None
         and first.ending.blob is None
         and first.debt is None
+        and not first.effects
     )
 
 
@@ -312,6 +332,9 @@ def write(
     _insert_joins(connection, run_id, run_attempt, plan)
     if debts := [step.debt for step in new if step.debt is not None]:
         owe(connection, debts)
+    for step in new:
+        for effect in step.effects:
+            effect(connection, moment)
     return of_steps(announced)
 
 
@@ -374,6 +397,7 @@ def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan) -> dict[s
         "lease_seconds": step.lease_seconds,
         "child_run_id": step.child_run_id,
         "tags": encode_tags(step.tags) if step.tags else None,
+        "transaction_key": step.transaction,
         "claim_number": claim.number if step.ending is not None else 0,
         "created_at": moment,
         "join_id": None,
@@ -422,6 +446,7 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
         Kind.SLEEP: ("RUNNING", "Sleeping"),
         Kind.PAUSE: ("PAUSED", "Paused"),
         Kind.INPUT: ("RUNNING", "Receiving"),
+        Kind.SLOT: ("SCHEDULED", "AwaitingConcurrencySlot"),
     }
     retrying = ("SCHEDULED", "AwaitingRetry") if step.attempt > 1 else ("SCHEDULED", "Scheduled")
     state_type, state_name = names.get(step.kind, retrying if scheduled else ("PENDING", "Pending"))
@@ -572,9 +597,9 @@ def _record_alone_of(dialect: str) -> Any:
 _WRITTEN = frozenset({
     "run_id", "run_attempt", "step_key", "id", "branch", "position", "sequence", "kind", "name", "path", "options",
     "recorded_attempt", "attempt", "inline", "inputs", "inputs_fingerprint", "queue", "priority", "lease_seconds",
-    "child_run_id", "tags", "claim_number", "created_at", "join_id", "wave", "wave_index", "wave_window", "due_at",
-    "announce_at", "announced_at", "worker", "phase", "state_type", "state_name", "state_message", "result",
-    "result_blob", "start_time", "end_time",
+    "child_run_id", "tags", "transaction_key", "claim_number", "created_at", "join_id", "wave", "wave_index",
+    "wave_window", "due_at", "announce_at", "announced_at", "worker", "phase", "state_type", "state_name",
+    "state_message", "result", "result_blob", "start_time", "end_time",
 })  # fmt: skip
 _INSERT = Prepared(_insert_of)
 _RECORD_ALONE = Prepared(_record_alone_of)

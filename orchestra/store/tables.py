@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Double,
@@ -29,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from orchestra.previews import clean_text
+from orchestra.names import clean_text
 
 #: Longest name, queue or version, and longest step or idempotency key, in characters.
 LONGEST_NAME, LONGEST_KEY = 255, 512
@@ -66,8 +67,12 @@ class Kind(enum.StrEnum):
     PAUSE = "pause"
     #: A wait for a message of another run.
     INPUT = "input"
+    #: A wait for slots of concurrency limits, which the run then holds.
+    SLOT = "slot"
     #: Something the body saw of the outside: a clock, a state, an order of completion, a timeout.
     OBSERVATION = "observation"
+    #: The opening of a transaction, or a value set in one: done anew in each attempt of the run.
+    TRANSACTION = "transaction"
 
 
 def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
@@ -224,6 +229,8 @@ steps = Table(
     Column("worker", String(LONGEST_NAME)),
     #: JSON list; null: none.
     Column("tags", Text),
+    #: The innermost transaction in whose block it was asked for.
+    Column("transaction_key", String(LONGEST_KEY)),
     *_claim_columns(),
     *_state_columns(),
     PrimaryKeyConstraint("run_id", "run_attempt", "step_key"),
@@ -319,6 +326,88 @@ owed_hooks = Table(
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
 )
 
+#: Transactions of flow runs. `key` is the step key of its opening.
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    Column("run_attempt", Integer, nullable=False),
+    Column("key", String(LONGEST_KEY), nullable=False),
+    #: The block around it.
+    Column("parent_key", String(LONGEST_KEY)),
+    #: What users call its key: `transaction(key=…)`.
+    Column("name", String(LONGEST_KEY)),
+    #: A `transaction_rules.Durable`.
+    Column("state", String(16), nullable=False),
+    #: What `txn.set` has set, encoded.
+    Column("stored", LargeBinary),
+    #: What it is rolled back for: encoded, and for people.
+    Column("error", LargeBinary),
+    Column("message", Text),
+    #: Where the block failed: the branch of the body, and how many steps that had asked for.
+    Column("failed_branch", String(LONGEST_NAME)),
+    Column("failed_position", Integer),
+    Column("created_at", Double, nullable=False),
+    Column("end_time", Double),
+    PrimaryKeyConstraint("run_id", "run_attempt", "key"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_transactions_created", "created_at", "run_id", "key"),
+    Index("ix_transactions_state", "state", "created_at", "run_id", "key"),
+)
+
+#: Hooks of transactions: written before they can be needed, each run to one recorded end.
+transaction_hooks = Table(
+    "transaction_hooks",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    Column("run_attempt", Integer, nullable=False),
+    Column("key", String(2 * LONGEST_KEY), nullable=False),
+    Column("transaction_key", String(LONGEST_KEY), nullable=False),
+    #: A `transaction_rules.HookKind`.
+    Column("kind", String(16), nullable=False),
+    Column("name", String(LONGEST_NAME), nullable=False),
+    #: The step whose task it belongs to, and its place among that task's hooks; null: of the block itself.
+    Column("step_key", String(LONGEST_KEY)),
+    Column("number", Integer, nullable=False, server_default="0"),
+    #: `module:qualname` of the task it belongs to, or of what is to be called; null: see `function`.
+    Column("path", String(1024)),
+    #: Encoded options of that task.
+    Column("options", LargeBinary),
+    #: What is to be called, where it cannot be imported.
+    Column("function", LargeBinary),
+    #: Encoded arguments.
+    Column("arguments", LargeBinary),
+    #: What the task's body has set in its own transaction, encoded.
+    Column("stored", LargeBinary),
+    #: The order of registration: by time, then by this.
+    Column("created_at", Double, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    #: A `transaction_rules.HookState`.
+    Column("state", String(16), nullable=False),
+    #: How often it was started, crashes included, and its tries so far.
+    Column("starts", Integer, nullable=False, server_default="0"),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    #: When the next try is due.
+    Column("due_at", Double),
+    Column("message", Text),
+    Column("start_time", Double),
+    Column("end_time", Double),
+    PrimaryKeyConstraint("run_id", "run_attempt", "key"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_transaction_hooks_transaction", "run_id", "run_attempt", "transaction_key"),
+)
+
+#: What was staged by committed transactions that have a key of the user's.
+transaction_keys = Table(
+    "transaction_keys",
+    metadata,
+    Column("key", String(LONGEST_KEY), primary_key=True),
+    Column("result", LargeBinary),
+    Column("result_blob", String(80)),
+    Column("created_at", Double, nullable=False),
+    _partial("ix_transaction_keys_blob", "result_blob", where="result_blob IS NOT NULL"),
+)
+
 #: State history of flow runs (and of steps, where they had more than one state).
 states = Table(
     "states",
@@ -362,6 +451,27 @@ blobs = Table(
     Column("data", LargeBinary, nullable=False),
     Column("created_at", Double, nullable=False),
     PrimaryKeyConstraint("name", "chunk"),
+)
+
+#: Results in a storage outside of the database. A row is there before its file, and goes after it, so that no file is
+#: without one; the run or step that refers to it comes in a later transaction than the file.
+stored_results = Table(
+    "stored_results",
+    metadata,
+    #: As `result_blob` has it.
+    Column("name", String(80), primary_key=True),
+    #: A folder, or a URL of fsspec.
+    Column("storage", Text, nullable=False),
+    #: Within the storage.
+    Column("path", String(LONGEST_NAME), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    #: Of the file, hexadecimal.
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    #: Since when nothing refers to it and its file is to be deleted.
+    Column("dropped_at", Double),
+    Index("ix_stored_results_created", "created_at"),
+    _partial("ix_stored_results_dropped", "name", where="dropped_at IS NOT NULL"),
 )
 
 #: Messages to flow runs, in the order of their arrival.
@@ -412,6 +522,55 @@ queue_marks = Table(
     Column("queue", String(LONGEST_NAME), primary_key=True),
     Column("announced_at", Double, nullable=False),
     Column("claimed_at", Double, nullable=False),
+)
+
+#: How much may go on at once, by a name that people give.
+concurrency_limits = Table(
+    "concurrency_limits",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
+    Column("slot_limit", Integer, nullable=False),
+    #: False: it limits nothing.
+    Column("active", Boolean, nullable=False, server_default=text("true")),
+    #: Of a rate limit: how many slots a second are free again; 0: it is none.
+    Column("slot_decay_per_second", Double, nullable=False, server_default="0"),
+    #: Of a rate limit: when all that was taken from it is free again.
+    Column("drained_at", Double, nullable=False, server_default="0"),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+#: Who has slots of a limit, and who waits for them, in order of `id`. A row counts while its owner lives (`slots.py`);
+#: how many are taken is always counted from these rows.
+slots = Table(
+    "slots",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("limit_name", String(LONGEST_KEY), nullable=False),
+    #: What takes them: the same one asks again under the same name.
+    Column("holder", String(2 * LONGEST_KEY), nullable=False),
+    Column("occupy", Integer, nullable=False),
+    #: By what it is told that the holder lives: "process", "segment", "step" or "run".
+    Column("kind", String(16), nullable=False),
+    Column("run_id", String(36)),
+    Column("run_attempt", Integer),
+    Column("step_key", String(LONGEST_KEY)),
+    Column("step_id", String(36)),
+    #: The claim under which it holds or waits; null: it holds or waits without one.
+    Column("claim_number", Integer),
+    #: The process that asked.
+    Column("owner", String(LONGEST_NAME), nullable=False),
+    #: Of a process: its lease. Of a step that waits to be claimed: until when its slots are kept for it.
+    Column("lease_until", Double),
+    #: Null: it waits.
+    Column("taken_at", Double),
+    Column("created_at", Double, nullable=False),
+    #: What people are told of the holder; JSON.
+    Column("label", Text),
+    UniqueConstraint("holder", "limit_name"),
+    _partial("ix_slots_waiting", "limit_name", "id", where="taken_at IS NULL"),
+    _partial("ix_slots_taken", "limit_name", where="taken_at IS NOT NULL"),
 )
 
 #: One row a duty; who holds it does it (the sweeper).

@@ -40,8 +40,11 @@ THERE = {
     """,
     "flows": "Flow flow load_flow_from_entrypoint",
     "futures": "OrchestraFuture OrchestraFutureList as_completed wait",
+    "concurrency.asyncio": "concurrency rate_limit AcquireConcurrencySlotTimeoutError ConcurrencySlotAcquisitionError",
+    "concurrency.sync": "concurrency rate_limit",
     "input": "RunInput RunInputMetadata send_input receive_input",
     "logging": "get_run_logger get_logger disable_run_logger flow_run_logger task_run_logger",
+    "results": "ResultStore ResultRecord get_result_store",
     "runtime": "flow_run task_run deployment",
     "schedules": "Schedule Cron Interval RRule",
     "states": """
@@ -53,6 +56,9 @@ THERE = {
     "task_worker": "serve",
     "tasks": "Task task exponential_backoff",
     "testing.utilities": "orchestra_test_harness prefect_test_harness",
+    "transactions": """
+        transaction atransaction get_transaction CommitMode IsolationLevel Transaction AsyncTransaction TransactionState
+    """,
     "utilities.annotations": "allow_failure quote unmapped opaque freeze",
 }
 
@@ -67,18 +73,14 @@ NOT_YET = {
     "blocks.system": "Secret JSON String DateTime",
     "cache_policies": "CachePolicy INPUTS TASK_SOURCE RUN_ID FLOW_PARAMETERS NO_CACHE NONE DEFAULT",
     "client.schemas.filters": "DeploymentFilter DeploymentFilterId FlowRunFilterDeploymentId WorkPoolFilter",
-    "concurrency.asyncio": "concurrency rate_limit",
-    "concurrency.sync": "concurrency rate_limit",
     "deployments": "Deployment run_deployment deploy",
     "docker": "DockerImage",
     "events": "emit_event Event Resource DeploymentEventTrigger",
     "flows": "serve deploy",
     "locking.filesystem": "FileSystemLockManager",
     "locking.memory": "MemoryLockManager",
-    "results": "ResultStore ResultRecord get_result_store",
     "server": "create_app",
     "tasks": "task_input_hash",
-    "transactions": "transaction atransaction get_transaction CommitMode IsolationLevel Transaction",
     "variables": "Variable",
 }
 
