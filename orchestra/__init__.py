@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from orchestra.annotations import allow_failure, quote, unmapped
     from orchestra.client.orchestration import get_client
     from orchestra.context import tags
-    from orchestra.flow_runs import pause_flow_run, resume_flow_run, suspend_flow_run
+    from orchestra.flow_runs import (
+        apause_flow_run,
+        aresume_flow_run,
+        asuspend_flow_run,
+        pause_flow_run,
+        resume_flow_run,
+        suspend_flow_run,
+    )
     from orchestra.flows import Flow, flow
     from orchestra.futures import as_completed, wait
     from orchestra.logging import disable_run_logger, get_run_logger
@@ -43,6 +50,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "pause_flow_run",
     "resume_flow_run",
     "suspend_flow_run",
+    "apause_flow_run",
+    "aresume_flow_run",
+    "asuspend_flow_run",
     "sleep",
     "now",
     "once",
@@ -56,7 +66,7 @@ _HOMES = {
     "annotations": ("allow_failure", "quote", "unmapped"),
     "client.orchestration": ("get_client",),
     "context": ("tags",),
-    "flow_runs": ("pause_flow_run", "resume_flow_run", "suspend_flow_run"),
+    "flow_runs": tuple(f"{a}{verb}_flow_run" for verb in ("pause", "resume", "suspend") for a in ("", "a")),
     "flows": ("Flow", "flow"),
     "futures": ("as_completed", "wait"),
     "logging": ("disable_run_logger", "get_run_logger"),

@@ -145,6 +145,31 @@ def resume_flow_run(flow_run_id: str | uuid.UUID, run_input: Any = None, *, key:
     return Done()
 
 
+async def apause_flow_run(
+    wait_for_input: Any = None,
+    timeout: float | timedelta | None = 3600.0,
+    poll_interval: float = 10.0,
+    key: str | None = None,
+) -> Any:
+    """As `pause_flow_run`, of coroutines only."""
+    return await pause_flow_run(wait_for_input, timeout, poll_interval, key)
+
+
+async def asuspend_flow_run(
+    wait_for_input: Any = None,
+    flow_run_id: str | uuid.UUID | None = None,
+    timeout: float | timedelta | None = 3600.0,
+    key: str | None = None,
+) -> Any:
+    """As `suspend_flow_run`, of coroutines only."""
+    return await suspend_flow_run(wait_for_input, flow_run_id, timeout, key)
+
+
+async def aresume_flow_run(flow_run_id: str | uuid.UUID, run_input: Any = None, *, key: str | None = None) -> None:
+    """As `resume_flow_run`, of coroutines only."""
+    await resume_flow_run(flow_run_id, run_input, key=key)
+
+
 def _flow_run(what: str) -> FlowRunContext:
     flow_run = flow_run_context.get()
     if flow_run is None or task_run_context.get() is not None:

@@ -149,7 +149,7 @@ class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
         kwargs: dict[str, Any] | None = None,
         *,
         queue: str | None = None,
-        countdown: float | None = None,
+        countdown: float | timedelta | None = None,
         eta: datetime | None = None,
         priority: int | None = None,
         idempotency_key: str | None = None,
@@ -160,7 +160,7 @@ class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
             args: Positional arguments.
             kwargs: Arguments by name.
             queue: The Celery queue; None: the decorator's, else as Celery routes the flow.
-            countdown: Seconds until the run may start.
+            countdown: Seconds until the run may start, or a timedelta.
             eta: When it may start; a naive time is read as UTC.
             priority: Of its Celery messages.
             idempotency_key: The same key gives the same run again, whatever its state.

@@ -38,6 +38,7 @@ DOORS = {
     "run_hooks": "orchestra.engine.owed:run_hooks",
     "require_installed": "orchestra.celery.apps:require_installed",
     "current_app": "orchestra.celery.apps:current_app",
+    "enclosing_celery_task": "orchestra.celery.apps:enclosing_task",
     "reach_broker": "orchestra.celery.reach:reach",
     "carrier": "orchestra.celery.dispatch:carrier",
     "operations": "orchestra.engine.operations",

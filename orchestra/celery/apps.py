@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from celery import Celery
+from celery._state import get_current_worker_task
 from celery.app.defaults import SETTING_KEYS
 from celery.app.utils import find_app
 
@@ -82,6 +83,12 @@ def forget_worker(app: Celery) -> None:
 def in_pool_child() -> bool:
     """Whether this is a process that a worker has forked."""
     return bool(_worker) and os.getpid() != _worker_pid
+
+
+def enclosing_task() -> str | None:
+    """The name of the Celery task whose body runs in this thread on a worker, of whose slots it holds one."""
+    task = get_current_worker_task()
+    return None if task is None or task.request.is_eager else str(task.request.shadow or task.name)
 
 
 def current_app() -> Celery:

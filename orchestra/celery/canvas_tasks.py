@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from celery import Celery, Task
 
@@ -12,8 +12,6 @@ from orchestra.errors import StoreError
 
 #: Acknowledged when done, as no row is owed for them before; retried by Celery, as often as it takes.
 _PINNED: dict[str, Any] = {
-    "base": Task,
-    "bind": True,
     "acks_late": True,
     "reject_on_worker_lost": True,
     "ignore_result": False,
@@ -28,7 +26,27 @@ _PINNED: dict[str, Any] = {
 _STORE_PAUSE = 2.0
 
 
-class PassOn(Task):  # type: ignore[misc]  # Celery has no types
+class Pinned(Task):  # type: ignore[misc]  # Celery has no types
+    """A task whose options are its own: the app's `task_annotations` do not change them."""
+
+    abstract = True
+    pinned: ClassVar[dict[str, Any]] = _PINNED
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """Called by Celery when configuration and annotations have been applied."""
+        for name, value in cls.pinned.items():
+            setattr(cls, name, value)
+
+
+class Join(Pinned):
+    """A task that carries no value."""
+
+    abstract = True
+    pinned: ClassVar[dict[str, Any]] = _PINNED | {"ignore_result": True, "serializer": "json"}
+
+
+class PassOn(Pinned):
     """A task that tells when Celery has gone on behind it."""
 
     abstract = True
@@ -45,9 +63,8 @@ def register(app: Celery) -> None:
 
     What users' own values travel in, the arguments and results of flows and tasks, is serialized as the app says.
     """
-    app.task(name=ENTER_TASK, **_PINNED)(enter)
-    app.task(name=JOIN_TASK, **_PINNED | {"ignore_result": True, "serializer": "json"})(join)
-    app.task(name=PASS_ON_TASK, **_PINNED | {"base": PassOn})(pass_on)
+    for name, base, run in ((ENTER_TASK, Pinned, enter), (JOIN_TASK, Join, join), (PASS_ON_TASK, PassOn, pass_on)):
+        app.task(name=name, base=base, bind=True, **base.pinned)(run)
 
 
 def enter(task: Task, /, *args: Any, **kwargs: Any) -> Any:

@@ -6,6 +6,7 @@ to which Celery adds the result of the member before. A worker that gets it crea
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -16,10 +17,12 @@ from celery.canvas import Signature
 from orchestra import serializers, signing
 from orchestra.celery.apps import ENTER_TASK, current_app
 from orchestra.celery.dispatch import CeleryCarrier
+from orchestra.context import tags_context
 from orchestra.engine import definitions
 from orchestra.engine.parameters import bind
 from orchestra.errors import NoBroker, SignatureInvalid
 from orchestra.specs import FlowSpec, TaskSpec, require_importable
+from orchestra.store.tables import encode_tags
 
 #: The argument of a door's message that says what stands behind it.
 DOOR = "__orchestra__"
@@ -40,6 +43,8 @@ class Door:
     options: str = ""
     #: Of a flow's own canvas: its steps come behind, as messages of the same canvas.
     token: str = ""
+    #: The tags in force where the signature was made, as a JSON list; empty: none.
+    tags: str = ""
 
     @classmethod
     def to(cls, spec: FlowSpec | TaskSpec, token: str = "") -> Door:
@@ -51,7 +56,8 @@ class Door:
         """
         kind = "flow" if isinstance(spec, FlowSpec) else "task"
         require_importable(spec.path, kind)
-        return cls(kind, spec.path, (definitions.encoded_options(spec) or b"").decode("latin-1"), token)
+        options = (definitions.encoded_options(spec) or b"").decode("latin-1")
+        return cls(kind, spec.path, options, token, encode_tags(tags_context.get()) or "")
 
     def sealed(self) -> dict[str, str]:
         """As a message carries it."""
@@ -88,8 +94,12 @@ class Door:
             return definitions.load_flow(self.path, options=options)
         return definitions.load_task(self.path, options)
 
+    def tag_names(self) -> list[str]:
+        """The tags that its run has, beside those of the flow or task itself."""
+        return list(json.loads(self.tags)) if self.tags else []
+
     def _parts(self) -> tuple[str, ...]:
-        return self.kind, self.path, self.options, self.token
+        return self.kind, self.path, self.options, self.token, self.tags
 
 
 def signature(

@@ -7,6 +7,7 @@ return or its exception is what Celery goes on with: links, errbacks, chains, ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Task, states
@@ -18,6 +19,7 @@ from orchestra import identifiers
 from orchestra.celery import background, canvas, doors, messages, submit
 from orchestra.celery.dispatch import carrier
 from orchestra.celery.doors import Door
+from orchestra.context import tags
 from orchestra.engine import local, tracing
 from orchestra.engine.parameters import bind
 from orchestra.errors import Conflict, RunFailed
@@ -69,16 +71,17 @@ def enter(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     failed = _failed(task, args) if task.request.called_directly else None
     args, kwargs = doors.arguments(_without_error(args), kwargs)
     if failed is not None:
-        return _create(spec, args, kwargs, f"{failed}/link_error", None)
+        return _create(spec, args, kwargs, f"{failed}/link_error", None, tagged=door.tag_names())
     if task.request.is_eager or task.request.called_directly:
-        return _run_here(spec, args, kwargs).result()
+        with tags(*door.tag_names()):
+            return _run_here(spec, args, kwargs).result()
     if door.token:
         assert isinstance(spec, FlowSpec)
-        return _enter_canvas(task, door.token, spec, bind(spec.fn, args, kwargs))
+        return _enter_canvas(task, door, spec, bind(spec.fn, args, kwargs))
     delivery = task.request.delivery_info or {}
     _create(
         spec, args, kwargs, _key(task.request), messages.kept(task),
-        queue=delivery.get("routing_key"), priority=delivery.get("priority") or None,
+        queue=delivery.get("routing_key"), priority=delivery.get("priority") or None, tagged=door.tag_names(),
     )  # fmt: skip
     raise Ignore(f"{door.kind} {spec.name!r} has a run of its own; its outcome is passed on when that has ended")
 
@@ -101,6 +104,7 @@ def _create(
     *,
     queue: str | None = None,
     priority: int | None = None,
+    tagged: Sequence[str] = (),
 ) -> None:
     """Create a run of a flow or task.
 
@@ -112,6 +116,7 @@ def _create(
         pass_on: What is to be told its outcome.
         queue: By which its door's message came: where it goes, if that is a queue of this worker's.
         priority: Of that message.
+        tagged: Tags of the run, as the door's message has them.
     """
     carrying = carrier()
     queue = queue if queue in carrying.queues else None
@@ -120,7 +125,7 @@ def _create(
         queue, priority = background.routed(spec, carrying, queue, priority)
         spec, parameters = background.as_flow(spec, Call(args, kwargs), queue, priority)
     new = submit.new_run(spec, parameters, carrying, queue, priority)
-    new.idempotency_key, new.pass_on = key, pass_on
+    new.idempotency_key, new.pass_on, new.tags = key, pass_on, tagged
     static = canvas.plan_static(spec, parameters, new, carrying) if spec.static else None
     submit.create(new, carrying, static)
 
@@ -154,7 +159,7 @@ def _run_here(spec: FlowSpec | TaskSpec, args: tuple[Any, ...], kwargs: dict[str
     return local.runner().call_flow(spec, bind(spec.fn, args, kwargs), ())
 
 
-def _enter_canvas(task: Task, token: str, spec: FlowSpec, parameters: dict[str, Any]) -> None:
+def _enter_canvas(task: Task, door: Door, spec: FlowSpec, parameters: dict[str, Any]) -> None:
     """Create the run of a whole flow's canvas, with its plan: its steps are on their way with the canvas.
 
     Raises:
@@ -163,8 +168,8 @@ def _enter_canvas(task: Task, token: str, spec: FlowSpec, parameters: dict[str, 
     """
     carrying = carrier()
     new = submit.new_run(spec, parameters, carrying, None, None)
-    new.id = run_of(token, task.request)
-    new.idempotency_key = f"{token}/{task.request.id}"
+    new.id, new.tags = run_of(door.token, task.request), door.tag_names()
+    new.idempotency_key = f"{door.token}/{task.request.id}"
     plan = tracing.trace(spec, parameters, canvas.router(spec, carrying), run_id=new.id, run_name=new.name)
     created = runs.create(database(), new, Planned(plan.steps, plan.outcome, lambda queue: len(plan.steps)))
     if created.row["idempotency_key"] != new.idempotency_key:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from orchestra import clock, graph, states
+from orchestra import clock, graph, lazy, states
 from orchestra.context import TaskRunContext, flow_run_context, transaction_here
 from orchestra.engine import definitions
 from orchestra.engine.arguments import find_futures, replace_futures, settled
@@ -205,9 +205,21 @@ class RemoteRunner(LocalRunner):
             self._keys.add(new.key)
             self._awaited[new.key] = _Submitted(future, call)
             if self._thread is None:
+                self._warn_of_slot()
                 self._thread = threading.Thread(target=self._work, name="orchestra-submitted", daemon=True)
                 self._thread.start()
             self._changed.notify()
+
+    def _warn_of_slot(self) -> None:
+        """Say so where this process is a worker: whoever waits for tasks there may keep the last slot from them."""
+        enclosing = lazy.load("enclosing_celery_task")()
+        if enclosing is not None:
+            _logger.warning(
+                "flow %r was called inside of Celery task %r and holds its worker's slot while it waits for the tasks "
+                "that CeleryTaskRunner sends: if no other slot takes their queues, they never start. Start it by "
+                ".delay(), which waits without a slot, or leave the task runner out",
+                self._flow.name, enclosing,
+            )  # fmt: skip
 
     def _is_row(self, future: Future[Any]) -> bool:
         return isinstance(future, RemoteFuture) and future.waiter is self and future.step.key in self._keys

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
 
-from orchestra import flow, pause_flow_run, resume_flow_run, runtime
+from orchestra import apause_flow_run, aresume_flow_run, flow, pause_flow_run, resume_flow_run, runtime
 from orchestra.errors import Conflict, PauseTimeout
 from orchestra.input import RunInput
 from tests.helpers import wait_until
@@ -46,6 +47,34 @@ def test_a_paused_flow_is_given_what_it_asks_for() -> None:
 
     assert work() == (True, "none given")
     person.join()
+
+
+def test_coroutines_may_say_so_by_the_name() -> None:
+    """As in Prefect, `apause_flow_run` and its like are coroutine functions."""
+    ids: list[str | None] = []
+
+    @flow
+    async def work() -> int:
+        ids.append(runtime.flow_run.id)
+        first = await apause_flow_run(wait_for_input=int, timeout=30)
+        await resuming
+        return first
+
+    async def resume() -> None:
+        while True:
+            try:
+                return await aresume_flow_run(str(ids[0]), 3)
+            except (IndexError, Conflict):
+                await asyncio.sleep(0.01)
+
+    async def both() -> int:
+        nonlocal resuming
+        resuming = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(resume())))
+        return await work()
+
+    resuming: asyncio.Future[None]
+
+    assert asyncio.run(both()) == 3
 
 
 def somebody_resumes(ids: list[str | None], run_input: dict[str, bool] | None = None) -> threading.Thread:

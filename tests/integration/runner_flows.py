@@ -9,6 +9,8 @@ import time
 import uuid
 from collections.abc import Iterable
 
+from celery import shared_task
+
 from orchestra import allow_failure, as_completed, flow, get_run_logger, runtime, task
 from orchestra.task_runners import CeleryTaskRunner, ThreadPoolTaskRunner
 from tests.integration.flows import note
@@ -251,3 +253,15 @@ def loops_of_tasks() -> list[tuple[int, int, str]]:
 async def loops_of_a_flow() -> list[tuple[int, int, str]]:
     """Of an async body, of a call in it, and of submitted tasks."""
     return [await loop_here.fn(), await loop_here(), await loop_here.submit()]
+
+
+@shared_task(name="tests.waits_inside")
+def waits_inside() -> int:
+    """A plain Celery task that waits for workers."""
+    return sent_from_here()
+
+
+@flow(task_runner=CeleryTaskRunner())
+def sent_from_here() -> int:
+    """One submitted task."""
+    return double.submit(2).result()

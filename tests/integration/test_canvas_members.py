@@ -193,6 +193,17 @@ def test_the_result_stands_under_the_id_of_the_member(project: Project) -> None:
 
 
 @ON_SQLITE
+def test_members_have_the_tags_that_were_in_force(project: Project) -> None:
+    """Flows and tasks alike, where their signatures were made."""
+    project.work()
+    tagged = "__import__('orchestra').tags('nightly')"
+    value = project.ask(f"{tagged}(lambda: chain(doubled.s(3), add.s(10)))().apply_async().get(timeout=40)")
+
+    assert value == 16
+    assert [json.loads(run.tags) for run in all_runs()] == [["nightly"]] * 2
+
+
+@ON_SQLITE
 def test_a_member_that_fails_stops_the_chain_and_calls_the_errbacks(project: Project, where: str) -> None:
     """With the exception of its run, also of one that parked; a flow as an errback gets the id of what failed."""
     project.work()

@@ -306,6 +306,16 @@ def test_an_eta_and_a_countdown_exclude_each_other() -> None:
     assert runs() == ()
 
 
+@pytest.mark.usefixtures("broker", "database_url")
+def test_a_countdown_may_be_a_timedelta() -> None:
+    """As that of a task, and as all durations."""
+    doors.clocked.apply_async(countdown=timedelta(hours=1))
+
+    (run,) = runs()
+    assert run.expected_start_time is not None
+    assert timedelta(minutes=59) < run.expected_start_time - datetime.now(UTC) <= timedelta(hours=1)
+
+
 @pytest.mark.parametrize("priority", [0, 5, 9])
 def test_a_priority_reaches_the_message(broker: servers.Broker, priority: int) -> None:
     """The call's, whatever the decorator says; kept with the run, for its later messages."""

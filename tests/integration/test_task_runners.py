@@ -17,6 +17,7 @@ from celery import Celery
 
 import orchestra.celery
 from orchestra import flow, task
+from orchestra.celery.apps import current_app
 from orchestra.engine import operations
 from orchestra.errors import CancelledRun, ConfigurationError, NoBroker, NotImportable
 from orchestra.store import logs, queries
@@ -55,6 +56,17 @@ FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
 # -- from a local flow to workers --------------------------------------------------------------------------------
+
+
+def test_a_flow_that_holds_a_slot_for_its_tasks_says_so(database_url: str, worker_factory: WorkerFactory) -> None:
+    """Called inside of a plain Celery task it would wait for ever, were that slot the only one."""
+    worker = worker_factory(flows.__name__, concurrency=2)
+
+    current_app().send_task(flows.waits_inside.name, queue="default")
+
+    said = "flow 'sent-from-here' was called inside of Celery task 'tests.waits_inside' and holds its worker's slot"
+    wait_until(lambda: said in worker.log(), "the warning", 30)
+    wait_until(lambda: not open_tasks() and "succeeded" in worker.log(), "the tasks to end", 30)
 
 
 def test_submitted_tasks_run_on_workers_and_direct_calls_here(database_url: str, worker_factory: WorkerFactory) -> None:

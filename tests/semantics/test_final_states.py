@@ -8,7 +8,7 @@ import pytest
 
 from orchestra import State, flow, task
 from orchestra.errors import CancelledRun
-from orchestra.states import Cancelled, Completed, Failed, Paused
+from orchestra.states import Cancelled, Completed, Failed, Paused, Pending
 from tests.semantics.conftest import Run
 
 
@@ -47,8 +47,9 @@ def returns_cancelled() -> State[Any]:
 
 
 @flow
-def returns_paused() -> State[Any]:
-    return Paused()
+def returns_open(how: str) -> Any:
+    """What is not final, alone and among others."""
+    return {"paused": Paused(), "pending": Pending(), "one of two": [Completed(), Paused()]}[how]
 
 
 @flow
@@ -136,11 +137,14 @@ def test_a_returned_states_data_is_the_value(run: Run) -> None:
         run.value(returns_cancelled)
 
 
-def test_a_returned_state_must_be_final(run: Run) -> None:
-    """A run that has ended waits for nothing; the message says what came."""
-    state = run(returns_paused)
+@pytest.mark.parametrize(
+    ("how", "name"), [("paused", "Paused"), ("pending", "Pending"), ("one of two", "Paused")], ids=str
+)
+def test_a_returned_state_must_be_final(run: Run, how: str, name: str) -> None:
+    """A run whose body has ended waits for nothing; the message says what came."""
+    state = run(returns_open, how=how)
 
-    assert (state.type, state.message) == ("FAILED", "the body returned what is not final: Paused")
+    assert (state.type, state.message) == ("FAILED", f"the body returned what is not final: {name}")
 
 
 @pytest.mark.parametrize("body", [returns_future, returns_state_of_call])

@@ -103,6 +103,20 @@ def test_our_tasks_pin_their_options() -> None:
     assert task.time_limit > 86_400
 
 
+@pytest.mark.parametrize(("name", "ignores"), [("enter", False), ("join", True), ("pass_on", False)])
+def test_our_tasks_in_canvases_are_not_annotated(name: str, ignores: bool) -> None:
+    """They are acknowledged when done, and tried as often as it takes; so their options are their own, too."""
+    app = make_app()
+    changed = {"acks_late": False, "rate_limit": "1/h", "max_retries": 0, "ignore_result": not ignores}
+    app.conf.task_annotations = {"*": changed | {"track_started": True}}
+    orchestra.celery.install(app)
+
+    task = app.tasks[f"orchestra.{name}"]
+
+    assert (task.acks_late, task.rate_limit, task.max_retries, task.track_started) == (True, "0", None, False)
+    assert task.ignore_result is ignores
+
+
 class Choosy(Task):
     """A project's base class of all its tasks."""
 

@@ -12,7 +12,7 @@ from celery import Celery, chain
 from celery.canvas import Signature
 
 import orchestra.celery
-from orchestra import flow, task
+from orchestra import flow, runtime, tags, task
 from orchestra.celery import doors
 from orchestra.celery.doors import Door
 from orchestra.errors import DefinitionError, NotImportable, ParameterBindError, SignatureInvalid
@@ -23,6 +23,12 @@ from tests.conftest import forget
 def load(day: str, rows: Any = None) -> str:
     """A flow with a queue of its own."""
     return day
+
+
+@flow
+def tell_tags() -> list[str]:
+    """The tags of its run."""
+    return sorted(runtime.flow_run.tags)
 
 
 @task(priority=3)
@@ -101,6 +107,16 @@ def test_what_a_worker_could_not_do_is_refused_at_once(app: Celery) -> None:
     with pytest.raises(DefinitionError, match=r"use \.si\(\)"):
         Shop().price.s(1)
     assert len(Shop().price.si(1).args) == 2
+
+
+def test_a_signature_keeps_the_tags_in_force(app: Celery) -> None:
+    """As `.delay()` does; run at once it has them too."""
+    with tags("nightly", "eu"):
+        tagged, called = load.s("monday"), tell_tags.s()
+
+    assert Door.opened(tagged.kwargs[doors.DOOR]).tag_names() == ["eu", "nightly"]
+    assert called() == ["eu", "nightly"]
+    assert Door.opened(load.s("monday").kwargs[doors.DOOR]).tag_names() == []
 
 
 def test_a_door_opens_only_as_it_was_sealed(app: Celery) -> None:

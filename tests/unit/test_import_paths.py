@@ -12,7 +12,7 @@ from orchestra.errors import NotThereYet
 THERE = {
     "": """
         flow task Flow Task State allow_failure unmapped tags get_client get_run_logger runtime pause_flow_run
-        suspend_flow_run resume_flow_run
+        suspend_flow_run resume_flow_run apause_flow_run asuspend_flow_run aresume_flow_run
     """,
     "annotations": "allow_failure quote unmapped",
     "cache_policies": "CachePolicy INPUTS TASK_SOURCE RUN_ID FLOW_PARAMETERS NO_CACHE NONE DEFAULT",
@@ -36,7 +36,9 @@ THERE = {
         MappingMissingIterable SerializationError ConfigurationError InvalidNameError FlowPauseTimeout
         FlowRunWaitTimeout NotPausedError TerminationSignal ProfileSettingsValidationError
     """,
-    "flow_runs": "pause_flow_run suspend_flow_run resume_flow_run",
+    "flow_runs": """
+        pause_flow_run suspend_flow_run resume_flow_run apause_flow_run asuspend_flow_run aresume_flow_run
+    """,
     "flows": "Flow flow load_flow_from_entrypoint",
     "futures": "OrchestraFuture OrchestraFutureList as_completed wait",
     "concurrency.asyncio": "concurrency rate_limit AcquireConcurrencySlotTimeoutError ConcurrencySlotAcquisitionError",
