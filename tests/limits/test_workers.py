@@ -108,3 +108,24 @@ def test_a_killed_child_leaves_no_slot(database: Database, ledger: Path, worker_
 
     assert long.result(timeout=SOON) == "long"
     wait_until(lambda: rows(database) == [], "all slots to be gone", 10)
+
+
+@pytest.mark.parametrize("point", ["acquire", "release", "grant"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_worker_killed_around_its_slots_leaves_none(
+    database: Database, ledger: Path, worker_factory: WorkerFactory, tmp_path: Path, when: str, point: str
+) -> None:
+    """Just before, or just after, it takes some, gives some back, or hands some on; all runs end right."""
+    create_limit("tag:shared", 1)
+    create_limit("shared", 1)
+    visits = tmp_path / "visits"
+    visits.mkdir()
+    env = {"ORCHESTRA_FAILPOINTS": f"{when}_{point}=kill::2", "ORCHESTRA_FAILPOINT_DIR": str(visits)}
+    worker_factory(worker_flows.__name__, concurrency=2, env=env)
+    tagged = [worker_flows.tagged_many.delay(count=2) for _ in range(2)]
+    parked = [worker_flows.parks_in_a_block.delay(what=what, seconds=1.1) for what in "ab"]
+
+    assert [handle.result(timeout=SOON) for handle in tagged] == [[-1, 0, 1]] * 2
+    assert [handle.result(timeout=SOON) for handle in parked] == ["a", "b"]
+    assert most_at_once(spans(ledger)) == 1
+    wait_until(lambda: rows(database) == [], "all slots to be gone", 20)
