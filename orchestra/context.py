@@ -14,7 +14,7 @@ from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import State
 
 
-class OpenTransaction(Protocol):
+class SharedTransaction(Protocol):
     """A transaction that is to be committed together with the end of a task run."""
 
     def block(self) -> AbstractContextManager[Any]:
@@ -35,6 +35,30 @@ class LineCounter(Protocol):
 
     def next(self) -> tuple[str, int] | None:
         """Branch and ordinal of the next line; None: it was written before, drop it."""
+        ...
+
+
+class OpenTransaction(Protocol):
+    """A block of `transaction()`, as the engine sees it."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing new belongs to it: it was committed, or its block has ended."""
+        ...
+
+    @property
+    def flow_run(self) -> FlowRunContext | None:
+        """The flow run in which it was opened."""
+        ...
+
+    @property
+    def task_run(self) -> TaskRunContext | None:
+        """The task run in whose body it was opened."""
+        ...
+
+    @property
+    def parent(self) -> OpenTransaction | None:
+        """The block around it, of the same body."""
         ...
 
 
@@ -94,9 +118,11 @@ class TaskRunContext:
     #: Carries out the calls that the task's body makes; None: they run plainly, in this process.
     runner: Runner | None = None
     #: What `db_transaction()` has opened in the attempt that runs.
-    atomic: OpenTransaction | None = None
-    #: Records an end within an open transaction, commits both, and gives the final state; None where it cannot be
-    #: recorded as it is. None: nobody here records the end of this task run.
+    atomic: SharedTransaction | None = None
+    #: The database's part of that, while the end is recorded in it.
+    joint: Any = None
+    #: Records an end within an open transaction, commits both, and gives the final state; where that is not Completed,
+    #: nothing was recorded. None: nobody here records the end of this task run.
     record: Callable[[State[Any], Any], State[Any] | None] | None = None
     #: The final state, once it was recorded so.
     recorded: State[Any] | None = None
@@ -106,6 +132,10 @@ class TaskRunContext:
     tags: tuple[str, ...] = ()
     #: What of it is kept for later calls, and who waits for that (`engine.caching`); None: it is not cached.
     cached: Any = None
+    #: The task's own transaction, where its body has asked for it.
+    transaction: OpenTransaction | None = None
+    #: The block in which it was called, where that is another process's: `(run attempt, key)`.
+    called_in: tuple[int, str] | None = None
 
     @classmethod
     def get(cls) -> TaskRunContext | None:
@@ -140,6 +170,8 @@ class TaskRunContext:
 
 flow_run_context: ContextVar[FlowRunContext | None] = ContextVar("orchestra_flow_run", default=None)
 task_run_context: ContextVar[TaskRunContext | None] = ContextVar("orchestra_task_run", default=None)
+#: The innermost block of `transaction()` around the calling code, or around the call of the body that it is in.
+transaction_context: ContextVar[OpenTransaction | None] = ContextVar("orchestra_transaction", default=None)
 #: The tags in force: what `tags()` gave, and in a flow body the run's own.
 tags_context: ContextVar[frozenset[str]] = ContextVar("orchestra_tags", default=frozenset())
 
@@ -166,6 +198,16 @@ def tags(*new_tags: str) -> Iterator[frozenset[str]]:
 def tags_of(own: frozenset[str]) -> tuple[str, ...]:
     """The tags of a task run that is started now: the task's own and those in force, sorted."""
     return tuple(sorted(own | tags_context.get()))
+
+
+def transaction_here() -> Any:
+    """The innermost block of the calling body that what is asked for now belongs to; None where it is in none."""
+    found = transaction_context.get()
+    if found is None or found.flow_run is not flow_run_context.get() or found.task_run is not task_run_context.get():
+        return None
+    while found is not None and found.is_over:
+        found = found.parent
+    return found
 
 
 def get_run_context() -> FlowRunContext | TaskRunContext:

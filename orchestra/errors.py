@@ -294,6 +294,41 @@ class NonDeterministic(OrchestraError):
         )
 
 
+class TransactionHookFailed(OrchestraError):
+    """Hooks of a transaction failed in all their tries."""
+
+    #: What happened to the transaction.
+    what = "was ended"
+    todo = ""
+
+    def __init__(self, failed: list[str], transaction: str | None = None) -> None:
+        """Name them.
+
+        Args:
+            failed: Of each hook its name and why it failed, as one text.
+            transaction: The key of the transaction, where it is one of a flow run.
+        """
+        super().__init__(failed, transaction)
+        self.failed, self.transaction = failed, transaction
+
+    def __str__(self) -> str:
+        named = "the transaction" if self.transaction is None else f"transaction {self.transaction!r}"
+        return f"{named} {self.what}, but {len(self.failed)} of its hooks failed: {'; '.join(self.failed)}{self.todo}"
+
+
+class RollbackFailed(TransactionHookFailed):
+    """A transaction was rolled back, and a rollback hook failed: something is not undone."""
+
+    what = "was rolled back"
+    todo = ". What they were to undo is still there: undo it, or mend them and retry them (`orchestra transaction`)"
+
+
+class CommitHookFailed(TransactionHookFailed):
+    """A transaction was committed, and stays so, but a commit hook failed."""
+
+    what = "was committed"
+
+
 # -- things that are not there, or in the way --------------------------------------------------------------------
 
 
@@ -332,6 +367,19 @@ class FlowNotFound(NotFound):
 
     def __str__(self) -> str:
         return f"there is no flow {self.flow!r}; `orchestra flow ls` lists those that ran"
+
+
+class TransactionNotFound(NotFound):
+    """A flow run has no such transaction, or several that could be meant."""
+
+    def __init__(self, flow_run_id: str, key: str | None, known: list[str]) -> None:
+        super().__init__(flow_run_id, key, known)
+        self.flow_run_id, self.key, self.known = flow_run_id, key, known
+
+    def __str__(self) -> str:
+        wanted = "one transaction" if self.key is None else f"one transaction {self.key!r}"
+        found = f"these are there: {', '.join(self.known)}" if self.known else "it has none of that name"
+        return f"flow run {self.flow_run_id!r} does not have {wanted}; {found}"
 
 
 class DefinitionNotFound(NotFound):
@@ -411,9 +459,30 @@ class DbTransactionTimeout(DbTransactionError):
 
     def __str__(self) -> str:
         return (
-            f"db_transaction() was open for longer than {self.seconds:.3g} s, a third of the lease, and was rolled "
+            f"db_transaction() was open for longer than {self.seconds:g} s, a third of the lease, and was rolled "
             "back: prepare what takes time before the block, keep the block last in the body, or set "
             "ORCHESTRA_LEASE_SECONDS higher"
+        )
+
+
+class ResultStorageUnavailable(StoreError):
+    """The storage of results did not do what was asked; what was to be kept there is not recorded, and tried again."""
+
+    def __init__(self, storage: str, doing: str, reason: object) -> None:
+        """Name the fault.
+
+        Args:
+            storage: Its URL, without secrets.
+            doing: What was asked, as in "a result of 12 bytes cannot be written".
+            reason: What it answered.
+        """
+        super().__init__(storage, doing, reason)
+        self.storage, self.doing, self.reason = storage, doing, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.doing} ({type(self.reason).__name__}: {self.reason}): see that the result storage {self.storage!r} "
+            "is there and that this process may use it; it is tried again"
         )
 
 

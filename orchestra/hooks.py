@@ -24,6 +24,8 @@ OPTION_OF: dict[str, str] = {
     StateType.CRASHED: "on_crashed",
 }
 OPTIONS = frozenset(OPTION_OF.values())
+#: Those of a task that a transaction calls, with itself.
+IN_TRANSACTIONS = frozenset({"on_rollback", "on_commit"})
 #: Those that say how a run has ended.
 _FINAL = OPTIONS - {"on_running"}
 
@@ -48,14 +50,15 @@ def hook_options(fields: dict[str, Any], what: str) -> None:
     Raises:
         DefinitionError: One cannot be called.
     """
-    for option in OPTIONS & fields.keys():
+    for option in (OPTIONS | IN_TRANSACTIONS) & fields.keys():
         given = fields[option]
         hooks = (given,) if callable(given) or not isinstance(given, Iterable) else tuple(given)
         for hook in hooks:
             if not callable(hook):
+                given_to = "(transaction)" if option in IN_TRANSACTIONS else f"({what}, {what}_run, state)"
                 raise DefinitionError(
                     f"{option}= of a {what} is a function, or a list of functions, called with "
-                    f"({what}, {what}_run, state); {hook!r} cannot be called"
+                    f"{given_to}; {hook!r} cannot be called"
                 )
         fields[option] = hooks
 
@@ -89,6 +92,24 @@ class TaskHooks:
 
     def _adopt(self, spec: Any) -> None:
         raise NotImplementedError
+
+
+class TransactionHooks(TaskHooks):
+    """`@my_task.on_rollback` and `@my_task.on_commit`."""
+
+    def on_rollback(self, fn: H) -> H:
+        """Have `fn(transaction)` called where a transaction is rolled back in which a run of this has ended well.
+
+        Gives `fn` back.
+        """
+        return self._add_hook("on_rollback", fn)
+
+    def on_commit(self, fn: H) -> H:
+        """Have `fn(transaction)` called where a transaction is committed in which a run of this has ended well.
+
+        Outside of a transaction, at the end of each run. Gives `fn` back.
+        """
+        return self._add_hook("on_commit", fn)
 
 
 class FlowHooks(TaskHooks):

@@ -39,9 +39,15 @@ def canvas_run_id(token: str, root_id: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{token}/{root_id}"))
 
 
-def idempotency_key(flow_run_id: str, step_key: str) -> str:
-    """The key handed to a step's body: the same each time that step is run again, for whatever reason."""
-    return f"{flow_run_id}/{step_key}"
+def idempotency_key(flow_run_id: str, step_key: str, run_attempt: int = 1) -> str:
+    """The key handed to a step's body: the same each time that step is run again, for whatever reason.
+
+    Args:
+        run_attempt: Of a step inside a transaction: what was rolled back is done anew in the next attempt of its run,
+            and is another thing then.
+    """
+    key = f"{flow_run_id}/{step_key}"
+    return key if run_attempt == 1 else f"{key}#{run_attempt}"
 
 
 def fingerprint(data: bytes) -> str:

@@ -13,6 +13,13 @@ from typing import Any
 #: What may be reached upward, and where it lives.
 DOORS = {
     "local_runner": "orchestra.engine.local:runner",
+    "memory_keeper": "orchestra.engine.transacting:MemoryKeeper",
+    "silent_keeper": "orchestra.engine.transacting:SilentKeeper",
+    "local_keeper": "orchestra.engine.transacting:LocalKeeper",
+    "durable_keeper": "orchestra.engine.transacting_durably:DurableKeeper",
+    "task_transaction": "orchestra.engine.transacting:task_transaction",
+    "transacting": "orchestra.engine.transacting",
+    "transacting_durably": "orchestra.engine.transacting_durably",
     "processes": "orchestra.runners.processes:ProcessPool",
     "slots": "orchestra.engine.slots",
     "remote_runner": "orchestra.runners.remote:RemoteRunner",
@@ -50,6 +57,8 @@ DOORS = {
     "submit_task_run": "orchestra.celery.background:submit_task_run",
     "handle_list": "orchestra.handles:HandleList",
     "run_of_canvas": "orchestra.celery.nodes:run_of",
+    "serializer_option": "orchestra.serializers:serializer_option",
+    "result_files": "orchestra.blobs",
     "pickle_dumps": "orchestra.pickles:dumps",
     "pickle_loads": "orchestra.pickles:loads",
     "exception_dumps": "orchestra.pickles:dump_exception",

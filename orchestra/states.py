@@ -267,6 +267,8 @@ def from_exception(error: BaseException) -> State[Any]:
         return State(StateType.FAILED, "TimedOut", _cut(str(error)), error)
     if isinstance(error, errors.UpstreamFailed):
         return State(StateType.FAILED, "UpstreamFailed", _cut(str(error)), error)
+    if isinstance(error, errors.TransactionHookFailed):
+        return State(StateType.FAILED, type(error).__name__, _cut(str(error)), error)
     if isinstance(error, errors.CrashedRun):
         return State(StateType.CRASHED, "Crashed", _cut(str(error)), error)
     if isinstance(error, errors.CancelledRun):

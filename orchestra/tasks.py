@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
@@ -16,7 +17,7 @@ from orchestra.decorated import Decorated, items_in, items_of, require_function,
 from orchestra.engine.parameters import bind, signature
 from orchestra.errors import DefinitionError, MappingLengthMismatch, MappingMissingIterable, MissingContextError
 from orchestra.futures import Future, FutureList
-from orchestra.hooks import HookOption, TaskHooks, hook_options
+from orchestra.hooks import HookOption, TransactionHooks, hook_options
 from orchestra.retries import exponential_backoff as exponential_backoff
 from orchestra.runners.base import Runner
 from orchestra.specs import Call, TaskSpec, is_celery_task, overridden
@@ -60,7 +61,13 @@ class TaskOptions(TypedDict, total=False):
     #: True: the result is kept also where the flow runs in this process; None: as the flow says.
     #: On a worker it always is; False: it is not journaled, and a replay runs a direct call again.
     persist_result: bool | None
-    #: As Prefect has it; a value is held here as long as a future or a state of it is.
+    #: Where results are kept, however small: a folder, or any URL of fsspec. None: as the flow and the settings say.
+    result_storage: str | os.PathLike[str] | None
+    #: The name of a file there, say `"out-{parameters[x]}.json"`: a call whose file is there is answered by it.
+    result_storage_key: str | None
+    #: "auto", "json", "pickle", one of these after "compressed/", or a class with `dumps` and `loads`.
+    result_serializer: Any
+    #: False: where a result is kept, no future holds its value; it is read again each time it is asked for.
     cache_result_in_memory: bool
     #: What `flow.visualize()` takes for its value.
     viz_return_value: Any
@@ -83,10 +90,10 @@ class TaskOptions(TypedDict, total=False):
     cache_expiration: float | timedelta | None
     #: True: each call computes anew, and replaces what is kept.
     refresh_cache: bool | None
-    #: Prefect's; not there yet, and refused. So are those that follow.
-    result_storage: Any
-    result_storage_key: str | None
-    result_serializer: Any
+    #: Called with the transaction in which a run of it ended well, when that is rolled back, or committed.
+    on_rollback: HookOption
+    on_commit: HookOption
+    #: Prefect's; not there yet, and refused.
     asset_deps: Any
 
 
@@ -94,7 +101,7 @@ class TaskOptions(TypedDict, total=False):
 _LATE = frozenset({"_spec", "_fn", "_is_async", "_placed", "__name__", "__qualname__", "__wrapped__"})
 
 
-class Task(Decorated[P, R, TaskSpec], TaskHooks, CanvasMember):
+class Task(Decorated[P, R, TaskSpec], TransactionHooks, CanvasMember):
     """A function that orchestra runs, tries again, and keeps the history of."""
 
     kind = "task"

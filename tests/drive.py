@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from orchestra import clock, serializers
 from orchestra.context import tags_context
+from orchestra.engine.definitions import encoded_options
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.owed import run_hooks
 from orchestra.engine.segment import run_segment
@@ -165,6 +166,7 @@ class Driver:
         new = NewRun(
             flow_name=spec.name,
             path=spec.path,
+            options=encoded_options(spec),
             name="a-run",
             parameters=serializers.encode(parameters),
             queue=spec.queue or "default",

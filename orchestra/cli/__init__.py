@@ -19,6 +19,7 @@ _COMMANDS = {
     "task": "orchestra.cli.task:task",
     "task-run": "orchestra.cli.task_run:task_run",
     "cache": "orchestra.cli.cache:cache",
+    "transaction": "orchestra.cli.transaction:transaction",
     "worker": "orchestra.cli.worker:worker",
     "global-concurrency-limit": "orchestra.cli.global_concurrency_limit:global_concurrency_limit",
     "db": "orchestra.cli.db:db",

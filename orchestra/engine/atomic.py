@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from orchestra import states
 from orchestra.callables import is_async
-from orchestra.context import TaskRunContext
+from orchestra.context import TaskRunContext, task_run_context
 from orchestra.engine import interrupts
 from orchestra.errors import DbTransactionError
 from orchestra.states import State
@@ -104,7 +104,6 @@ class Atomic:
         What was committed is noted as `context.recorded`. Signals and a lost claim go to the caller, rolled back.
         """
         context, context.atomic = self._context, None
-        assert context.record is not None
         with interrupts.shielded():
             try:
                 if self._open and state.is_completed():
@@ -112,13 +111,31 @@ class Atomic:
                         f"task {context.task.name!r} ended inside of a block of db_transaction(): use it in a `with` "
                         "statement, which is left before the body ends"
                     )
-                if state.is_completed():
-                    context.recorded = context.record(state, self._joint)
+                if not state.is_completed():
+                    return state
+                final = self._record(state)
+                if not final.is_completed():
+                    return final
+                context.recorded = final
+                return state
             except DbTransactionError as error:
                 return states.from_body(error)
             finally:
                 self.roll_back()
-        return state
+
+    def _record(self, state: State[Any]) -> State[Any]:
+        """Record the end as whoever called the task does: outside of its body."""
+        context = self._context
+        assert context.record is not None
+        context.joint = self._joint
+        token = task_run_context.set(None)
+        try:
+            final = context.record(state, self._joint)
+        finally:
+            task_run_context.reset(token)
+            context.joint = None
+        assert final is not None
+        return final
 
     def roll_back(self) -> None:
         """Undo everything; does nothing where it was committed."""

@@ -204,7 +204,7 @@ def computing(context: TaskRunContext) -> AbstractContextManager[None]:
 
 def answered(context: TaskRunContext, run: Callable[[], Ended | RetryLater]) -> Ended | RetryLater:
     """How a call ends that runs here: answered from the cache, or by `run`, whose result is kept."""
-    call = recognise(context)
+    call = context.cached = recognise(context)
     if call is None:
         return run()
     with _Place(call) as place:
@@ -222,7 +222,7 @@ async def answered_async(
     context: TaskRunContext, run: Callable[[], Awaitable[Ended | RetryLater]]
 ) -> Ended | RetryLater:
     """As `answered`, for a coroutine function, in the running loop."""
-    call = recognise(context)
+    call = context.cached = recognise(context)
     if call is None:
         return await run()
     with _Place(call) as place:

@@ -50,6 +50,29 @@ def object_at(path: str, kind: type[FlowSpec | TaskSpec], what: str) -> Any:
     return _found_at(path, kind, what)
 
 
+def function_at(path: str) -> Any:
+    """What stands at `module:qualname`.
+
+    Raises:
+        DefinitionNotFound: It cannot be imported in this process; says why.
+    """
+    try:
+        return _at(path)
+    except (Exception, SystemExit) as error:
+        raise DefinitionNotFound(path, f"{type(error).__name__}: {error}") from error
+
+
+def importable(path: str, entrypoint: str | None) -> str:
+    """A path in `__main__` as one in the script that was it.
+
+    Args:
+        entrypoint: `file.py:qualname` of the flow that ran there.
+    """
+    if not path.startswith("__main__:") or entrypoint is None:
+        return path
+    return f"{entrypoint.rpartition(':')[0]}:{path.removeprefix('__main__:')}"
+
+
 def encoded_options(spec: FlowSpec | TaskSpec) -> bytes | None:
     """What another process needs besides the path to have this very flow or task.
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from orchestra import clock, identifiers, names, results, serializers, states
-from orchestra.context import TaskRunContext, tags_context, tags_of
+from orchestra import clock, identifiers, lazy, names, results, serializers, states
+from orchestra.context import TaskRunContext, tags_context, tags_of, transaction_here
 from orchestra.engine import caching, definitions, interrupts, owed
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.branches import Waiters
@@ -25,6 +26,7 @@ from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts,
 from orchestra.engine.values import decode_inputs, encode_inputs, ending_of
 from orchestra.engine.waiting import abandoned
 from orchestra.errors import (
+    DefinitionError,
     OrchestraError,
     SerializationError,
     UpstreamFailed,
@@ -82,6 +84,13 @@ class DurableRunner(Holding):
         """
         super().__init__(database, claimed, flow, carrier, records, waiters)
         self._run_child, self._heart = run_child, heart
+
+    @property
+    def keeper(self) -> Any:
+        """Keeps the transactions of the body."""
+        if self._keeper is None:
+            self._keeper = lazy.load("durable_keeper")(self, self._records.values())
+        return self._keeper
 
     def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
         """Run the task inline if this worker consumes its queue, else dispatch it and wait."""
@@ -159,6 +168,8 @@ class DurableRunner(Holding):
         self._check_deadline()
         inputs = self._encoded_inputs(call)
         asked = self._line().ask(names.step_name(task.name))
+        if not task.cache_result_in_memory:
+            self.unheld.add(asked.key)
         upstreams = [self.key_of(future) for future, _ in _futures_of(call)]
         return asked, self._answer(asked, inputs, upstreams=upstreams), inputs
 
@@ -213,7 +224,7 @@ class DurableRunner(Holding):
         self, asked: Asked, task: TaskSpec, inputs: bytes | None, context: TaskRunContext, hit: caching.Hit
     ) -> State[Any]:
         """Write a direct call that the cache answers."""
-        return self._write_inline(asked, task, inputs, context, hit.ending(clock.now()), hit.state)
+        return self._write_inline(asked, task, inputs, context, hit.ending(clock.now()), hit.state, answered=True)
 
     def _release(self, context: TaskRunContext) -> None:
         """Let others compute what this call was to compute for them."""
@@ -257,7 +268,7 @@ class DurableRunner(Holding):
         """Write how an inline call ended; None where it is to be tried again later, elsewhere.
 
         Args:
-            joint: The transaction of its body, which this ends, unless the result cannot be kept: None.
+            joint: The transaction of its body, which this ends; nothing is written where the result cannot be kept.
         """
         if context.recorded is not None:
             return context.recorded
@@ -270,11 +281,11 @@ class DurableRunner(Holding):
             self._unwritten.append(step)
             self._open.add(asked.key)
             return None
-        ending, final = ending_of(
-            outcome.state, what=f"the result of task {task.name!r}", start_time=start_time, attempt=outcome.attempt
-        )
+        if task.on_commit and outcome.state.is_completed() and transaction_here() is None:
+            outcome = replace(outcome, state=lazy.load("transacting").commit_alone(context, outcome.state))
+        ending, final = self._ending_of(task, outcome, start_time)
         if joint is not None and not final.is_completed():
-            return None
+            return final
         return self._write_inline(asked, task, inputs, context, ending, final, joint)
 
     def _write_inline(
@@ -286,9 +297,14 @@ class DurableRunner(Holding):
         ending: Ending,
         final: State[Any],
         joint: Joint | None = None,
+        *,
+        answered: bool = False,
     ) -> State[Any]:
-        """Write a direct call that has ended here."""
+        """Write a direct call that has ended here, or that the cache has answered."""
         step = self._new(asked, task, None, ending=ending)
+        if task.has_transaction_hooks and step.transaction is not None and final.is_completed() and not answered:
+            # What the cache answers has done nothing that could be rolled back.
+            step.effects = self.keeper.effects_of(step, context)
         step.fingerprint = fingerprint_of(inputs)
         step.inline, step.attempt = True, ending.attempt
         cached: caching.Cached | None = context.cached
@@ -301,6 +317,13 @@ class DurableRunner(Holding):
         if cached is not None:
             self._announce(self.guard(lambda: cached.let_go(self.database)))
         return final
+
+    def _ending_of(self, task: TaskSpec, outcome: Ended, start_time: float) -> tuple[Ending, State[Any]]:
+        what, keeping = f"the result of task {task.name!r}", results.keeping_of(self.database, task, self.flow)
+        # A storage of results that is away ends the segment, as a database does that is.
+        return self._read(
+            lambda: ending_of(outcome.state, what=what, start_time=start_time, attempt=outcome.attempt, keeping=keeping)
+        )
 
     def _write_with_hooks(
         self,
@@ -346,8 +369,7 @@ class DurableRunner(Holding):
         with self.tag_slots(context.step_key, context.tags) as slots:
             slots.take()
             state = run_attempts(task, *started, before_attempt=self._before_body).state
-        _run_unowed(context, state)
-        return state
+        return self._end_unjournaled(context, state)
 
     async def _call_unjournaled_async(self, task: TaskSpec, call: Call) -> State[Any]:
         self.check(task.name)
@@ -360,6 +382,11 @@ class DurableRunner(Holding):
             if (turn := slots.take_async()) is not None:
                 await turn
             state = (await run_attempts_async(task, *started, before_attempt=self._before_body)).state
+        return self._end_unjournaled(context, state)
+
+    def _end_unjournaled(self, context: TaskRunContext, state: State[Any]) -> State[Any]:
+        if context.task.on_commit and state.is_completed() and transaction_here() is None:
+            state = lazy.load("transacting").commit_alone(context, state)
         _run_unowed(context, state)
         return state
 
@@ -367,6 +394,11 @@ class DurableRunner(Holding):
         self, task: TaskSpec, call: Call
     ) -> State[Any] | tuple[tuple[Any, ...], dict[str, Any], TaskRunContext]:
         """Its arguments and context; a final state where an upstream failed."""
+        if task.has_transaction_hooks and transaction_here() is not None:
+            raise DefinitionError(
+                f"task {task.name!r} says persist_result=False, so that its end is not journaled, and has hooks for "
+                "transactions, which need that: let its result be kept, or call it outside of the transaction"
+            )
         asked = self._line().outside(names.step_name(task.name))
         try:
             args, kwargs = _settled(call)
@@ -393,6 +425,8 @@ class DurableRunner(Holding):
         inputs = _checked(encode_inputs(*self._with_refs(call)), task)
         self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))
+        if not task.cache_result_in_memory:
+            self.unheld.add(asked.key)
         if self._answer(asked, inputs, upstreams=[self.key_of(future) for future, _ in found]) is None:
             queue, priority = self.route(task.queue or self._runner_queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
@@ -400,6 +434,8 @@ class DurableRunner(Holding):
             step.most_in_flight = self.flow.most_in_flight
             self._unwritten.append(step)
             self._open.add(asked.key)
+        if (txn := transaction_here()) is not None:
+            txn.submitted.append(asked.key)
         return JournalFuture(self, asked.key)
 
     @property
@@ -452,6 +488,7 @@ class DurableRunner(Holding):
             fingerprint=fingerprint_of(encoded),
             queue=child.queue,
             child_run_id=child.id,
+            transaction=self._transaction_key(),
         )
         self._open.add(asked.key)
         claimed = self._write_child(step, child, inline)
@@ -538,7 +575,9 @@ class DurableRunner(Holding):
             flow_run=self.context,
             step_key=asked.key,
             attempt=1,
-            idempotency_key=identifiers.idempotency_key(run_id, asked.key),
+            idempotency_key=identifiers.idempotency_key(
+                run_id, asked.key, 1 if self._transaction_key() is None else self.claim.run_attempt
+            ),
             parameters=parameters,
             log_prints=self.context.log_prints if task.log_prints is None else task.log_prints,
             tags=tags_of(task.tags),
@@ -570,6 +609,7 @@ class DurableRunner(Holding):
             lease_seconds=task.lease_seconds,
             tags=tags_of(task.tags),
             ending=ending,
+            transaction=self._transaction_key(),
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from orchestra import clock, graph, identifiers, names, states
-from orchestra.context import FlowRunContext, flow_run_context
+from orchestra.context import FlowRunContext, flow_run_context, transaction_here
 from orchestra.engine import interrupts
 from orchestra.engine.branches import current_line
 from orchestra.engine.values import ending_of, state_of
@@ -105,6 +105,8 @@ class Journaled:
         self._states: dict[str, State[Any]] = {}
         self._unwritten: list[NewStep] = []
         self._open: set[str] = {record.key for record in records if not record.done}
+        #: Keeps the transactions of the body, once it has any.
+        self._keeper: Any = None
         self._sequence = max((record.sequence for record in records), default=-1) + 1
         self._callbacks: dict[str, list[Callable[[], object]]] = {}
         self._seen_until = clock.now()
@@ -120,6 +122,8 @@ class Journaled:
         self._observing: str | None = None
         #: The steps of async inline calls whose bodies run.
         self._inline: set[str | None] = set()
+        #: The steps whose values are not held here, but read each time they are asked for.
+        self.unheld: set[str] = set()
         #: Set once the database was away: nothing of this segment may be written after that.
         self.broken: StoreError | None = None
         #: Set once replay differed from the journal: a body that swallows it does not go on.
@@ -203,6 +207,13 @@ class Journaled:
             self._learn(record)
 
     @property
+    def has_transactions(self) -> bool:
+        """Whether the run attempt has opened any, as far as this segment knows."""
+        if self._keeper is not None:
+            return True
+        return any(record.kind == Kind.TRANSACTION for record in self._records.values())
+
+    @property
     def unfinished(self) -> bool:
         """Whether submitted work of the run may not have ended."""
         return bool(self._open)
@@ -261,8 +272,21 @@ class Journaled:
         line = current_line.get()
         if line is None or line.thread != threading.get_ident():
             raise ForeignThread(what)
+        if self._keeper is not None:
+            self._check_transaction(line.branch)
         if self.carrier.stopping() and not self._inline:
             self._give_back()
+
+    def _check_transaction(self, branch: Branch) -> None:
+        """Raise what the block around this raised when it was run before, where it did so: it is being rolled back."""
+        if (txn := transaction_here()) is not None:
+            place = Asked("", branch.id, branch.position)
+            self._keeper.check(txn, branch.id, branch.position, self.replay.reaches(place))
+
+    def _transaction_key(self) -> str | None:
+        """The innermost block that what is asked for now belongs to."""
+        txn = transaction_here()
+        return None if txn is None else txn.row_key
 
     def guard(self, write: Callable[[], T]) -> T:
         """Do a write under the claim, not to be interrupted in the middle.
@@ -373,18 +397,17 @@ class Journaled:
         return record is not None and record.recorded_attempt < self.claim.run_attempt
 
     def _state(self, key: str) -> State[Any]:
-        """The final state of a step that has ended; decoded once."""
-        if key not in self._states:
-            record = self._records[key]
-            data = record.result
-            if record.large:
-                data = self._read(
-                    lambda: journal.result_of(self.database, self.claim.run_id, self.claim.run_attempt, key)
-                )
-            self._states[key] = state_of(
-                record.state_type, record.state_name, record.state_message, data, self._details(key)
-            )
-        return self._states[key]
+        """The final state of a step that has ended; decoded once, unless its task asks not to be held."""
+        if (known := self._states.get(key)) is not None:
+            return known
+        record = self._records[key]
+        data = record.result
+        if record.large:
+            data = self._read(lambda: journal.result_of(self.database, self.claim.run_id, self.claim.run_attempt, key))
+        state = state_of(record.state_type, record.state_name, record.state_message, data, self._details(key))
+        if key not in self.unheld:
+            self._states[key] = state
+        return state
 
     def _is_done(self, key: str) -> bool:
         record = self._records.get(key)
@@ -486,7 +509,15 @@ class Journaled:
 
     def _plain(self, asked: Asked, kind: Kind) -> NewStep:
         name = asked.key.rpartition("/")[2]
-        return NewStep(asked.key, asked.branch, asked.position, self._next_sequence(), kind, name)
+        return NewStep(
+            asked.key,
+            asked.branch,
+            asked.position,
+            self._next_sequence(),
+            kind,
+            name,
+            transaction=self._transaction_key(),
+        )
 
     def _next_sequence(self) -> int:
         self._sequence += 1

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from orchestra import identifiers, settings
+from orchestra import identifiers, lazy, settings
 from orchestra.engine import interrupts
 from orchestra.store import local_runs
 from orchestra.store.database import Database, database
@@ -90,7 +90,16 @@ def hold(owner: str, on_cancel: Callable[[], object]) -> AbstractContextManager[
 
 
 def mark_dead(db: Database) -> None:
-    """Mark local runs whose processes died, their leases having lapsed, as Crashed; on other hosts a lease later."""
+    """Mark local runs whose processes died, their leases having lapsed, as Crashed; on other hosts a lease later.
+
+    What their transactions had done is rolled back first.
+    """
+    for run in local_runs.dead_in_transactions(db, identifiers.is_dead_here):
+        try:
+            lazy.load("transacting_durably").recover(db, run)
+        except Exception:
+            # It is as it was, for the next process: that run's end is not this one's failure.
+            _logger.exception("flow run %s of a dead process could not be rolled back", run.id)
     local_runs.mark_dead(db, identifiers.is_dead_here)
 
 

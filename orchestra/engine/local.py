@@ -30,7 +30,7 @@ from orchestra.questions import Message, Pause, Receive
 from orchestra.results import check_parameters
 from orchestra.runners.carrier import Carrier
 from orchestra.runners.local import LocalRunner
-from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded, kept
+from orchestra.runners.steps import NOTHING, Finished, Recorded, Step, Unrecorded, kept
 from orchestra.serializers import decode, encode
 from orchestra.specs import FlowSpec
 from orchestra.states import State, StateType
@@ -315,7 +315,7 @@ class LocalFlowRun:
         )
 
     def _open_attempt(self, earlier: Finished | None = None) -> LocalRunner:
-        book = Recorded(self.run_id, self.run_attempt, self.owner, bool(self.flow.persist_result))
+        book = Recorded(self.run_id, self.run_attempt, self.owner, self.flow)
         finished = Finished(earlier) if self.flow.max_retries else None
         runner = self.flow.task_runner
         if isinstance(runner, CeleryTaskRunner):
@@ -325,11 +325,18 @@ class LocalFlowRun:
                 return self.runner
             runner = InlineTaskRunner()
         self.runner = LocalRunner(book, ChildFlows(self), task_runner=runner, finished=finished)
+        self.runner.make_keeper = self._make_keeper
         return self.runner
 
-    def _open_remote(self, book: Recorded, carrier: Carrier, finished: Finished | None) -> LocalRunner:
+    def _make_keeper(self) -> Any:
+        return lazy.load("local_keeper")(self._claim(), lambda: self._cancelled or self._over)
+
+    def _claim(self) -> claims.Claim:
         lease = settings.current().lease_seconds
-        claim = claims.Claim("flow", self.run_id, self.run_attempt, None, self.owner, 1, lease, clock.monotonic())
+        return claims.Claim("flow", self.run_id, self.run_attempt, None, self.owner, 1, lease, clock.monotonic())
+
+    def _open_remote(self, book: Recorded, carrier: Carrier, finished: Finished | None) -> LocalRunner:
+        claim = self._claim()
         made: LocalRunner = lazy.load("remote_runner")(
             book,
             ChildFlows(self),
@@ -339,6 +346,7 @@ class LocalFlowRun:
             database=database(),
             finished=finished,
         )
+        made.make_keeper = self._make_keeper
         return made
 
     def _next_attempt(self) -> None:
@@ -355,10 +363,11 @@ class LocalFlowRun:
         args, kwargs = call_with(self.flow.fn, self.parameters)
         body = _body(self.flow.fn, self.runner.drain)
         try:
-            return flow_state(bodies.call(body, args, kwargs, **self._body_options()))
+            state = flow_state(bodies.call(body, args, kwargs, **self._body_options()))
         except Exception as error:
             self.runner.abandon()
-            return states.from_body(error)
+            state = states.from_body(error)
+        return self.runner.close_transactions(state)
 
     async def _attempt_async(self) -> State[Any]:
         if self.flow.on_running:
@@ -366,17 +375,19 @@ class LocalFlowRun:
         args, kwargs = call_with(self.flow.fn, self.parameters)
         body = _body_async(self.flow.fn, self.runner.drain_async)
         try:
-            return flow_state(await bodies.call_async(body, args, kwargs, **self._body_options()))
+            state = flow_state(await bodies.call_async(body, args, kwargs, **self._body_options()))
         except Exception as error:
             self.runner.abandon()
-            return states.from_body(error)
+            state = states.from_body(error)
+        return self.runner.close_transactions(state)
 
     def _body_options(self) -> dict[str, Any]:
         return {"timeout": self.flow.timeout_seconds, "log_prints": self.context.log_prints}
 
     def _retry_delay(self, state: State[Any]) -> float | None:
         """Seconds until the next run attempt; None: there is none."""
-        if self._invalid or self._cancelled or not state.is_failed():
+        # What could not be undone is for a person to look at first.
+        if self._invalid or self._cancelled or not state.is_failed() or state.name == "RollbackFailed":
             return None
         try:
             delay = retries.next_delay(self.flow.max_retries, self.flow.retry_delay, self.run_attempt)
@@ -393,21 +404,28 @@ class LocalFlowRun:
         return delay
 
     def _keeps(self, state: State[Any]) -> bool:
-        return bool(self.flow.persist_result) and state.is_completed()
+        return self.flow.keeps_results and state.is_completed()
 
     def _end(self, state: State[Any]) -> State[Any]:
         """Record the final state, and see that all that was written behind is there."""
         with interrupts.shielded():
+            state = self.runner.close_transactions(state)
             return self._record_end(replace(state, state_details=states.StateDetails(self.run_id)))
 
     def _record_end(self, state: State[Any]) -> State[Any]:
         logger = engine_logger(self.context)
         logger.log(logging.INFO if state.is_completed() else logging.ERROR, "ended %s", _described(state))
         try:
-            result = kept(state.data, self.context.run_name) if self._keeps(state) else None
+            result = kept(state.data, self.context.run_name, self.flow) if self._keeps(state) else NOTHING
             remote = isinstance(self.flow.task_runner, CeleryTaskRunner)
             if not local_runs.finish_run(
-                database(), self.run_id, self.owner, state, result=result, has_remote_steps=remote
+                database(),
+                self.run_id,
+                self.owner,
+                state,
+                result=result.data,
+                blob=result.blob,
+                has_remote_steps=remote,
             ):
                 self._lost = True
                 logger.warning("the end of this run is not recorded: another process has ended or claimed it")

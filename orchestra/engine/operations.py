@@ -11,11 +11,15 @@ from typing import Any
 
 from orchestra import lazy
 from orchestra.engine.answers import answers_for
+from orchestra.engine.heartbeat import heart
+from orchestra.engine.owed import run_hooks
 from orchestra.errors import IllegalTransition, NoBroker
 from orchestra.questions import Message
-from orchestra.store import inputs, interventions, runs, unsent
+from orchestra.store import inputs, interventions, runs, transactions, unsent
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
+from orchestra.store.transactions import TransactionRow
+from orchestra.transaction_rules import Durable
 
 logger = logging.getLogger("orchestra.engine")
 
@@ -106,6 +110,42 @@ def send(database: Database, message: Message, announce: Announce | None = None)
         IllegalTransition: It has ended.
     """
     tell(database, inputs.send(database, message), announce)
+
+
+def retry_rollback(
+    database: Database, flow_run_id: str, key: str | None = None, announce: Announce | None = None
+) -> TransactionRow:
+    """Run the rollback hooks of a transaction that failed, once more: on the run's workers, else in this process.
+
+    Args:
+        database: Where the run is.
+        flow_run_id: Its id.
+        key: Of the transaction; None: the one whose rollback failed, or the only one.
+        announce: Tells the workers.
+
+    Returns:
+        The transaction as it stands then; on workers its rollback goes on.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        TransactionNotFound: It has no such transaction, or several that could be meant.
+        IllegalTransition: Its rollback has not failed, or its run has not ended.
+    """
+    run = runs.read(database, flow_run_id)
+    failed = (
+        ()
+        if key is not None
+        else transactions.page(database, run_id=flow_run_id, states=[Durable.ROLLBACK_FAILED.value])
+    )
+    # One of several that failed: they are run together.
+    row = failed[0] if failed else transactions.find(database, flow_run_id, key)
+    due = transactions.retry(database, flow_run_id, row.key, row.run_attempt)
+    if run["runner"] == "local":
+        nobody_to_tell: Any = None
+        run_hooks(database, flow_run_id, row.run_attempt, row.key, nobody_to_tell, heart())
+    else:
+        tell(database, due, announce)
+    return transactions.find(database, flow_run_id, row.key, row.run_attempt)
 
 
 def delete(database: Database, flow_run_id: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from orchestra import clock, identifiers, states
+from orchestra import clock, identifiers, lazy, states
 from orchestra.context import FlowRunContext, TaskRunContext
 from orchestra.engine import definitions, interrupts, unknown
 from orchestra.engine.heartbeat import Heart
@@ -33,6 +33,7 @@ from orchestra.store.claims import Claim
 from orchestra.store.database import Database
 from orchestra.store.journal import Ending
 from orchestra.store.owed import ClaimedHooks, Debt
+from orchestra.store.tables import Kind
 
 logger = logging.getLogger("orchestra.engine")
 
@@ -111,12 +112,28 @@ def run_hooks(database: Database, run_id: str, run_attempt: int, step_key: str, 
         if claimed.over_budget:
             _give_up(database, claimed)
             return
+        if step_key and (claimed.step is None or claimed.step["kind"] == Kind.TRANSACTION):
+            _roll_back_again(database, claimed)
+            return
         try:
             due = _loaded(database, claimed)
         except DefinitionNotFound as error:
             _wait_for_code(database, claimed, error)
             return
         _run_each(database, claimed.claim, due, claimed.row["position"])
+
+
+def _roll_back_again(database: Database, claimed: ClaimedHooks) -> None:
+    """Run the rollback hooks that a person asked to be run again."""
+    durably = lazy.load("transacting_durably")
+    try:
+        durably.pay(database, claimed)
+    except DefinitionNotFound as error:
+        _wait_for_code(database, claimed, error)
+    except durably.HookLater as later:
+        owed.wait_for_code(database, claimed.claim, later.delay, "a rollback hook is tried again later")
+    else:
+        owed.strike(database, claimed.claim)
 
 
 class _Guard:

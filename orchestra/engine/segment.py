@@ -10,9 +10,9 @@ import json
 import logging
 from typing import Any
 
-from orchestra import clock, retries, serializers, states
+from orchestra import clock, lazy, results, retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
-from orchestra.engine import bodies, branches, definitions, greenlets, history, interrupts, owed, tracing, unknown
+from orchestra.engine import bodies, definitions, greenlets, history, interrupts, loops, owed, tracing, unknown
 from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
@@ -301,7 +301,9 @@ class Segment:
         if self.flow.is_async:
             body = bodies.call_async(self.flow.fn, args, kwargs, log_prints=self.context.log_prints)
             with interrupts.armed():
-                return branches.run(body, self.waiters, seconds=self._seconds_left(), timed_out=self._timeout_error)
+                return loops.run_branches(
+                    body, self.waiters, seconds=self._seconds_left(), timed_out=self._timeout_error
+                )
         left = self._seconds_left()
         timeout = left if interrupts.available() else None
         with interrupts.armed():
@@ -404,8 +406,12 @@ class Segment:
             return states.from_exception(error)
 
     def _finish(self, state: State[Any]) -> State[Any] | None:
-        """Write the final state, or open the next run attempt."""
+        """Write the final state, or open the next run attempt; what transactions are open is rolled back first."""
         runner = self.runner
+        closed = self._close_transactions(state)
+        if closed is None:
+            return None
+        state = closed
         if (delay := self._retry_delay(state)) is not None:
             engine_logger(self.context).warning("%s; the flow is retried in %.3g s", state.message, delay)
             announcement = runner.guard(
@@ -422,8 +428,29 @@ class Segment:
             if announcement is not None:
                 self.carrier.announce([announcement])
             return None
-        ending, final = ending_of(state, what=f"the result of flow {self.flow.name!r}")
+        what, keeping = f"the result of flow {self.flow.name!r}", results.keeping_of(self.database, self.flow)
+        ending, final = ending_of(state, what=what, keeping=keeping)
         return self._write_end(ending, final)
+
+    def _close_transactions(self, state: State[Any], *, cancelled: bool = False) -> State[Any] | None:
+        """Roll back what is open at the end of a run; gives how it ends then, None where that goes on later.
+
+        How the body ended is kept first: whoever goes on, where this process dies in a hook, does not run it again.
+        """
+        runner = self.runner
+        if not runner.has_transactions:
+            return state
+        durably = lazy.load("transacting_durably")
+        keys = durably.open_keys(runner)
+        if keys and not cancelled and self.row["outcome"] is None:
+            outcome = self._encode_outcome(state)
+            runner.guard(
+                lambda: runs.body_ended(
+                    self.database, self.claim, outcome, runner.take_unwritten(), window=runner.window
+                )
+            )
+        closed: State[Any] | None = durably.close(runner, keys, state)
+        return closed
 
     def _write_end(self, ending: Ending, final: State[Any]) -> State[Any]:
         runner = self.runner
@@ -443,7 +470,8 @@ class Segment:
         return final
 
     def _retry_delay(self, state: State[Any]) -> float | None:
-        if not state.is_failed() or self.claim.cancelled or self.is_invalid:
+        # What could not be undone is for a person to look at first.
+        if not state.is_failed() or self.claim.cancelled or self.is_invalid or state.name == "RollbackFailed":
             return None
         try:
             return retries.next_delay(self.flow.max_retries, self.flow.retry_delay, self.claim.run_attempt)
@@ -452,7 +480,7 @@ class Segment:
             return None
 
     def _finish_cancelled(self) -> State[Any] | None:
-        """End a cancelled run, once its running steps have ended. This is where rollbacks are due first."""
+        """End a cancelled run, once its running steps have ended, and what its transactions did is undone."""
         # The signal may have been meant for a run around this one: whoever cancels it is still to reach this one's row.
         self.claim.cancelled = True
         self.runner.take_unwritten()
@@ -463,7 +491,8 @@ class Segment:
             if parking.parked:
                 return None
         state = states.from_exception(CancelledRun("the flow run was cancelled"))
-        return self._write_end(*ending_of(state, what="the result of a flow"))
+        closed = self._close_transactions(state, cancelled=True)
+        return None if closed is None else self._write_end(*ending_of(closed, what="the result of a flow"))
 
     def _finish_crashed(self) -> State[Any] | None:
         """End a run that was started too often without getting on; it is kept for `flow-run retry`.

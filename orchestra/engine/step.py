@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from orchestra import clock, graph, identifiers, serializers, states
+from orchestra import clock, graph, identifiers, lazy, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context
 from orchestra.engine import caching, definitions, history, interrupts, owed, unknown
 from orchestra.engine.heartbeat import Heart
@@ -31,6 +32,7 @@ from orchestra.errors import (
     StoreError,
 )
 from orchestra.failpoints import failpoint
+from orchestra.results import Keeping, keeping_of
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
@@ -39,7 +41,7 @@ from orchestra.store import claims, in_flight, settle, slots
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.joint import Joint
-from orchestra.store.journal import Ending
+from orchestra.store.journal import Effect, Ending
 from orchestra.store.owed import Debt
 from orchestra.store.prepared import prepare
 from orchestra.store.slots import Holder
@@ -121,8 +123,8 @@ class _Step:
         except Exception as error:
             return Ended(states.from_exception(error), self.row["attempt"])
         context = self.context = self._context(task, args, kwargs)
-        claim_token = step_claim.set(self.claim)
         context.record = lambda state, joint: self._end(state, context.attempt, task, joint)
+        claim_token = step_claim.set(self.claim)
         token = flow_run_context.set(context.flow_run)
         tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
@@ -193,11 +195,31 @@ class _Step:
             flow_run=flow_run,
             step_key=self.claim.step_key,
             attempt=self.row["attempt"],
-            idempotency_key=identifiers.idempotency_key(self.claim.run_id, self.row["step_key"]),
+            idempotency_key=identifiers.idempotency_key(
+                self.claim.run_id, self.row["step_key"], 1 if self._called_in is None else self.claim.run_attempt
+            ),
             parameters=parameters,
             log_prints=log_prints,
             tags=kept_tags(task, self.row["tags"]),
+            called_in=self._called_in,
         )
+
+    @property
+    def _called_in(self) -> tuple[int, str] | None:
+        """The transaction in whose block it was submitted."""
+        key = self.row["transaction_key"]
+        return None if key is None else (self.claim.run_attempt, key)
+
+    def _effects(self, task: TaskSpec | None, ending: Ending) -> tuple[Effect, ...]:
+        """What is written together with its end: the hooks that it has in a transaction."""
+        key = self.row["transaction_key"]
+        if task is None or key is None or not task.has_transaction_hooks or ending.state_type != "COMPLETED":
+            return ()
+        own = None if self.context is None else self.context.transaction
+        made: tuple[Effect, ...] = lazy.load("transacting").step_effects(
+            self.claim, task, key, own, self.row["sequence"]
+        )
+        return made
 
     def _flow_run(self) -> FlowRunContext:
         """The run this step belongs to, as its body may ask for it."""
@@ -220,17 +242,26 @@ class _Step:
 
     def _end(
         self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None, joint: Joint | None = None
-    ) -> State[Any] | None:
-        """Record the end, within a transaction of the body, if one is given; None: that one is not to be committed."""
+    ) -> State[Any]:
+        """Record the end, in the transaction of the body, if one is given: then only where the result can be kept."""
         failpoint("after_body")
-        ending, final = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
+        if task is not None and task.on_commit and state.is_completed() and self._called_in is None and self.context:
+            state = lazy.load("transacting").commit_alone(self.context, state)
+        what = f"the result of {self.row['name']!r}"
+        ending, final = ending_of(state, what=what, attempt=attempt, keeping=self._keeping(task))
         if joint is not None and not final.is_completed():
-            return None
-        self._write_end(ending, final, attempt, task, joint)
+            return final
+        self._write_end(ending, final, attempt, task, joint, self._effects(task, ending))
         return final
 
     def _write_end(
-        self, ending: Ending, final: State[Any], attempt: int, task: TaskSpec | None, joint: Joint | None = None
+        self,
+        ending: Ending,
+        final: State[Any],
+        attempt: int,
+        task: TaskSpec | None,
+        joint: Joint | None = None,
+        effects: Sequence[Effect] = (),
     ) -> None:
         cached: caching.Cached | None = None if self.context is None else self.context.cached
         # Counted here at the latest: within the transaction it is only looked up.
@@ -246,6 +277,7 @@ class _Step:
             debt=debt,
             bounded=bounded,
             cached=None if cached is None else cached.keeping(ending),
+            effects=effects,
             joint=joint,
         )
         if task is not None and debt is not None:
@@ -255,6 +287,10 @@ class _Step:
         failpoint("before_announce")
         self.carrier.announce(announcements)
         failpoint("after_announce")
+
+    def _keeping(self, task: TaskSpec | None) -> Keeping | None:
+        flow_run = None if self.context is None else self.context.flow_run
+        return None if task is None or flow_run is None else keeping_of(self.database, task, flow_run.flow)
 
     def _debt(self, task: TaskSpec, ending: Ending) -> Debt | None:
         row = self.row

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestra import clock, retries, states
 from orchestra.context import TaskRunContext, task_run_context
-from orchestra.engine import bodies
+from orchestra.engine import bodies, keyed
 from orchestra.engine.hooks import TaskRunHooks, running_state
 from orchestra.engine.outcomes import task_state
 from orchestra.errors import Signal
@@ -79,11 +79,15 @@ def run_attempts(
     """
     token = task_run_context.set(context)
     try:
+        if task.result_storage_key is not None and (found := keyed.find(context)) is not None:
+            return Ended(found, context.attempt)
         while True:
             before_attempt()
             if task.on_running:
                 _now_running(context, contain).run()
             state = _attempt(task, args, kwargs, context, contain, call_body)
+            if task.result_storage_key is not None and state.is_completed():
+                state = keyed.keep(context, state)
             if context.atomic is not None:
                 state = context.atomic.settle(state)
             step = _next(task, context, state, longest_sleep, on_retry)
@@ -111,12 +115,16 @@ async def run_attempts_async(
     """As `run_attempts`, for a coroutine function, in the running loop; what `before_attempt` gives is awaited."""
     token = task_run_context.set(context)
     try:
+        if task.result_storage_key is not None and (found := await asyncio.to_thread(keyed.find, context)) is not None:
+            return Ended(found, context.attempt)
         while True:
             if (ready := before_attempt()) is not None:
                 await ready
             if task.on_running:
                 await _now_running(context, contain).run_async()
             state = await _attempt_async(task, args, kwargs, context, contain)
+            if task.result_storage_key is not None and state.is_completed():
+                state = await asyncio.to_thread(keyed.keep, context, state)
             step = _next(task, context, state, longest_sleep, on_retry)
             if not isinstance(step, float):
                 return step

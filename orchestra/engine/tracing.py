@@ -23,9 +23,9 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NoReturn, TypeVar
 
-from orchestra import identifiers, names, serializers, states
+from orchestra import identifiers, lazy, names, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, tags_of, task_run_context
-from orchestra.engine import branches, definitions
+from orchestra.engine import definitions, loops
 from orchestra.engine.arguments import find_futures, replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.parameters import call_with, validate
@@ -338,7 +338,7 @@ class _Tracer:
 
     def _call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         current_line.set(Line())
-        return branches.run(self._main(args, kwargs), Waiters())
+        return loops.run_branches(self._main(args, kwargs), Waiters())
 
     async def _main(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         loop = asyncio.get_running_loop()
@@ -416,6 +416,11 @@ class _Tracer:
     ) -> State[Any]:
         """As `call_flow`."""
         return self.call_flow(flow, parameters, wait_for)
+
+    @property
+    def keeper(self) -> Any:
+        """Refuse: a canvas undoes nothing."""
+        self.refuse("opens a transaction")
 
     def sleep(self, seconds: float) -> None:
         """Refuse: no step of a canvas waits for a time."""
@@ -571,6 +576,11 @@ class _Sketcher(_Tracer):
     def call_flow(self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]) -> Any:
         """Note it as one step."""
         return self.call_task(TaskSpec(flow.fn, flow.name, flow.path), Call((), parameters, wait_for))
+
+    @property
+    def keeper(self) -> Any:
+        """A transaction is not drawn, what is in it is."""
+        return lazy.load("silent_keeper")()
 
     def sleep(self, seconds: float) -> None:
         """A sleep is not drawn."""

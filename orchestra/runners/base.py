@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 class Runner(Waiter, Protocol):
     """How the calls of one flow body are carried out. Every wait is in seconds."""
 
+    @property
+    def keeper(self) -> Any:
+        """Keeps the transactions of the body (`orchestra.transactions.Keeper`)."""
+        ...
+
     def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
         """The final state of a direct call, carried out now; arguments may hold futures."""
         ...

@@ -15,7 +15,14 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from orchestra import clock, identifiers, lazy, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of, task_run_context
+from orchestra.context import (
+    FlowRunContext,
+    TaskRunContext,
+    flow_run_context,
+    tags_of,
+    task_run_context,
+    transaction_here,
+)
 from orchestra.engine import bodies, caching, interrupts
 from orchestra.engine import slots as engine_slots
 from orchestra.engine.arguments import find_futures, replace_futures, settled
@@ -126,6 +133,23 @@ class LocalRunner:
         self._submitted: dict[LocalFuture, None] = {}
         #: What the pauses that have a key were given.
         self._given: dict[str, Any] = {}
+        #: Makes what keeps the transactions of a recorded run; None: they are kept in memory alone.
+        self.make_keeper: Callable[[], Any] | None = None
+        self._keeper: Any = None
+
+    @property
+    def keeper(self) -> Any:
+        """Keeps the transactions of the body."""
+        if self._keeper is None:
+            self._keeper = (self.make_keeper or lazy.load("memory_keeper"))()
+        return self._keeper
+
+    def close_transactions(self, state: State[Any]) -> State[Any]:
+        """Roll back what the body left open that has ended so; gives how its run ends then."""
+        if self._keeper is None:
+            return state
+        closed: State[Any] = self._keeper.close(state)
+        return closed
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -163,6 +187,8 @@ class LocalRunner:
         upstreams = [future for future in upstreams_of(call) if isinstance(future, LocalFuture)]
         step = self._open_task(task)
         future = LocalFuture(step, self, upstreams)
+        if (txn := transaction_here()) is not None:
+            txn.submitted.append(future)
         if self._is_inline:
             self.wait(upstreams, None)
             future.box.set_result(self._run_step(task, call, step, _HERE))
@@ -273,15 +299,42 @@ class LocalRunner:
         return note
 
     def _ended(self, context: TaskRunContext, step: Step, inputs: Any, ended: Ended | RetryLater) -> State[Any]:
-        state = replace(ended.state, state_details=_details(step))
-        if context.recorded is None:
-            self.book.close(step, state, attempt=ended.attempt, task=context.task)
-        if self.finished is not None and context.task.persist_result is not False:
-            self.finished.keep(step, inputs, state)
+        if context.recorded is not None:
+            if context.task.persist_result is not False:
+                self._keep_finished(step, inputs, context.recorded)
+            return context.recorded
+        txn, final = transaction_here(), ended.state
+        # What the cache has answered has done nothing that could be rolled back, or is to be committed.
+        has_run = context.cached is None or not context.cached.is_answered
+        if has_run and context.task.on_commit and txn is None and final.is_completed():
+            final = lazy.load("transacting").commit_alone(context, final)
+        state = replace(final, state_details=_details(step))
+        if has_run and txn is not None and state.is_completed():
+            txn.task_ended(context)
+        self.book.close(step, state, attempt=ended.attempt, task=context.task)
+        if context.task.persist_result is not False:
+            self._keep_finished(step, inputs, state)
         return state
+
+    def _keep_finished(self, step: Step, inputs: Any, state: State[Any]) -> None:
+        """Keep how a step ended for the next run attempt; in a transaction, once that is committed."""
+        if self.finished is None:
+            return
+        if (txn := transaction_here()) is not None:
+            txn.when_committed.append(partial(self.finished.keep, step, inputs, state))
+        else:
+            self.finished.keep(step, inputs, state)
 
     def _record(self, context: TaskRunContext, step: Step, state: State[Any], joint: Any) -> State[Any]:
         """Record an end within the transaction of the body."""
+        txn = transaction_here()
+        if context.task.on_commit and txn is None:
+            state = lazy.load("transacting").commit_alone(context, state)
+            if not state.is_completed():
+                return state
+        state = replace(state, state_details=_details(step))
+        if txn is not None:
+            txn.task_ended(context)
         try:
             self.book.close(step, state, attempt=context.attempt, task=context.task, joint=joint)
         except StoreError as error:
@@ -333,8 +386,7 @@ class LocalRunner:
 
     def _flow_ended(self, step: Step, inputs: Any, state: State[Any]) -> State[Any]:
         self.book.close(step, state)
-        if self.finished is not None:
-            self.finished.keep(step, (inputs,), state)
+        self._keep_finished(step, (inputs,), state)
         return state
 
     def _open_flow(self, flow: FlowSpec) -> Step:
@@ -398,8 +450,7 @@ class LocalRunner:
         if step.kind is not Kind.PAUSE:
             # A pause is a row of its own from its beginning, which whoever resumes the run ends.
             self.book.close(step, state)
-        if self.finished is not None:
-            self.finished.keep(step, (asked,), state)
+        self._keep_finished(step, (asked,), state)
         return state.data
 
     def slots(self, wanted: Slots) -> AbstractContextManager[None]:
@@ -520,7 +571,8 @@ def inputs_of(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _idempotency_key(flow_run: FlowRunContext | None, step: Step) -> str:
     if flow_run is None or step.key is None:
         return step.id
-    return identifiers.idempotency_key(flow_run.run_id, step.key)
+    attempt = 1 if transaction_here() is None else flow_run.run_attempt
+    return identifiers.idempotency_key(flow_run.run_id, step.key, attempt)
 
 
 def _prints(task: TaskSpec, flow_run: FlowRunContext | None) -> bool:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from orchestra import clock, graph, states
-from orchestra.context import flow_run_context
+from orchestra.context import TaskRunContext, flow_run_context, transaction_here
 from orchestra.engine import definitions
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.journaled import fingerprint_of
@@ -67,6 +68,8 @@ class RemoteFuture(LocalFuture):
         super().__init__(step, runner, ())
         self.step = step
         self._runner = runner
+        #: Told of its end before anybody who waits for it is.
+        self.told: Callable[[State[Any]], object] = _nothing
 
     @property
     def state(self) -> State[Any]:
@@ -86,6 +89,7 @@ class RemoteFuture(LocalFuture):
             if self.box.done():
                 return
             self.box.set_running_or_notify_cancel()
+        self.told(state)
         self.box.set_result(state)
 
 
@@ -141,6 +145,9 @@ class RemoteRunner(LocalRunner):
         self.wait([future for future in upstreams_of(call) if not self._is_row(future)], None)
         step = self._open_task(task)
         future = RemoteFuture(step, self)
+        if (txn := transaction_here()) is not None:
+            txn.submitted.append(future)
+            future.told = partial(_tell_transaction, txn, task, step)
         try:
             inputs = self._encoded(task, call)
         except UpstreamFailed as error:
@@ -390,3 +397,14 @@ def _with_prints(task: TaskSpec) -> TaskSpec:
     flow_run = flow_run_context.get()
     prints = task.log_prints is None and flow_run is not None and flow_run.log_prints
     return overridden(task, {"log_prints": True}) if prints else task
+
+
+def _nothing(state: State[Any]) -> None:
+    pass
+
+
+def _tell_transaction(txn: Any, task: TaskSpec, step: Step, state: State[Any]) -> None:
+    """The hooks of a task that a worker has run are registered here, by the process that will call them."""
+    if state.is_completed() and task.has_transaction_hooks:
+        key = step.key or step.id
+        txn.task_ended(TaskRunContext(task, step.id, step.name, txn.flow_run, key, 1, key))

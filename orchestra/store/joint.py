@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from orchestra import settings
 from orchestra.errors import DbTransactionError, DbTransactionTimeout, StoreUnavailable
 from orchestra.failpoints import failpoint
-from orchestra.store.database import Database, holding, is_transient
+from orchestra.store.database import Database, holding, instant, is_transient
 
 T = TypeVar("T")
 
@@ -37,6 +37,9 @@ class Joint:
             StoreUnavailable: The database does not answer, or is locked all the time.
         """
         self.bound = settings.current().lease_seconds / 3
+        #: Written together with the end of the step, and what is done where none of it was committed.
+        self.effects: list[Callable[[Connection, float], None]] = []
+        self.when_undone: list[Callable[[], object]] = []
         #: Whether it was rolled back because it was open for too long.
         self.expired = False
         self._database = database
@@ -64,9 +67,20 @@ class Joint:
             DbTransactionError: The database refused; it is rolled back.
             StoreUnavailable: The connection broke, and nothing was committed.
         """
+        try:
+            done = self._write(work, is_there)
+        except BaseException:
+            self._undone()
+            raise
+        failpoint("after_joint_commit")
+        return done
+
+    def _write(self, work: Callable[[Connection], T], is_there: Callable[[Connection], bool] | None) -> T:
         self._seal()
         try:
             done = work(self.connection)
+            for effect in self.effects:
+                effect(self.connection, instant(self.connection))
             failpoint("before_joint_commit")
             self._transaction.commit()
         except (DBAPIError, self._database.driver_error) as error:
@@ -77,7 +91,6 @@ class Joint:
             raise
         else:
             self._let_go()
-        failpoint("after_joint_commit")
         return done
 
     def roll_back(self, *, in_use: bool = False) -> None:
@@ -93,6 +106,7 @@ class Joint:
         if in_use:
             self._tear()
         self._let_go(discard=in_use or self.expired, close=not in_use)
+        self._undone()
 
     def timeout(self) -> DbTransactionTimeout:
         """The error of one that was open for too long."""
@@ -101,6 +115,11 @@ class Joint:
     def is_timeout(self, error: BaseException) -> bool:
         """Whether an error of a statement says that this was open, or stood still, for too long."""
         return self.expired or getattr(getattr(error, "orig", error), "sqlstate", None) == _IDLE_TIMEOUT
+
+    def _undone(self) -> None:
+        undone, self.when_undone = self.when_undone, []
+        for undo in undone:
+            undo()
 
     def _seal(self) -> None:
         """From here on it does not expire."""

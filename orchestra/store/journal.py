@@ -31,6 +31,9 @@ from orchestra.store.tables import Kind, Phase, edges, encode_tags, flow_runs, j
 
 T = TypeVar("T")
 
+#: What is written together with a step: given the connection, and the instant of the database's clock.
+Effect = Callable[[Connection, float], None]
+
 #: Results up to this size are read together with the journal; larger ones when they are used.
 EAGER_RESULT_BYTES = 64 * 1024
 #: Keys named in one statement; SQLite allows 32,766 parameters.
@@ -86,6 +89,10 @@ class NewStep:
     debt: Debt | None = None
     #: What of its ending is kept for later calls.
     cached: Keeping | None = None
+    #: The innermost transaction in whose block it was asked for.
+    transaction: str | None = None
+    #: Written together with it.
+    effects: tuple[Effect, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +187,12 @@ def result_of(database: Database, run_id: str, run_attempt: int, step_key: str) 
         MissingResult: It is no longer there.
     """
 
-    def work(connection: Connection) -> bytes | None:
-        query = sa.select(steps.c.result, steps.c.result_blob).where(*step_is(run_id, run_attempt, step_key))
-        row = connection.execute(query).one()
-        return blobs.get(connection, row.result_blob) if row.result_blob else row.result
-
-    return database.read(work)
+    query = sa.select(steps.c.result, steps.c.result_blob).where(*step_is(run_id, run_attempt, step_key))
+    row = database.read(lambda connection: connection.execute(query).one())
+    if row.result_blob:
+        return blobs.fetch(database, row.result_blob)
+    result: bytes | None = row.result
+    return result
 
 
 def inputs_of(database: Database, run_id: str, run_attempt: int, keys: Sequence[str]) -> dict[str, StepRecord]:
@@ -274,6 +281,7 @@ def _is_lone_ending(database: Database, claim: Claim, new: Sequence[NewStep]) ->
         and first.ending.blob is None
         and first.debt is None
         and first.cached is None
+        and not first.effects
     )
 
 
@@ -329,6 +337,9 @@ def write(
     if debts := [step.debt for step in new if step.debt is not None]:
         owe(connection, debts)
     _keep_for_later(connection, new)
+    for step in new:
+        for effect in step.effects:
+            effect(connection, moment)
     return of_steps(announced)
 
 
@@ -398,6 +409,7 @@ def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan) -> dict[s
         "lease_seconds": step.lease_seconds,
         "child_run_id": step.child_run_id,
         "tags": encode_tags(step.tags) if step.tags else None,
+        "transaction_key": step.transaction,
         "claim_number": claim.number if step.ending is not None else 0,
         "created_at": moment,
         "join_id": None,
@@ -597,9 +609,9 @@ def _record_alone_of(dialect: str) -> Any:
 _WRITTEN = frozenset({
     "run_id", "run_attempt", "step_key", "id", "branch", "position", "sequence", "kind", "name", "path", "options",
     "recorded_attempt", "attempt", "inline", "inputs", "inputs_fingerprint", "queue", "priority", "lease_seconds",
-    "child_run_id", "tags", "claim_number", "created_at", "join_id", "wave", "wave_index", "wave_window", "due_at",
-    "announce_at", "announced_at", "worker", "phase", "state_type", "state_name", "state_message", "result",
-    "result_blob", "start_time", "end_time",
+    "child_run_id", "tags", "transaction_key", "claim_number", "created_at", "join_id", "wave", "wave_index",
+    "wave_window", "due_at", "announce_at", "announced_at", "worker", "phase", "state_type", "state_name",
+    "state_message", "result", "result_blob", "start_time", "end_time",
 })  # fmt: skip
 _INSERT = Prepared(_insert_of)
 _RECORD_ALONE = Prepared(_record_alone_of)

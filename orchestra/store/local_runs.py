@@ -13,13 +13,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from orchestra import clock, identifiers
+from orchestra import clock, identifiers, settings
 from orchestra.errors import DbTransactionError
 from orchestra.serializers import clean_text
 from orchestra.states import State, StateType
+from orchestra.store import blobs
+from orchestra.store.claims import Claim
 from orchestra.store.database import Database, insert, now
 from orchestra.store.joint import Joint
-from orchestra.store.tables import Phase, flow_runs, flows, phase_is, phase_is_not, states, steps
+from orchestra.store.tables import Phase, flow_runs, flows, phase_is, phase_is_not, states, steps, transactions
+from orchestra.transaction_rules import UNSETTLED, Durable
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +86,21 @@ def finish_run(
     state: State[Any],
     *,
     result: bytes | None = None,
+    blob: str | None = None,
     has_remote_steps: bool = False,
 ) -> bool:
     """Write the final state and give up the claim; false where another process has ended or claimed the run.
 
     Args:
+        blob: Where the result is kept apart: the name of its blob.
         has_remote_steps: Workers may be carrying out steps of it; what they have not begun ends with it.
     """
 
     def write(connection: Connection) -> bool:
         ended = _of_run(run_id).where(flow_runs.c.owner == owner, flow_runs.c.phase == Phase.CLAIMED)
         values = {**_state_values(state), "phase": Phase.DONE, "lease_until": None, "end_time": clock.now()}
-        if not connection.execute(ended.values(**values, result=result)).rowcount:
+        data, name = blobs.place(connection, result, blob)
+        if not connection.execute(ended.values(**values, result=data, result_blob=name)).rowcount:
             return _has_ended(connection, run_id, owner, state)
         connection.execute(states.insert().values(_state_row(run_id, state)))
         if has_remote_steps:
@@ -104,8 +110,12 @@ def finish_run(
     return db.write(write)
 
 
-def end_step(joint: Joint, owner: str, row: dict[str, Any]) -> None:
+def end_step(joint: Joint, owner: str, row: dict[str, Any], data: bytes | None, blob: str | None) -> None:
     """Write the row of a step that has ended, and commit it with what its body has written.
+
+    Args:
+        data: Its encoded result.
+        blob: The blob that this was put into ahead.
 
     Raises:
         DbTransactionError: The run is no longer this process's; nothing was written.
@@ -118,7 +128,9 @@ def end_step(joint: Joint, owner: str, row: dict[str, Any]) -> None:
             raise DbTransactionError(
                 f"flow run {run_id} was ended by another process, which took this one for dead; nothing was committed"
             )
-        connection.execute(insert(connection, steps).values(row).on_conflict_do_nothing())
+        result, name = blobs.place(connection, data, blob)
+        values = row | {"result": result, "result_blob": name}
+        connection.execute(insert(connection, steps).values(values).on_conflict_do_nothing())
 
     def is_there(connection: Connection) -> bool:
         # Behind a COMMIT that is still under way.
@@ -126,6 +138,17 @@ def end_step(joint: Joint, owner: str, row: dict[str, Any]) -> None:
         return connection.execute(sa.select(steps.c.id).where(steps.c.id == row["id"])).first() is not None
 
     joint.write(work, is_there)
+
+
+def write_step(db: Database, row: dict[str, Any], data: bytes | None, blob: str | None) -> None:
+    """Write the row of a step that has ended, with a result that is kept in `blob`. Safe to repeat."""
+
+    def write(connection: Connection) -> None:
+        result, name = blobs.place(connection, data, blob)
+        values = row | {"result": result, "result_blob": name}
+        connection.execute(insert(connection, steps).values(values).on_conflict_do_nothing())
+
+    db.write(write)
 
 
 def renew_leases(db: Database, owners: Sequence[str], lease_seconds: float) -> list[str]:
@@ -140,14 +163,69 @@ def renew_leases(db: Database, owners: Sequence[str], lease_seconds: float) -> l
     return db.write(write)
 
 
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A local run whose process died inside of a transaction."""
+
+    id: str
+    run_attempt: int
+    owner: str
+    claim_number: int
+
+
+def dead_in_transactions(db: Database, is_dead: Callable[[str], bool]) -> list[Dead]:
+    """Local runs whose processes are dead, as `mark_dead` finds them, and that have transactions to be rolled back."""
+    wanted = [Durable.ACTIVE.value, *(state.value for state in UNSETTLED)]
+    column = transactions.c
+    open_ = sa.exists().where(
+        column.run_id == flow_runs.c.id,
+        column.run_attempt == flow_runs.c.run_attempt,
+        column.state.in_(wanted),
+    )
+    long_over = flow_runs.c.lease_until < now() - flow_runs.c.lease_seconds
+    names = (flow_runs.c.id, flow_runs.c.run_attempt, flow_runs.c.owner, flow_runs.c.claim_number)
+    query = sa.select(*names, long_over.label("long_over")).where(_lapsed(), open_)
+    found = db.read(lambda connection: connection.execute(query).all())
+    return [Dead(*row[:4]) for row in found if row.long_over or is_dead(row.owner)]
+
+
+def take_over(db: Database, run: Dead) -> Claim | None:
+    """Claim the run of a dead process, to undo what it did; None where another process has. Safe to repeat.
+
+    A crash after it leaves a claim that lapses.
+    """
+    owner, lease = identifiers.owner(), settings.current().lease_seconds
+    number = run.claim_number + 1
+    asked_at = clock.monotonic()
+
+    def write(connection: Connection) -> bool:
+        taken = (
+            _of_run(run.id)
+            .where(_lapsed(), flow_runs.c.owner == run.owner)
+            .values(owner=owner, claim_number=number, lease_seconds=lease, lease_until=now() + lease)
+        )
+        if connection.execute(taken).rowcount:
+            return True
+        ours = sa.select(flow_runs.c.id).where(flow_runs.c.id == run.id, flow_runs.c.owner == owner)
+        return connection.execute(ours).first() is not None
+
+    if not db.write(write):
+        return None
+    return Claim("flow", run.id, run.run_attempt, None, owner, number, lease, asked_at)
+
+
+def _lapsed() -> sa.ColumnElement[bool]:
+    held = (flow_runs.c.runner == "local") & phase_is(flow_runs, Phase.CLAIMED)
+    return held & (flow_runs.c.lease_until < now())
+
+
 def mark_dead(db: Database, is_dead: Callable[[str], bool]) -> int:
     """Mark local runs whose processes are dead as Crashed; returns how many. Safe to repeat.
 
     Of those whose lease has lapsed these are: `is_dead` says so of the owner's name, or it lapsed a whole lease ago;
     a machine that slept gives its processes that long.
     """
-    lapsed = flow_runs.c.lease_until < now()
-    held = (flow_runs.c.runner == "local") & phase_is(flow_runs, Phase.CLAIMED) & lapsed
+    held = _lapsed()
     long_over = flow_runs.c.lease_until < now() - flow_runs.c.lease_seconds
     query = sa.select(flow_runs.c.id, flow_runs.c.owner, long_over.label("long_over")).where(held)
     found = db.read(lambda connection: connection.execute(query).all())

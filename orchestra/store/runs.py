@@ -14,7 +14,7 @@ from orchestra import clock, identifiers, settings
 from orchestra.errors import ClaimLost, FlowRunNotFound, IdempotencyConflict
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store import blobs, pass_ons
+from orchestra.store import blobs, pass_ons, transactions
 from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, Claimed, fence, is_released
 from orchestra.store.database import Database, insert, insert_for, instant, now
@@ -300,6 +300,7 @@ def next_attempt(
             steps.c.run_id == run_id,
             steps.c.run_attempt == run_attempt,
             steps.c.state_type == StateType.COMPLETED.value,
+            transactions.stands(),
         )
         .values(run_attempt=run_attempt + 1)
     )
@@ -346,7 +347,7 @@ def result_of(database: Database, row: Mapping[str, Any]) -> bytes | None:
     if row["result_blob"] is None:
         result: bytes | None = row["result"]
         return result
-    return database.read(lambda connection: blobs.get(connection, row["result_blob"]))
+    return blobs.fetch(database, row["result_blob"])
 
 
 def unfinished(database: Database, run_id: str, run_attempt: int) -> bool:

@@ -26,7 +26,7 @@ from orchestra.store.cache import Keeping
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
 from orchestra.store.joint import Joint
-from orchestra.store.journal import Ending, chunks, keep_large, upstream_failed
+from orchestra.store.journal import Effect, Ending, chunks, keep_large, upstream_failed
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import prepare
 from orchestra.store.tables import Phase, edges, flow_runs, joins, phase_is, phase_is_not, steps
@@ -83,6 +83,7 @@ def complete(
     bounded: bool = False,
     cached: Keeping | None = None,
     joint: Joint | None = None,
+    effects: Sequence[Effect] = (),
 ) -> list[Announcement]:
     """Write the ending of a claimed step, and what follows from it, in one transaction.
 
@@ -95,6 +96,7 @@ def complete(
         bounded: The step is one of which only some may be in flight.
         cached: What of it is kept for later calls.
         joint: The transaction of its body, which this ends.
+        effects: Written together with it.
 
     Returns:
         What to announce.
@@ -117,6 +119,8 @@ def complete(
             owe(connection, [debt])
         if cached is not None:
             cache.settle(connection, cached, ending.result, ending.blob)
+        for effect in effects:
+            effect(connection, instant(connection))
         return settle(connection, claim.run_id, claim.run_attempt, _ended([row]), window=window)
 
     def is_there(connection: Connection) -> bool:

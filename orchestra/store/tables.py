@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Double,
@@ -70,6 +71,8 @@ class Kind(enum.StrEnum):
     SLOT = "slot"
     #: Something the body saw of the outside: a clock, a state, an order of completion, a timeout.
     OBSERVATION = "observation"
+    #: The opening of a transaction, or a value set in one: done anew in each attempt of the run.
+    TRANSACTION = "transaction"
 
 
 def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
@@ -226,6 +229,8 @@ steps = Table(
     Column("worker", String(LONGEST_NAME)),
     #: JSON list; null: none.
     Column("tags", Text),
+    #: The innermost transaction in whose block it was asked for.
+    Column("transaction_key", String(LONGEST_KEY)),
     *_claim_columns(),
     *_state_columns(),
     PrimaryKeyConstraint("run_id", "run_attempt", "step_key"),
@@ -321,6 +326,88 @@ owed_hooks = Table(
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
 )
 
+#: Transactions of flow runs. `key` is the step key of its opening.
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    Column("run_attempt", Integer, nullable=False),
+    Column("key", String(LONGEST_KEY), nullable=False),
+    #: The block around it.
+    Column("parent_key", String(LONGEST_KEY)),
+    #: What users call its key: `transaction(key=…)`.
+    Column("name", String(LONGEST_KEY)),
+    #: A `transaction_rules.Durable`.
+    Column("state", String(16), nullable=False),
+    #: What `txn.set` has set, encoded.
+    Column("stored", LargeBinary),
+    #: What it is rolled back for: encoded, and for people.
+    Column("error", LargeBinary),
+    Column("message", Text),
+    #: Where the block failed: the branch of the body, and how many steps that had asked for.
+    Column("failed_branch", String(LONGEST_NAME)),
+    Column("failed_position", Integer),
+    Column("created_at", Double, nullable=False),
+    Column("end_time", Double),
+    PrimaryKeyConstraint("run_id", "run_attempt", "key"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_transactions_created", "created_at", "run_id", "key"),
+    Index("ix_transactions_state", "state", "created_at", "run_id", "key"),
+)
+
+#: Hooks of transactions: written before they can be needed, each run to one recorded end.
+transaction_hooks = Table(
+    "transaction_hooks",
+    metadata,
+    Column("run_id", String(36), nullable=False),
+    Column("run_attempt", Integer, nullable=False),
+    Column("key", String(2 * LONGEST_KEY), nullable=False),
+    Column("transaction_key", String(LONGEST_KEY), nullable=False),
+    #: A `transaction_rules.HookKind`.
+    Column("kind", String(16), nullable=False),
+    Column("name", String(LONGEST_NAME), nullable=False),
+    #: The step whose task it belongs to, and its place among that task's hooks; null: of the block itself.
+    Column("step_key", String(LONGEST_KEY)),
+    Column("number", Integer, nullable=False, server_default="0"),
+    #: `module:qualname` of the task it belongs to, or of what is to be called; null: see `function`.
+    Column("path", String(1024)),
+    #: Encoded options of that task.
+    Column("options", LargeBinary),
+    #: What is to be called, where it cannot be imported.
+    Column("function", LargeBinary),
+    #: Encoded arguments.
+    Column("arguments", LargeBinary),
+    #: What the task's body has set in its own transaction, encoded.
+    Column("stored", LargeBinary),
+    #: The order of registration: by time, then by this.
+    Column("created_at", Double, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    #: A `transaction_rules.HookState`.
+    Column("state", String(16), nullable=False),
+    #: How often it was started, crashes included, and its tries so far.
+    Column("starts", Integer, nullable=False, server_default="0"),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    #: When the next try is due.
+    Column("due_at", Double),
+    Column("message", Text),
+    Column("start_time", Double),
+    Column("end_time", Double),
+    PrimaryKeyConstraint("run_id", "run_attempt", "key"),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    Index("ix_transaction_hooks_transaction", "run_id", "run_attempt", "transaction_key"),
+)
+
+#: What was staged by committed transactions that have a key of the user's.
+transaction_keys = Table(
+    "transaction_keys",
+    metadata,
+    Column("key", String(LONGEST_KEY), primary_key=True),
+    Column("result", LargeBinary),
+    Column("result_blob", String(80)),
+    Column("created_at", Double, nullable=False),
+    _partial("ix_transaction_keys_blob", "result_blob", where="result_blob IS NOT NULL"),
+)
+
 #: State history of flow runs (and of steps, where they had more than one state).
 states = Table(
     "states",
@@ -392,6 +479,27 @@ cache_entries = Table(
     Index("ix_cache_entries_task", "task_name", "created_at", "key"),
     _partial("ix_cache_entries_expires", "expires_at", where="expires_at IS NOT NULL"),
     _partial("ix_cache_entries_blob", "result_blob", where="result_blob IS NOT NULL"),
+)
+
+#: Results in a storage outside of the database. A row is there before its file, and goes after it, so that no file is
+#: without one; the run or step that refers to it comes in a later transaction than the file.
+stored_results = Table(
+    "stored_results",
+    metadata,
+    #: As `result_blob` has it.
+    Column("name", String(80), primary_key=True),
+    #: A folder, or a URL of fsspec.
+    Column("storage", Text, nullable=False),
+    #: Within the storage.
+    Column("path", String(LONGEST_NAME), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    #: Of the file, hexadecimal.
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    #: Since when nothing refers to it and its file is to be deleted.
+    Column("dropped_at", Double),
+    Index("ix_stored_results_created", "created_at"),
+    _partial("ix_stored_results_dropped", "name", where="dropped_at IS NOT NULL"),
 )
 
 #: Messages to flow runs, in the order of their arrival.

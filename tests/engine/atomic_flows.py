@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from orchestra import flow, task
 from orchestra.runtime import task_run
-from orchestra.transactions import db_transaction
+from orchestra.transactions import Transaction, db_transaction, transaction
 
 
 class Base(DeclarativeBase):
@@ -145,6 +145,20 @@ def break_promise() -> None:
 
 
 @task
+def break_promise_too(seat: int) -> None:
+    """As `break_promise`, and has a hook."""
+    effects.append("tried")
+    with db_transaction() as session:
+        session.add(Guest(id=1, seat=404))
+
+
+@break_promise_too.on_rollback
+def never_either(txn: Transaction) -> None:
+    """Is not called."""
+    effects.append("never")
+
+
+@task
 def committing() -> None:
     """Commits, as it is used to."""
     with db_transaction() as session:
@@ -236,3 +250,24 @@ async def fetching(submitted: bool) -> None:
 async def awaiting(seat: int) -> int:
     """An async flow that calls a plain task."""
     return book(seat)
+
+
+@book.on_rollback
+def unbook(txn: Transaction) -> None:
+    """Gives the seat back."""
+    effects.append(f"unbooked {txn.get('seat')}")
+
+
+@book_and_fail.on_rollback
+def never(txn: Transaction) -> None:
+    """Is not called: its task has not ended well."""
+    effects.append("never")
+
+
+@flow
+def as_a_whole(seat: int, kind: str = "book_and_fail") -> None:
+    """Two tasks with rows of their own, in a block that fails with the second one."""
+    with transaction() as txn:
+        txn.set("seat", seat)
+        book(seat)
+        globals()[kind](seat + 1)

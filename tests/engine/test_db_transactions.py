@@ -18,7 +18,7 @@ from orchestra.errors import DbTransactionError, DbTransactionTimeout, MissingCo
 from orchestra.states import State
 from orchestra.store.behind import behind
 from orchestra.store.database import Database
-from orchestra.store.tables import steps
+from orchestra.store.tables import steps, transaction_hooks
 from orchestra.transactions import db_transaction
 from tests.drive import Driver
 from tests.engine import atomic_flows as flows
@@ -254,6 +254,24 @@ def test_the_session_is_of_the_thread_that_opened_it(ground: Ground) -> None:
     ground.run("book", 1).result()
 
     assert "belongs to one thread" in str(refused)
+
+
+@pytest.mark.parametrize("kind", ["book_and_fail", "break_promise_too"])
+@pytest.mark.parametrize("way", ["here", "worker"])
+def test_the_rollback_of_a_block_undoes_what_was_committed(tables: Database, way: str, kind: str) -> None:
+    """The hook of the task that ended is registered in that one commit; the one that failed has none to run."""
+    driver = Driver(tables)
+
+    if way == "here":
+        state = flows.as_a_whole(7, kind, return_state=True)
+    else:
+        state = driver.run(flows.as_a_whole, seat=7, kind=kind)
+
+    assert state.name == "Failed"
+    assert [each for each in flows.effects if each != "tried"] == ["booked", "unbooked 7"]
+    assert Ground(tables, driver, way).seats() == {7: "ada"}
+    query = sa.select(transaction_hooks.c.name, transaction_hooks.c.state)
+    assert tables.read(lambda c: [tuple(row) for row in c.execute(query)]) == [("unbook", "COMPLETED")]
 
 
 # -- claims ------------------------------------------------------------------------------------------------------

@@ -124,6 +124,7 @@ def test_version_is_fast_because_it_loads_nothing_heavy() -> None:
         ["flow"],
         ["flow-run"],
         ["task-run"],
+        ["transaction"],
         ["db"],
         ["config"],
         ["doctor"],

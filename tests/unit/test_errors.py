@@ -24,6 +24,7 @@ FACTS: dict[str, tuple[object, ...]] = {
     "FlowNotFound": ("etl",),
     "GraphvizNotFound": ("the program dot",),
     "NotThereYet": ("orchestra.events", "emit_event", "events"),
+    "DbTransactionTimeout": (2.5,),
     "DefinitionNotFound": ("flows:etl", "no module named 'flows'"),
     "IllegalTransition": ("5f0c", "COMPLETED", "cancelled"),
 }

@@ -17,8 +17,8 @@ from tests.helpers import ROOT
 FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
     "callables digests states journal graph decomposition specs retries serializers typed_values pickles signing "
-    "previews annotations names hooks questions schedules cache_policies utilities task_runners",
-    "store",
+    "previews annotations names hooks transaction_rules questions schedules cache_policies utilities task_runners",
+    "store blobs",
     "context runtime logging results futures awaitables handles engine runners transactions db_transactions artifacts "
     "variables events concurrency locking input",
     "flows tasks observations flow_runs decorated deployments docker automations blocks canvas_members background",

@@ -45,6 +45,7 @@ THERE = {
     "locking.filesystem": "FileSystemLockManager",
     "locking.memory": "MemoryLockManager",
     "logging": "get_run_logger get_logger disable_run_logger flow_run_logger task_run_logger",
+    "results": "ResultStore ResultRecord get_result_store",
     "runtime": "flow_run task_run deployment",
     "schedules": "Schedule Cron Interval RRule",
     "states": """
@@ -56,6 +57,9 @@ THERE = {
     "task_worker": "serve",
     "tasks": "Task task exponential_backoff task_input_hash",
     "testing.utilities": "orchestra_test_harness prefect_test_harness",
+    "transactions": """
+        transaction atransaction get_transaction CommitMode IsolationLevel Transaction AsyncTransaction TransactionState
+    """,
     "utilities.annotations": "allow_failure quote unmapped opaque freeze",
 }
 
@@ -73,9 +77,7 @@ NOT_YET = {
     "docker": "DockerImage",
     "events": "emit_event Event Resource DeploymentEventTrigger",
     "flows": "serve deploy",
-    "results": "ResultStore ResultRecord get_result_store",
     "server": "create_app",
-    "transactions": "transaction atransaction get_transaction CommitMode IsolationLevel Transaction",
     "variables": "Variable",
 }
 
