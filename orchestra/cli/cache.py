@@ -26,7 +26,7 @@ def cache() -> None:
     """See and clear cached results."""
 
 
-class _Age(click.ParamType):
+class _Age(click.ParamType[float]):
     """A length of time: `90s`, `30m`, `12h`, `7d`, `2w`; gives seconds."""
 
     name = "age"
