@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks import limited
 from orchestra import flow, task
 from orchestra.cache_policies import INPUTS
+from orchestra.transactions import transaction
 
 #: Seconds after which a measurement is given up.
 TIMEOUT = 120
@@ -72,6 +74,15 @@ def all_to_all() -> int:
     return add_up(layer)
 
 
+@flow
+def empty_transactions(times: int) -> int:
+    """Blocks in which nothing is done."""
+    for _ in range(times):
+        with transaction():
+            pass
+    return times
+
+
 def many_flows() -> int:
     """200 flows of 5 direct calls, all sent, then waited for."""
     sent = [in_a_row.delay(5) for _ in range(200)]
@@ -89,5 +100,8 @@ SHAPES: dict[str, Callable[[], Any]] = {
     "latency": lambda: in_a_row.delay(1).result(timeout=TIMEOUT),
     "latency-submit": lambda: one_submitted.delay().result(timeout=TIMEOUT),
     "flows": many_flows,
+    "transactions-local": lambda: empty_transactions(100),
+    "transactions": lambda: empty_transactions.delay(100).result(timeout=TIMEOUT),
+    "limit": limited.shared,
     "layers": lambda: all_to_all.delay().result(timeout=TIMEOUT),
 }

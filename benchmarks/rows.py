@@ -51,6 +51,9 @@ ROWS = (
     Row("layers", "3 layers of 50, all-to-all", "chain of chords", 24975, Bar(1.0), Bar(2.0)),
     Row("hits-local", "200 calls answered by the cache, in process", None, 200, Bar(0.2, False), None, repeat=5),
     Row("hits", "200 calls answered by the cache, on a worker", None, 200, Bar(0.4, False), Bar(0.4, False), repeat=3),
+    Row("transactions-local", "100 empty transactions, in process", None, 100, Bar(0.1, False), None, repeat=5),
+    Row("transactions", "100 empty transactions, on a worker", None, 100, Bar(0.3, False), None, repeat=3),
+    Row("limit", "640 slots of a limit of 10, 8 processes", None, 640, Bar(10.0, False), None, repeat=3),
     Row("import", "from orchestra import flow, task", "import Celery", None, **_both(0.6), repeat=3),
 )
 

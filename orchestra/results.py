@@ -76,6 +76,8 @@ class Keeping:
     storage: str = ""
     #: Whether small values go there, too.
     everything: bool = False
+    #: For how many seconds a storage that is away is tried.
+    patience: float = 0.0
 
     def outside(self, data: bytes) -> str | None:
         """Keep an encoded value in the storage, if it belongs there; its name.
@@ -88,18 +90,25 @@ class Keeping:
         """
         if not self.storage or not (self.everything or blobs.is_large(data)):
             return None
-        return stored_results.keep(self.database, data, self.storage)
+        return stored_results.keep(self.database, data, self.storage, patience=self.patience)
 
 
-def keeping_of(database: Database, spec: TaskSpec | FlowSpec, flow: FlowSpec | None = None) -> Keeping | None:
-    """How values of a flow, or of a task in the run of `flow`, are kept; None: in the ordinary way."""
+def keeping_of(
+    database: Database, spec: TaskSpec | FlowSpec, flow: FlowSpec | None = None, *, patience: float | None = None
+) -> Keeping | None:
+    """How values of a flow, or of a task in the run of `flow`, are kept; None: in the ordinary way.
+
+    Args:
+        patience: For how many seconds a storage that is away is tried; None: for as long as a claim holds.
+    """
     own, serializer = spec.result_storage, spec.result_serializer
     if flow is not None:
         own, serializer = own or flow.result_storage, serializer or flow.result_serializer
     storage = own or settings.current().result_storage
     if not storage and serializer is None:
         return None
-    return Keeping(database, serializer or "auto", storage or "", own is not None)
+    patient = settings.current().lease_seconds if patience is None else patience
+    return Keeping(database, serializer or "auto", storage or "", own is not None, patient)
 
 
 # -- results under names of users' own ---------------------------------------------------------------------------

@@ -90,6 +90,11 @@ class TaskSpec:
         return is_async(self.fn)
 
     @property
+    def has_transaction_hooks(self) -> bool:
+        """Whether a transaction in which it ends well has something to call."""
+        return bool(self.on_rollback or self.on_commit)
+
+    @property
     def keeps_result(self) -> bool | None:
         """Whether a run in this process keeps the result; None: as its flow says."""
         if self.persist_result is None and (
@@ -100,11 +105,6 @@ class TaskSpec:
         ):
             return True
         return self.persist_result
-
-    @property
-    def has_transaction_hooks(self) -> bool:
-        """Whether a transaction in which it ends well has something to call."""
-        return bool(self.on_rollback or self.on_commit)
 
     @property
     def routed_as(self) -> str:

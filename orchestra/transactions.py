@@ -501,10 +501,11 @@ def _made(
         raise DefinitionError(
             f"store= of a transaction has exists(key), read(key) and write(key, value); {store!r} has not"
         )
+    parent = transaction_here()
     return kind(
         key,
-        parent=transaction_here(),
-        keeper=_keeper(),
+        parent=parent,
+        keeper=_keeper() if parent is None else parent._keeper,
         store=store,
         commit_mode=None if commit_mode is None else CommitMode(commit_mode),
         isolation_level=isolation_level,

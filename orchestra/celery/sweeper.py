@@ -25,9 +25,10 @@ from celery import Celery
 from orchestra import clock, identifiers, settings
 from orchestra.celery.dispatch import CeleryCarrier
 from orchestra.celery.processes import Watch
+from orchestra.engine import leases
 from orchestra.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from orchestra.runners.carrier import Carrier
-from orchestra.store import claims, due, leaders, pass_ons, slots, workers
+from orchestra.store import claims, due, leaders, local_runs, pass_ons, slots, workers
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database, database
 from orchestra.store.workers import WorkerRow
@@ -61,6 +62,7 @@ class Sweeper:
         self._owner = identifiers.owner()
         self._is_leader = False
         self._lead_at = self._sweep_at = float("-inf")
+        self._rollback: threading.Thread | None = None
 
     def tick(self) -> float:
         """Do what is due; gives the seconds until the next tick, at most one."""
@@ -108,7 +110,18 @@ class Sweeper:
                 self._announce([owed])
             due.expire_local(self._database)
             slots.purge(self._database)
+            self._roll_back_dead()
         return self._until_next()
+
+    def _roll_back_dead(self) -> None:
+        """Roll back what dead processes left open in local runs: hooks are users' code, and hold up no sweep."""
+        if self._rollback is not None and self._rollback.is_alive():
+            return
+        if local_runs.dead_in_transactions(self._database, identifiers.is_dead_here):
+            self._rollback = threading.Thread(
+                target=leases.mark_dead, args=(self._database,), name="orchestra-rollback", daemon=True
+            )
+            self._rollback.start()
 
     def _announce(self, announcements: list[due.Announcement]) -> None:
         self._carrier.announce(announcements)

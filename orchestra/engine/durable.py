@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from orchestra import clock, identifiers, lazy, names, results, serializers, states
@@ -282,7 +281,7 @@ class DurableRunner(Holding):
             self._open.add(asked.key)
             return None
         if task.on_commit and outcome.state.is_completed() and transaction_here() is None:
-            outcome = replace(outcome, state=lazy.load("transacting").commit_alone(context, outcome.state))
+            outcome = Ended(lazy.load("transacting").commit_alone(context, outcome.state), outcome.attempt)
         ending, final = self._ending_of(task, outcome, start_time)
         if joint is not None and not final.is_completed():
             return final

@@ -33,6 +33,7 @@ from orchestra.errors import (
     NonDeterministic,
     ParameterError,
     Parked,
+    ResultStorageUnavailable,
     RunTimeout,
     Signal,
     StoreError,
@@ -133,9 +134,15 @@ class Segment:
                 raise
             logger.warning("flow run %s goes on elsewhere: %s", self.claim.run_id, lost or "its claim was taken over")
             return None
+        except ResultStorageUnavailable as error:
+            away = error
         except Adrift:
             assert self.runner.broken is not None
-            raise self.runner.broken from None
+            if not isinstance(self.runner.broken, ResultStorageUnavailable):
+                raise self.runner.broken from None
+            away = self.runner.broken
+        unknown.wait_for_storage(self.database, self.claim, away)
+        return None
 
     def _carry_on(self) -> State[Any] | None:
         self._open()

@@ -29,6 +29,7 @@ from orchestra.errors import (
     CrashedRun,
     DefinitionNotFound,
     Fenced,
+    ResultStorageUnavailable,
     StoreError,
 )
 from orchestra.failpoints import failpoint
@@ -64,6 +65,9 @@ def run_step(database: Database, run_id: str, run_attempt: int, step_key: str, c
     try:
         with heart.hold(claimed.claim):
             step.run()
+    except ResultStorageUnavailable as error:
+        unknown.wait_for_storage(database, step.claim, error)
+        return
     except (Fenced, ClaimLost) as lost:
         logger.warning(
             "step %s of flow run %s goes on elsewhere: %s", step_key, run_id, lost or "its claim was taken over"

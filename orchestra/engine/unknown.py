@@ -1,11 +1,12 @@
-"""Runs and steps whose code is not on this worker: they wait for one that has it."""
+"""Runs and steps that wait for what is not there: a worker that has their code, or their result storage."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from orchestra.errors import DefinitionNotFound
+from orchestra import settings
+from orchestra.errors import DefinitionNotFound, ResultStorageUnavailable
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec
 from orchestra.store import claims
@@ -23,6 +24,16 @@ def wait_for_code(database: Database, claim: Claim, error: DefinitionNotFound) -
     message = f"waiting for a worker that knows it: {error}"
     _logger.warning("%s: %s", claims.name_of(claim), message)
     claims.give_back(database, claim, due_in=UNKNOWN_WAIT, message=clean_text(message))
+
+
+def wait_for_storage(database: Database, claim: Claim, error: ResultStorageUnavailable) -> None:
+    """Leave a run or step until its result storage may be back, and say for what it waits. No lapse is counted.
+
+    What was not recorded is done again then. A crash before leaves it to the lapse of the claim.
+    """
+    _logger.warning("%s waits: %s", claims.name_of(claim), error)
+    seconds = settings.current().lease_seconds
+    claims.give_back(database, claim, due_in=seconds, message=clean_text(f"waiting for its result storage: {error}"))
 
 
 def unknown_flow(path: str, name: str) -> FlowSpec:

@@ -265,7 +265,7 @@ def kept(value: Any, name: str, spec: TaskSpec | FlowSpec, flow: FlowSpec | None
             the row makes it one, as another transaction would have to wait for the row's.
     """
     db = database()
-    keeping = results.keeping_of(db, spec, flow)
+    keeping = results.keeping_of(db, spec, flow, patience=0.0)
     try:
         data = encode(value, serializer="auto" if keeping is None else keeping.serializer)
         results.split(data)

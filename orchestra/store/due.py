@@ -30,7 +30,7 @@ from orchestra.store.announcements import (
 )
 from orchestra.store.database import Database, instant, now
 from orchestra.store.journal import Ending, upstream_failed
-from orchestra.store.local_runs import end_dead
+from orchestra.store.local_runs import end_dead, in_transactions
 from orchestra.store.settle import WAIT_COLUMNS, complete_open, make_ready, wake_if_over
 from orchestra.store.tables import Kind, Phase, edges, flow_runs, owed_hooks, phase_is, phase_is_not, queue_marks, steps
 
@@ -119,9 +119,15 @@ def next_due(database: Database) -> float | None:
 def expire_local(database: Database) -> int:
     """Mark local runs whose process died as CRASHED; returns how many.
 
-    None for a lease after the database was away: processes that live could not renew.
+    None for a lease after the database was away: processes that live could not renew. Those that died inside of a
+    transaction are left to whoever rolls that back (`leases.mark_dead`).
     """
-    lapsed = sa.and_(flow_runs.c.runner == "local", phase_is(flow_runs, Phase.CLAIMED), flow_runs.c.lease_until < now())
+    lapsed = sa.and_(
+        flow_runs.c.runner == "local",
+        phase_is(flow_runs, Phase.CLAIMED),
+        flow_runs.c.lease_until < now(),
+        ~in_transactions(),
+    )
     found = sa.select(flow_runs.c.id).where(lapsed).limit(1)
     if database.read(lambda connection: connection.execute(found).first()) is None:
         return 0

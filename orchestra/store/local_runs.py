@@ -175,18 +175,19 @@ class Dead:
 
 def dead_in_transactions(db: Database, is_dead: Callable[[str], bool]) -> list[Dead]:
     """Local runs whose processes are dead, as `mark_dead` finds them, and that have transactions to be rolled back."""
-    wanted = [Durable.ACTIVE.value, *(state.value for state in UNSETTLED)]
-    column = transactions.c
-    open_ = sa.exists().where(
-        column.run_id == flow_runs.c.id,
-        column.run_attempt == flow_runs.c.run_attempt,
-        column.state.in_(wanted),
-    )
     long_over = flow_runs.c.lease_until < now() - flow_runs.c.lease_seconds
     names = (flow_runs.c.id, flow_runs.c.run_attempt, flow_runs.c.owner, flow_runs.c.claim_number)
-    query = sa.select(*names, long_over.label("long_over")).where(_lapsed(), open_)
+    query = sa.select(*names, long_over.label("long_over")).where(_lapsed(), in_transactions())
     found = db.read(lambda connection: connection.execute(query).all())
     return [Dead(*row[:4]) for row in found if row.long_over or is_dead(row.owner)]
+
+
+def in_transactions() -> sa.ColumnElement[bool]:
+    """The condition that a run has transactions that are open, or owe hooks."""
+    column = transactions.c
+    wanted = [Durable.ACTIVE.value, *(state.value for state in UNSETTLED)]
+    same = (column.run_id == flow_runs.c.id, column.run_attempt == flow_runs.c.run_attempt)
+    return sa.exists().where(*same, column.state.in_(wanted))
 
 
 def take_over(db: Database, run: Dead) -> Claim | None:
@@ -223,9 +224,9 @@ def mark_dead(db: Database, is_dead: Callable[[str], bool]) -> int:
     """Mark local runs whose processes are dead as Crashed; returns how many. Safe to repeat.
 
     Of those whose lease has lapsed these are: `is_dead` says so of the owner's name, or it lapsed a whole lease ago;
-    a machine that slept gives its processes that long.
+    a machine that slept gives its processes that long. Not those that died inside of a transaction.
     """
-    held = _lapsed()
+    held = _lapsed() & ~in_transactions()
     long_over = flow_runs.c.lease_until < now() - flow_runs.c.lease_seconds
     query = sa.select(flow_runs.c.id, flow_runs.c.owner, long_over.label("long_over")).where(held)
     found = db.read(lambda connection: connection.execute(query).all())

@@ -110,6 +110,8 @@ class Asked:
     missing: tuple[str, ...] = ()
     #: What to announce.
     announcements: list[Announcement] = field(default_factory=list)
+    #: There are slots that nobody has handed on to those before: their owner died.
+    overdue: bool = False
 
 
 # -- asking ------------------------------------------------------------------------------------------------------
@@ -134,11 +136,18 @@ def acquire(
     """
     wanted = sorted(set(names))
     failpoint("before_acquire")
-    asked = database.write(lambda connection: take(connection, holder, wanted, occupy, wait=wait, strict=strict))
+
+    def work(connection: Connection) -> tuple[Asked, bool]:
+        asked = take(connection, holder, wanted, occupy, wait=wait, strict=strict)
+        if asked.granted or not wait or not asked.overdue:
+            return asked, False
+        more = _hand_on(connection, lock(connection, wanted))
+        return Asked(holder.key in _granted(connection, [holder.key]), asked.missing), more
+
+    asked, more = database.write(work)
     failpoint("after_acquire")
-    if asked.granted or not wait:
+    if not more:
         return asked
-    # Slots of owners that died, which nobody has handed on.
     announcements = serve(database, wanted)
     return Asked(is_granted(database, holder.key), asked.missing, announcements)
 
@@ -205,14 +214,13 @@ def take(
     mine = connection.execute(sa.select(slots).where(slots.c.holder == holder.key)).all()
     places = {row.limit_name: row.id for row in mine if row.taken_at is None}
     has_had = bool(mine) and not places
-    granted = all(
-        _fits(connection, holder.key, name, limits[name], occupy)
-        and (has_had or not _anyone_before(connection, holder.key, name, places.get(name)))
-        for name in wanted
+    free = all(_fits(connection, holder.key, name, limits[name], occupy) for name in wanted)
+    granted = free and (
+        has_had or not any(_anyone_before(connection, holder.key, name, places.get(name)) for name in wanted)
     )
     if not granted and wait and set(places) == set(wanted):
         connection.execute(sa.update(slots).where(slots.c.holder == holder.key).values(**_lifeline(holder)))
-        return Asked(False, missing)
+        return Asked(False, missing, overdue=free)
     if mine:
         connection.execute(sa.delete(slots).where(slots.c.holder == holder.key))
     if wanted and (granted or wait):
@@ -220,7 +228,7 @@ def take(
         row["taken_at"] = now() if granted else None
         for name in wanted:
             connection.execute(slots.insert().values(limit_name=name, **row))
-    return Asked(granted, missing)
+    return Asked(granted, missing, overdue=free and not granted)
 
 
 def lock(connection: Connection, names: Iterable[str]) -> dict[str, int | None]:
@@ -304,10 +312,20 @@ def release(database: Database, *holders: Holder) -> list[Announcement]:
 
     Safe to repeat; what another claim has taken over stays. A crash before leaves what goes with its owner.
     """
+
+    def work(connection: Connection) -> list[str]:
+        held = sa.select(slots.c.limit_name).where(slots.c.holder.in_([each.key for each in holders]))
+        names = sorted(set(connection.scalars(held)))
+        limits = lock(connection, names) if names else {}
+        for each in holders:
+            drop(connection, each)
+        # A name without a limit any more is open to all.
+        return names if names and _hand_on(connection, dict.fromkeys(names) | limits) else []
+
     failpoint("before_release")
-    names = database.write(lambda connection: [name for each in holders for name in drop(connection, each)])
+    left = database.write(work)
     failpoint("after_release")
-    return serve(database, names)
+    return serve(database, left)
 
 
 def drop(connection: Connection, holder: Holder) -> list[str]:
@@ -318,6 +336,23 @@ def drop(connection: Connection, holder: Holder) -> list[str]:
     return list(connection.scalars(gone))
 
 
+def _hand_on(connection: Connection, limits: Mapping[str, int | None]) -> bool:
+    """Let in whose turn it is, under the locks of these limits; whether `serve` is to go on after the commit.
+
+    It goes on where the next one waits for other limits as well, or is a step, whose row would have to be locked.
+    """
+    while rows := _next(connection, sorted(limits), set(), limits):
+        if not limits.keys() >= {row.limit_name for row in rows} or _waits_as_step(rows[0]):
+            return True
+        _mark_taken(connection, rows[0].holder)
+    return False
+
+
+def _waits_as_step(row: Any) -> bool:
+    """Whether a waiting holder is a step that nobody works on: to let it in is to let the step go on."""
+    return bool(row.kind == Owner.RUN or (row.kind == Owner.STEP and row.claim_number is None))
+
+
 def serve(database: Database, names: Iterable[str]) -> list[Announcement]:
     """Give what is free of these limits to those who wait, first come first served; returns what to announce.
 
@@ -326,7 +361,8 @@ def serve(database: Database, names: Iterable[str]) -> list[Announcement]:
     announcements: list[Announcement] = []
     refused: set[str] = set()
     wanted = sorted(set(names))
-    while wanted and (holder := database.read(lambda connection: _next(connection, wanted, refused))) is not None:
+    while wanted and (rows := database.read(lambda connection: _next(connection, wanted, refused))):
+        holder = rows[0].holder
         failpoint("before_grant")
         granted = database.write(lambda connection, holder=holder: _grant(connection, holder))  # type: ignore[misc]
         failpoint("after_grant")
@@ -338,22 +374,35 @@ def serve(database: Database, names: Iterable[str]) -> list[Announcement]:
     return announcements
 
 
-def _next(connection: Connection, names: Sequence[str], refused: set[str]) -> str | None:
-    """The first in a line that can be served, by what is seen without the locks."""
+def _next(
+    connection: Connection, names: Sequence[str], refused: set[str], limits: Mapping[str, int | None] | None = None
+) -> list[Any]:
+    """The rows of the first one in a line that can be let in; none, where there is none.
+
+    Args:
+        limits: How many slots each limit has, where that is known; else it is read.
+    """
     for name in names:
         head = connection.execute(_BEFORE, {"b_name": name, "b_holder": "", "b_place": 2**62}).first()
         if head is None or head.holder in refused:
             continue
         rows = connection.execute(sa.select(slots).where(slots.c.holder == head.holder)).all()
-        if _is_next(connection, rows, _limits(connection, [row.limit_name for row in rows])):
-            return str(head.holder)
-    return None
+        wanted = [row.limit_name for row in rows]
+        known = limits if limits is not None and limits.keys() >= set(wanted) else _limits(connection, wanted)
+        if _is_next(connection, rows, known, name):
+            return list(rows)
+    return []
 
 
-def _is_next(connection: Connection, rows: Sequence[Any], limits: Mapping[str, int | None]) -> bool:
+def _is_next(
+    connection: Connection, rows: Sequence[Any], limits: Mapping[str, int | None], leads: str | None = None
+) -> bool:
     """Whether a waiting holder, by its rows, is first in each of its lines, and enough is free there.
 
     A limit that was deleted, or limits nothing now, is open to all.
+
+    Args:
+        leads: The line in which it is known to be the first.
     """
     return bool(rows) and all(
         row.taken_at is None
@@ -361,7 +410,7 @@ def _is_next(connection: Connection, rows: Sequence[Any], limits: Mapping[str, i
             limits.get(row.limit_name) is None
             or (
                 _fits(connection, row.holder, row.limit_name, limits[row.limit_name], row.occupy)
-                and not _anyone_before(connection, row.holder, row.limit_name, row.id)
+                and (row.limit_name == leads or not _anyone_before(connection, row.holder, row.limit_name, row.id))
             )
         )
         for row in rows
@@ -375,13 +424,11 @@ def _grant(connection: Connection, holder: str) -> list[Announcement] | None:
     rows = connection.execute(mine).all()
     if not _is_next(connection, rows, limits):
         return None
-    first = rows[0]
-    if first.kind == Owner.RUN:
-        return _give_to_run(connection, first)
-    if first.kind == Owner.STEP and first.claim_number is None:
-        return _give_to_step(connection, first)
-    _mark_taken(connection, holder)
-    return []
+    if not _waits_as_step(rows[0]):
+        _mark_taken(connection, holder)
+        return []
+    give = _give_to_run if rows[0].kind == Owner.RUN else _give_to_step
+    return give(connection, rows[0])
 
 
 def _give_to_run(connection: Connection, row: Any) -> list[Announcement]:
@@ -422,8 +469,12 @@ def is_granted(database: Database, holder: str) -> bool:
 
 def granted(database: Database, holders: Sequence[str]) -> set[str]:
     """Those of these holders, by their keys, that have what they asked for."""
+    return database.read(lambda connection: _granted(connection, holders))
+
+
+def _granted(connection: Connection, holders: Sequence[str]) -> set[str]:
     query = sa.select(slots.c.holder).where(slots.c.holder.in_(holders), slots.c.taken_at.is_not(None))
-    return database.read(lambda connection: set(connection.scalars(query)))
+    return set(connection.scalars(query))
 
 
 def renew(database: Database, holders: Mapping[str, float]) -> set[str]:

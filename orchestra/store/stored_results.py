@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -28,6 +29,8 @@ _logger = logging.getLogger("orchestra.store")
 PREFIX = "stored:"
 #: Files deleted between two looks.
 _BATCH = 200
+#: Between two tries of a storage that is away, in seconds; the first is doubled from try to try.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 _files: Callable[[], Any] = lru_cache(maxsize=1)(lambda: lazy.load("result_files"))
 
@@ -37,13 +40,17 @@ def is_name(name: str | None) -> bool:
     return name is not None and name.startswith(PREFIX)
 
 
-def keep(database: Database, data: bytes, storage: str) -> str:
+def keep(database: Database, data: bytes, storage: str, *, patience: float = 0.0) -> str:
     """Write `data` to a file of its own, ahead of the transaction that refers to it; returns its name.
 
     A crash before that transaction leaves a file that nothing refers to. Trying again makes another one.
 
+    Args:
+        storage: A folder, or a URL of fsspec.
+        patience: For how many seconds a storage that is away is tried.
+
     Raises:
-        ResultStorageUnavailable: The storage did not take it.
+        ResultStorageUnavailable: The storage did not take it in that time.
         ConfigurationError: There is no such kind of storage here.
     """
     files, own = _files(), identifiers.new_run_id()
@@ -57,9 +64,24 @@ def keep(database: Database, data: bytes, storage: str) -> str:
     }
     database.write(lambda connection: connection.execute(stored_results.insert().values(row)), relaxed=True)
     failpoint("before_upload")
-    files.write(row["storage"], row["path"], data)
+    _write(row, data, clock.monotonic() + patience)
     failpoint("after_upload")
     return str(row["name"])
+
+
+def _write(row: dict[str, Any], data: bytes, until: float) -> None:
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            _files().write(row["storage"], row["path"], data)
+            return
+        except ResultStorageUnavailable as error:
+            left = until - clock.monotonic()
+            if left <= 0:
+                raise
+            _logger.warning("%s", error)
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def hold(connection: Connection, name: str) -> None:

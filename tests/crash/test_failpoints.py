@@ -49,12 +49,27 @@ ON_A_WORKER = {
 }
 #: Those that a worker passes which runs state hooks: tests/crash/test_hooks.py kills it at them.
 IN_HOOKS = ("before_hooks_ran", "before_hook", "after_hook", "after_hooks", "after_claim_hooks")
+#: Those on the way of a transaction: tests/crash/test_transactions.py is killed, stopped and fails at them.
+IN_TRANSACTIONS = (
+    "before_rollback",
+    "after_rollback_decided",
+    "before_commit",
+    "after_commit_decided",
+    "before_transaction_hook",
+    "in_transaction_hook",
+    "after_transaction_hook",
+    "after_transaction_hook_ended",
+    "before_settled",
+    "after_settled",
+)
 #: Those that a process passes which cancels a run.
 ON_CANCEL = ("before_cancel", "in_cancel")
 #: Those passed by who answers a run, and by runs that send and receive (test_inputs.py).
 ON_INPUT = ("before_resume", "after_resume", "before_send", "after_send", "before_receive", "after_receive")
 #: Those around the commit of a task's own rows (test_db_transactions.py).
 IN_JOINT = ("before_joint_commit", "after_joint_commit")
+#: Those around the files of large results (test_results.py).
+ON_RESULTS = ("before_upload", "after_upload", "before_removal")
 #: Those that a process passes which submits a run.
 ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_publish", "after_publish")
 #: Those on the way of a member of a user's canvas, by the visit at which the worker is killed (`test_doors.py`).
@@ -91,7 +106,17 @@ def test_every_point_is_killed_at() -> None:
     """None in the code is forgotten here."""
     code = "".join(file.read_text() for file in (ROOT / "orchestra").rglob("*.py"))
 
-    killed = {*ON_A_WORKER, *IN_HOOKS, *ON_SUBMIT, *ON_CANCEL, *ON_INPUT, *IN_JOINT, *(point for point, _ in ON_A_DOOR)}
+    killed = {
+        *ON_A_WORKER,
+        *IN_HOOKS,
+        *ON_SUBMIT,
+        *ON_CANCEL,
+        *ON_INPUT,
+        *ON_RESULTS,
+        *IN_JOINT,
+        *IN_TRANSACTIONS,
+        *(point for point, _ in ON_A_DOOR),
+    }
     assert set(re.findall(r'\bfailpoint\(.*?"([a-z_]+)"', code)) <= killed
 
 

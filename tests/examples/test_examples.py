@@ -174,6 +174,7 @@ def test_the_async_api_answers_as_the_readme_shows(home: Path) -> None:
         ("retries", "['there at try 3', 'there at try 3'"),
         ("limits", "total 14 - had both"),
         ("caching", "asking for USD\nwriting the report of 2026-11-26\nwriting the report of 2026-11-25\n"),
+        ("transactions", "airline: cancel OR 816\nairline: cancel OR 815\nseat 12A is free again\nsent 7 sent 7"),
         ("concurrency", "0.08 [0.01, 0.05] (1, 1) [0.0] [0.01, 0.01, 0.01]"),
     ],
 )

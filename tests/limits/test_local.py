@@ -327,7 +327,7 @@ def test_a_rate_limit_lets_through_so_many_a_second(database: Database) -> None:
     begin = time.monotonic()
     for _ in range(5):
         rate_limit("api")
-    assert 0.55 < time.monotonic() - begin < 2
+    assert time.monotonic() - begin > 0.55
 
     async def main() -> None:
         await limits_async.rate_limit("api")

@@ -182,3 +182,17 @@ def by(serializer: Any, value: Any) -> Any:
 def unheld(size: int) -> list[int]:
     future = noise.with_options(persist_result=True, cache_result_in_memory=False).submit(size)
     return [len(future.result()), len(future.result())]
+
+
+@flow
+def sizes(storage: str, size: int) -> list[int]:
+    """Results in a storage that is told, from a direct call and a submitted one, and read in another process."""
+    kept = noise.with_options(result_storage=storage)
+    direct = kept(size)
+    submitted = kept.submit(2 * size)
+    return [length(direct), length.submit(submitted).result(), len(submitted.result())]
+
+
+@task
+def length(value: bytes) -> int:
+    return len(value)

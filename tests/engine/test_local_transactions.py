@@ -1,0 +1,162 @@
+"""Transactions of runs that are called in a process, and end with it, or by Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestra import flow, task
+from orchestra.celery.sweeper import Sweeper
+from orchestra.store import tables, transactions
+from orchestra.store.database import Database
+from orchestra.transaction_rules import Durable
+from orchestra.transactions import Transaction, transaction
+from tests.drive import ListCarrier
+from tests.engine.test_local import rows
+from tests.helpers import wait_until
+
+EFFECTS: list[str] = []
+
+
+@task
+def book(what: str) -> None:
+    """Can be undone."""
+    EFFECTS.append(f"book {what}")
+
+
+@book.on_rollback
+def cancel(txn: Transaction) -> None:
+    """Undoes it."""
+    EFFECTS.append("cancel")
+
+
+@flow
+def left(error: Any) -> None:
+    """Is left inside of a block."""
+    with transaction() as txn:
+        book("flight")
+        txn.on_rollback(EFFECTS.append, "noted")
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_leaving_the_program_rolls_back_here(database: Database, error: type[BaseException]) -> None:
+    """Ctrl-C and `sys.exit()` undo what the block did, before they reach the caller."""
+    EFFECTS.clear()
+    with pytest.raises(error):
+        left(error)
+
+    assert EFFECTS == ["book flight", "noted", "cancel"]
+    (run,) = rows(database, tables.flow_runs)
+    assert run.state_name == "Crashed"
+    assert [row.state for row in transactions.load(database, run.id, 1)] == [Durable.ROLLED_BACK]
+
+
+SCRIPT = """
+import os, signal
+from orchestra import flow, task
+from orchestra.transactions import transaction
+
+def note(what):
+    with open(os.environ["NOTES"], "a") as file:
+        file.write(what + "\\n")
+
+@task
+def book(what):
+    note(f"book {what}")
+
+@book.on_rollback
+def cancel(txn):
+    note(f"cancel for {txn.get('customer')}")
+
+@task
+def release(what):
+    note(f"release {what}")
+
+@flow
+def work():
+    with transaction() as txn:
+        txn.set("customer", "Ada")
+        book("flight")
+        txn.on_rollback(release, "seat")
+        if os.environ.get("LAMBDA"):
+            import threading
+            closed = threading.Lock()
+            txn.on_rollback(lambda: closed)
+        txn.on_rollback(note, "noted")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    work()
+"""
+
+NEXT = [
+    pytest.param(["-c", "from orchestra import flow\n@flow\ndef next_one(): ...\nnext_one()"], id="run"),
+    pytest.param(["-m", "orchestra", "flow-run", "ls"], id="command"),
+]
+
+
+def killed_in_a_block(database: Database, folder: Path, **env: str) -> tuple[Any, Path]:
+    """A script that was killed inside of a block, its lease being over; gives its run, and what it notes."""
+    script, notes = folder / "trip.py", folder / "notes"
+    script.write_text(SCRIPT)
+    env = os.environ | {"ORCHESTRA_LEASE_SECONDS": "0.5", "NOTES": str(notes)} | env
+    subprocess.run([sys.executable, str(script)], env=env, cwd=folder, check=False)
+    (run,) = rows(database, tables.flow_runs)
+    wait_until(lambda: run.lease_until < database.now(), "the lease of the killed run to lapse")
+    return run, notes
+
+
+@pytest.mark.parametrize("command", NEXT)
+def test_the_next_process_rolls_back_what_a_killed_one_did(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """Newest first, from its script, and then the run shows as Crashed."""
+    run, notes = killed_in_a_block(database, tmp_path)
+    monkeypatch.setenv("NOTES", str(notes))
+
+    subprocess.run([sys.executable, *command], check=True, cwd=tmp_path)
+
+    assert notes.read_text().splitlines() == ["book flight", "noted", "release seat", "cancel for Ada"]
+    assert rows(database, tables.flow_runs)[0].state_name == "Crashed"
+    assert [row.state for row in transactions.load(database, run.id, 1)] == [Durable.ROLLED_BACK]
+
+
+def test_what_cannot_be_run_elsewhere_is_shown(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other hooks run, and the run ends as RollbackFailed."""
+    run, notes = killed_in_a_block(database, tmp_path, LAMBDA="yes")
+    monkeypatch.setenv("NOTES", str(notes))
+
+    subprocess.run([sys.executable, "-m", "orchestra", "flow-run", "ls"], check=True, cwd=tmp_path)
+
+    assert notes.read_text().splitlines() == ["book flight", "noted", "release seat", "cancel for Ada"]
+    ended = rows(database, tables.flow_runs)[0]
+    assert (ended.state_type, ended.state_name) == ("FAILED", "RollbackFailed")
+    assert "<lambda>" in ended.state_message
+    assert [row.state for row in transactions.load(database, run.id, 1)] == [Durable.ROLLBACK_FAILED]
+
+
+def test_a_sweeper_rolls_back_what_a_killed_process_did(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no other local process comes."""
+    run, notes = killed_in_a_block(database, tmp_path)
+    monkeypatch.setenv("NOTES", str(notes))
+    monkeypatch.chdir(tmp_path)
+    sweeper = Sweeper(database, ListCarrier())
+
+    def is_rolled_back() -> bool:
+        sweeper.hasten()
+        sweeper.tick()
+        return [row.state for row in transactions.load(database, run.id, 1)] == [Durable.ROLLED_BACK]
+
+    wait_until(is_rolled_back, "the rollback")
+    wait_until(lambda: rows(database, tables.flow_runs)[0].state_name == "Crashed", "the end of the run")
+    assert notes.read_text().splitlines() == ["book flight", "noted", "release seat", "cancel for Ada"]
