@@ -130,12 +130,12 @@ class TaskRunContext:
     retry_delay: float | None = None
     #: The task's own, and those in force where it was called.
     tags: tuple[str, ...] = ()
+    #: What of it is kept for later calls, and who waits for that (`engine.caching`); None: it is not cached.
+    cached: Any = None
     #: The task's own transaction, where its body has asked for it.
     transaction: OpenTransaction | None = None
     #: The block in which it was called, where that is another process's: `(run attempt, key)`.
     called_in: tuple[int, str] | None = None
-    #: What of it is kept for later calls, and who waits for that (`engine.caching`); None: it is not cached.
-    cached: Any = None
 
     @classmethod
     def get(cls) -> TaskRunContext | None:

@@ -54,6 +54,12 @@ class TaskSpec:
     viz_return_value: Any = None
     #: False: the result is not journaled, so the task runs again when its flow is replayed (direct calls only).
     persist_result: bool | None = None
+    #: By what calls are recognised, so that a result is used again (`cache_policies`); None: as the settings say.
+    cache_policy: Any = None
+    #: For how many seconds; None: for ever.
+    cache_expiration: float | None = None
+    #: True: each call computes anew, and replaces what is kept; None: as the settings say.
+    refresh_cache: bool | None = None
     #: A folder or a URL of fsspec in which all results are kept; None: as the flow and the settings say.
     result_storage: str | None = None
     #: The name of a file in that storage, with parameters filled in; a call whose file is there is answered by it.
@@ -62,12 +68,6 @@ class TaskSpec:
     result_serializer: str | None = None
     #: False: a value is not held in this process once it is kept, and read again when it is asked for.
     cache_result_in_memory: bool = True
-    #: By what calls are recognised, so that a result is used again (`cache_policies`); None: as the settings say.
-    cache_policy: Any = None
-    #: For how many seconds; None: for ever.
-    cache_expiration: float | None = None
-    #: True: each call computes anew, and replaces what is kept; None: as the settings say.
-    refresh_cache: bool | None = None
     queue: str | None = None
     priority: int | None = None
     lease_seconds: float | None = None
@@ -97,8 +97,12 @@ class TaskSpec:
     @property
     def keeps_result(self) -> bool | None:
         """Whether a run in this process keeps the result; None: as its flow says."""
-        told = (self.result_storage, self.result_storage_key, self.result_serializer, self.cache_policy)
-        if self.persist_result is None and (self.may_be_cached or any(option is not None for option in told)):
+        if self.persist_result is None and (
+            self.may_be_cached
+            or self.result_storage is not None
+            or self.result_storage_key is not None
+            or self.result_serializer is not None
+        ):
             return True
         return self.persist_result
 

@@ -82,9 +82,6 @@ class TaskOptions(TypedDict, total=False):
     on_failure: HookOption
     #: Called at the start of each try.
     on_running: HookOption
-    #: Called with the transaction in which a run of it ended well, when that is rolled back, or committed.
-    on_rollback: HookOption
-    on_commit: HookOption
     #: By what calls are recognised, so that a result is used again: `orchestra.cache_policies`. None: not at all.
     cache_policy: CachePolicy | None
     #: Gives a call's key, or None for no caching, from `(context, parameters)`; goes before `cache_policy`.
@@ -93,7 +90,10 @@ class TaskOptions(TypedDict, total=False):
     cache_expiration: float | timedelta | None
     #: True: each call computes anew, and replaces what is kept.
     refresh_cache: bool | None
-    #: Prefect's; not there yet, and refused. So are those that follow.
+    #: Called with the transaction in which a run of it ended well, when that is rolled back, or committed.
+    on_rollback: HookOption
+    on_commit: HookOption
+    #: Prefect's; not there yet, and refused.
     asset_deps: Any
 
 

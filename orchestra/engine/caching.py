@@ -43,8 +43,6 @@ _TRY_EVERY = 0.25
 #: After how many seconds a step is looked at again whose lock manager nobody hears of on a worker.
 _ASK_AGAIN = 0.5
 
-#: The name of the state of a call that the cache has answered.
-CACHED = "Cached"
 #: What the slot of a step is for that computes for others.
 _PURPOSE = "cache"
 
@@ -116,7 +114,7 @@ class Cached:
             self._is_unusable = True
             return None
         self.is_answered = True
-        return Hit(states.Completed(data=value, name=CACHED), found.data, found.blob)
+        return Hit(states.Completed(data=value, name="Cached"), found.data, found.blob)
 
     def keeping(self, ending: Ending) -> Keeping | None:
         """What goes along with the write of its end; None: nothing."""
@@ -210,7 +208,7 @@ def computing(context: TaskRunContext) -> AbstractContextManager[None]:
 
 def answered(context: TaskRunContext, run: Callable[[], Ended | RetryLater]) -> Ended | RetryLater:
     """How a call ends that runs here: answered from the cache, or by `run`, whose result is kept."""
-    call = recognise(context)
+    call = context.cached = recognise(context)
     if call is None:
         return run()
     with _Place(call) as place:
@@ -228,7 +226,7 @@ async def answered_async(
     context: TaskRunContext, run: Callable[[], Awaitable[Ended | RetryLater]]
 ) -> Ended | RetryLater:
     """As `answered`, for a coroutine function, in the running loop."""
-    call = recognise(context)
+    call = context.cached = recognise(context)
     if call is None:
         return await run()
     with _Place(call) as place:

@@ -223,7 +223,7 @@ class DurableRunner(Holding):
         self, asked: Asked, task: TaskSpec, inputs: bytes | None, context: TaskRunContext, hit: caching.Hit
     ) -> State[Any]:
         """Write a direct call that the cache answers."""
-        return self._write_inline(asked, task, inputs, context, hit.ending(clock.now()), hit.state)
+        return self._write_inline(asked, task, inputs, context, hit.ending(clock.now()), hit.state, answered=True)
 
     def _release(self, context: TaskRunContext) -> None:
         """Let others compute what this call was to compute for them."""
@@ -296,11 +296,13 @@ class DurableRunner(Holding):
         ending: Ending,
         final: State[Any],
         joint: Joint | None = None,
+        *,
+        answered: bool = False,
     ) -> State[Any]:
-        """Write a direct call that has ended here."""
+        """Write a direct call that has ended here, or that the cache has answered."""
         step = self._new(asked, task, None, ending=ending)
-        has_run = final.is_completed() and final.name != caching.CACHED
-        if task.has_transaction_hooks and step.transaction is not None and has_run:
+        if task.has_transaction_hooks and step.transaction is not None and final.is_completed() and not answered:
+            # What the cache answers has done nothing that could be rolled back.
             step.effects = self.keeper.effects_of(step, context)
         step.fingerprint = fingerprint_of(inputs)
         step.inline, step.attempt = True, ending.attempt

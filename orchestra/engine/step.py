@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -218,8 +219,6 @@ class _Step:
         key = self.row["transaction_key"]
         if task is None or key is None or not task.has_transaction_hooks or ending.state_type != "COMPLETED":
             return ()
-        if ending.state_name == caching.CACHED:
-            return ()
         own = None if self.context is None else self.context.transaction
         made: tuple[Effect, ...] = lazy.load("transacting").step_effects(
             self.claim, task, key, own, self.row["sequence"]
@@ -256,11 +255,17 @@ class _Step:
         ending, final = ending_of(state, what=what, attempt=attempt, keeping=self._keeping(task))
         if joint is not None and not final.is_completed():
             return final
-        self._write_end(ending, final, attempt, task, joint)
+        self._write_end(ending, final, attempt, task, joint, self._effects(task, ending))
         return final
 
     def _write_end(
-        self, ending: Ending, final: State[Any], attempt: int, task: TaskSpec | None, joint: Joint | None = None
+        self,
+        ending: Ending,
+        final: State[Any],
+        attempt: int,
+        task: TaskSpec | None,
+        joint: Joint | None = None,
+        effects: Sequence[Effect] = (),
     ) -> None:
         cached: caching.Cached | None = None if self.context is None else self.context.cached
         # Counted here at the latest: within the transaction it is only looked up.
@@ -276,7 +281,7 @@ class _Step:
             debt=debt,
             bounded=bounded,
             cached=None if cached is None else cached.keeping(ending),
-            effects=self._effects(task, ending),
+            effects=effects,
             joint=joint,
         )
         if task is not None and debt is not None:

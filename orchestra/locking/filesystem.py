@@ -119,8 +119,10 @@ class FileSystemLockManager:
     def _try(self, key: str, holder: str, hold_timeout: float | None) -> bool:
         with self._lock:
             held = self._held.get(key)
+            if held is not None and held.holder != holder and _is_over(_read(self._path(key))):
+                self._remove(held.descriptor, key)
             if held is not None and not self._is_current(held.descriptor, key):
-                # Its time was over, and somebody has taken it since.
+                # Its time was over, and others may take it, or have done so.
                 os.close(self._held.pop(key).descriptor)
                 held = None
             if held is not None:

@@ -304,10 +304,12 @@ class LocalRunner:
                 self._keep_finished(step, inputs, context.recorded)
             return context.recorded
         txn, final = transaction_here(), ended.state
-        if context.task.on_commit and txn is None and final.is_completed():
+        # What the cache has answered has done nothing that could be rolled back, or is to be committed.
+        has_run = context.cached is None or not context.cached.is_answered
+        if has_run and context.task.on_commit and txn is None and final.is_completed():
             final = lazy.load("transacting").commit_alone(context, final)
         state = replace(final, state_details=_details(step))
-        if txn is not None and state.is_completed():
+        if has_run and txn is not None and state.is_completed():
             txn.task_ended(context)
         self.book.close(step, state, attempt=ended.attempt, task=context.task)
         if context.task.persist_result is not False:

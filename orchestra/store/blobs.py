@@ -65,16 +65,17 @@ def get(conn: Connection, name: str) -> bytes:
     raise ResultCorrupt(f"the result {name} is damaged: its {len(data):,} bytes have another SHA-256")
 
 
+def discard(database: Database, name: str) -> None:
+    """Delete data that was found damaged: the same data kept again is whole then. Safe to repeat."""
+    if not stored_results.is_name(name):
+        database.write(lambda connection: connection.execute(delete(blobs).where(blobs.c.name == name)).rowcount)
+
+
 def fetch(database: Database, name: str) -> bytes:
     """As `get`, in a transaction of its own, which is over when a file is read."""
     if stored_results.is_name(name):
         return stored_results.read(database.read(lambda connection: stored_results.find(connection, name)))
     return database.read(lambda connection: get(connection, name))
-
-
-def discard(database: Database, name: str) -> None:
-    """Delete data that was found damaged: the same data kept again is whole then. Safe to repeat."""
-    database.write(lambda connection: connection.execute(delete(blobs).where(blobs.c.name == name)).rowcount)
 
 
 def _insert(conn: Connection) -> sqlite.Insert | postgresql.Insert:

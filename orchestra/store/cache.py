@@ -104,7 +104,7 @@ def find(database: Database, key: str) -> Found | None:
 
 def _large(database: Database, name: str) -> bytes:
     try:
-        return database.read(lambda connection: blobs.get(connection, name))
+        return blobs.fetch(database, name)
     except ResultCorrupt:
         # The same result, computed anew, has the same name.
         blobs.discard(database, name)

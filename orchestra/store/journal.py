@@ -87,12 +87,12 @@ class NewStep:
     ending: Ending | None = None
     #: The hooks that its ending calls for.
     debt: Debt | None = None
+    #: What of its ending is kept for later calls.
+    cached: Keeping | None = None
     #: The innermost transaction in whose block it was asked for.
     transaction: str | None = None
     #: Written together with it.
     effects: tuple[Effect, ...] = ()
-    #: What of its ending is kept for later calls.
-    cached: Keeping | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +280,8 @@ def _is_lone_ending(database: Database, claim: Claim, new: Sequence[NewStep]) ->
         and first.ending is not None
         and first.ending.blob is None
         and first.debt is None
-        and not first.effects
         and first.cached is None
+        and not first.effects
     )
 
 
@@ -336,10 +336,10 @@ def write(
     _insert_joins(connection, run_id, run_attempt, plan)
     if debts := [step.debt for step in new if step.debt is not None]:
         owe(connection, debts)
+    _keep_for_later(connection, new)
     for step in new:
         for effect in step.effects:
             effect(connection, moment)
-    _keep_for_later(connection, new)
     return of_steps(announced)
 
 

@@ -453,27 +453,6 @@ blobs = Table(
     PrimaryKeyConstraint("name", "chunk"),
 )
 
-#: Results in a storage outside of the database. A row is there before its file, and goes after it, so that no file is
-#: without one; the run or step that refers to it comes in a later transaction than the file.
-stored_results = Table(
-    "stored_results",
-    metadata,
-    #: As `result_blob` has it.
-    Column("name", String(80), primary_key=True),
-    #: A folder, or a URL of fsspec.
-    Column("storage", Text, nullable=False),
-    #: Within the storage.
-    Column("path", String(LONGEST_NAME), nullable=False),
-    Column("size", BigInteger, nullable=False),
-    #: Of the file, hexadecimal.
-    Column("sha256", String(64), nullable=False),
-    Column("created_at", Double, nullable=False),
-    #: Since when nothing refers to it and its file is to be deleted.
-    Column("dropped_at", Double),
-    Index("ix_stored_results_created", "created_at"),
-    _partial("ix_stored_results_dropped", "name", where="dropped_at IS NOT NULL"),
-)
-
 #: Results that later calls of a task are answered with, by what the calls are recognised by.
 cache_entries = Table(
     "cache_entries",
@@ -500,6 +479,27 @@ cache_entries = Table(
     Index("ix_cache_entries_task", "task_name", "created_at", "key"),
     _partial("ix_cache_entries_expires", "expires_at", where="expires_at IS NOT NULL"),
     _partial("ix_cache_entries_blob", "result_blob", where="result_blob IS NOT NULL"),
+)
+
+#: Results in a storage outside of the database. A row is there before its file, and goes after it, so that no file is
+#: without one; the run or step that refers to it comes in a later transaction than the file.
+stored_results = Table(
+    "stored_results",
+    metadata,
+    #: As `result_blob` has it.
+    Column("name", String(80), primary_key=True),
+    #: A folder, or a URL of fsspec.
+    Column("storage", Text, nullable=False),
+    #: Within the storage.
+    Column("path", String(LONGEST_NAME), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    #: Of the file, hexadecimal.
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    #: Since when nothing refers to it and its file is to be deleted.
+    Column("dropped_at", Double),
+    Index("ix_stored_results_created", "created_at"),
+    _partial("ix_stored_results_dropped", "name", where="dropped_at IS NOT NULL"),
 )
 
 #: Messages to flow runs, in the order of their arrival.

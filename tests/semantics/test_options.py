@@ -169,12 +169,7 @@ def test_no_option_of_prefect_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("decorate", "option", "value"),
     [
-        (task, "result_storage", "s3://bucket"),
-        (task, "result_storage_key", "out-{x}"),
-        (task, "result_serializer", "json"),
         (task, "asset_deps", ["s3://x"]),
-        (flow, "result_storage", "s3://bucket"),
-        (flow, "result_serializer", "json"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(decorate: Any, option: str, value: Any) -> None:
