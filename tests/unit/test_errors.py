@@ -19,6 +19,8 @@ FACTS: dict[str, tuple[object, ...]] = {
     "TaskFailed": ("KeyError", "'a'", "Traceback…"),
     "UpstreamFailed": ("load-0", "ValueError: no"),
     "NonDeterministic": ("0", 3, "0/load-1", None),
+    "ResultStorageUnavailable": ("s3://kept", "a result cannot be written", "refused"),
+    "TransactionNotFound": ("5f0c", "txn-0", []),
     "FlowRunNotFound": ("5f0c",),
     "TaskRunNotFound": ("5f0c",),
     "FlowNotFound": ("etl",),
