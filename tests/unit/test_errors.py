@@ -25,6 +25,11 @@ FACTS: dict[str, tuple[object, ...]] = {
     "GraphvizNotFound": ("the program dot",),
     "NotThereYet": ("orchestra.events", "emit_event", "events"),
     "DefinitionNotFound": ("flows:etl", "no module named 'flows'"),
+    "DeploymentNotFound": ("etl/nightly",),
+    "ScheduleNotFound": ("etl/nightly", "daily"),
+    "WorkPoolNotFound": ("etl",),
+    "WorkQueueNotFound": ("etl", "slow"),
+    "AlreadyThere": ("work pool", "etl", "take another name"),
     "IllegalTransition": ("5f0c", "COMPLETED", "cancelled"),
 }
 
