@@ -31,13 +31,13 @@ def upgrade(database: Database) -> None:
         database.write(run_revisions)
 
 
-def run_revisions(connection: Connection) -> None:
-    """Run all revisions that the database lacks, within the caller's transaction."""
+def run_revisions(connection: Connection, until: str = "head") -> None:
+    """Run all revisions that the database lacks, up to and with `until`, within the caller's transaction."""
     config = Config()
     config.set_main_option("script_location", "orchestra.store:migrations")
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, until)
     except CommandError as error:
         raise SchemaMismatch(
             f"the database's schema cannot be brought to {SCHEMA_VERSION} ({error}): use the orchestra that made it, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from orchestra.store.tables import pass_ons
+from orchestra.store.migrations.changes import add_index, of_a_run
 
 revision = "0005_pass_ons"
 down_revision = "0004_flow_run_inputs"
@@ -14,9 +14,19 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add what is not there: the first revision takes its tables from the code, and so may have made it just now."""
-    connection = op.get_bind()
-    if "passes_on" not in {column["name"] for column in sa.inspect(connection).get_columns("flow_runs")}:
-        server_default = sa.text("false")
-        op.add_column("flow_runs", sa.Column("passes_on", sa.Boolean(), nullable=False, server_default=server_default))
-    pass_ons.create(connection, checkfirst=True)
+    """Add the column and the table."""
+    server_default = sa.text("false")
+    op.add_column("flow_runs", sa.Column("passes_on", sa.Boolean(), nullable=False, server_default=server_default))
+    op.create_table(
+        "pass_ons",
+        sa.Column("run_id", sa.String(36), nullable=False),
+        sa.Column("task_id", sa.String(255), nullable=False),
+        sa.Column("message", sa.LargeBinary()),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("announce_at", sa.Double()),
+        sa.Column("lease_until", sa.Double()),
+        sa.Column("passed_at", sa.Double()),
+        sa.PrimaryKeyConstraint("run_id", "task_id", name="pk_pass_ons"),
+        of_a_run("pass_ons"),
+    )
+    add_index("ix_pass_ons_owed", "pass_ons", ["run_id"], where="passed_at IS NULL")
