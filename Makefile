@@ -1,6 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Off: the tests start Python hundreds of times, and each start would compile everything again.
+export PYTHONDONTWRITEBYTECODE :=
+
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' Makefile
 
@@ -25,7 +28,7 @@ deps: ## install PostgreSQL and RabbitMQ by apt where they are missing (Debian, 
 	else echo "not installed here:$$missing; only root may do that by apt: the tests say what else there is"; fi
 
 fast: setup ## tests that need no service; under a minute
-	$(BIN)/pytest -q -m 'not services' --durations=15
+	$(BIN)/pytest -q -m 'not services' -n auto --dist loadfile --durations=15
 
 test: deps setup ## the whole suite; starts its own servers
 	$(BIN)/pytest --durations=15

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,6 +11,23 @@ from typing import Any, Protocol
 from orchestra.errors import MissingContextError
 from orchestra.runners.base import Runner
 from orchestra.specs import FlowSpec, TaskSpec
+from orchestra.states import State
+
+
+class OpenTransaction(Protocol):
+    """A transaction that is to be committed together with the end of a task run."""
+
+    def block(self) -> AbstractContextManager[Any]:
+        """A session in it."""
+        ...
+
+    def settle(self, state: State[Any]) -> State[Any]:
+        """The body has ended so: commit or roll back; gives how the attempt has ended."""
+        ...
+
+    def roll_back(self) -> None:
+        """Undo everything; does nothing where it has ended."""
+        ...
 
 
 class LineCounter(Protocol):
@@ -76,6 +93,13 @@ class TaskRunContext:
     log_prints: bool = False
     #: Carries out the calls that the task's body makes; None: they run plainly, in this process.
     runner: Runner | None = None
+    #: What `db_transaction()` has opened in the attempt that runs.
+    atomic: OpenTransaction | None = None
+    #: Records an end within an open transaction, commits both, and gives the final state; None where it cannot be
+    #: recorded as it is. None: nobody here records the end of this task run.
+    record: Callable[[State[Any], Any], State[Any] | None] | None = None
+    #: The final state, once it was recorded so.
+    recorded: State[Any] | None = None
     #: Set by a body that fails: it asks for another try after so many seconds.
     retry_delay: float | None = None
     #: The task's own, and those in force where it was called.

@@ -15,7 +15,7 @@ from orchestra.engine.parameters import signature
 from orchestra.errors import DefinitionError, ReservedArgumentError
 from orchestra.futures import Future
 from orchestra.retries import delay_option, jitter_option
-from orchestra.specs import FlowSpec, TaskSpec, given_options
+from orchestra.specs import FlowSpec, TaskSpec, given_options, storage_option
 from orchestra.states import State
 
 P = ParamSpec("P")
@@ -32,10 +32,11 @@ LATER = {
     "cache_key_fn": "caching",
     "cache_policy": "caching",
     "refresh_cache": "caching",
-    "result_serializer": "a serializer of one's own",
-    "result_storage": "a result storage of one's own",
-    "result_storage_key": "a result storage of one's own",
 }
+
+
+#: What says how results are kept.
+RESULT_OPTIONS = frozenset({"result_storage", "result_storage_key", "result_serializer", "cache_result_in_memory"})
 
 
 class Decorated(Generic[P, R, Spec]):
@@ -215,7 +216,28 @@ def spec_fields(
         fields["retry_delay_seconds"] = delay_option(fields["retry_delay_seconds"])
     if "retry_jitter_factor" in fields:
         fields["retry_jitter_factor"] = jitter_option(fields["retry_jitter_factor"])
+    if not RESULT_OPTIONS.isdisjoint(fields):
+        _result_options(fields, kind)
     return fields
+
+
+def _result_options(fields: dict[str, Any], kind: str) -> None:
+    if fields.get("result_storage") is not None:
+        fields["result_storage"] = storage_option(fields["result_storage"])
+    if fields.get("result_serializer") is not None:
+        fields["result_serializer"] = lazy.load("serializer_option")(fields["result_serializer"])
+    key = fields.get("result_storage_key")
+    if not (key is None or (isinstance(key, str) and key)):
+        raise DefinitionError(f"result_storage_key= of a {kind} is a text such as 'out-{{parameters[x]}}', not {key!r}")
+    if not isinstance(fields.get("cache_result_in_memory", True), bool):
+        given = fields["cache_result_in_memory"]
+        raise DefinitionError(f"cache_result_in_memory= of a {kind} is True or False, not {given!r}")
+    named = sorted(name for name in RESULT_OPTIONS if fields.get(name) is not None and name.startswith("result"))
+    if fields.get("persist_result") is False and named:
+        raise DefinitionError(
+            f"a {kind} with persist_result=False keeps no result, so {', '.join(named)} would do nothing: leave out "
+            "either"
+        )
 
 
 def _present(options: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -226,8 +248,7 @@ def _present(options: Mapping[str, Any], kind: str) -> dict[str, Any]:
                 f"{name}= of a {kind} needs {LATER[name]}, which orchestra does not have yet, so that "
                 f"it would do nothing: leave {name} out"
             )
-    # Values are held by those who ask for them, and by no one else.
-    return {name: value for name, value in options.items() if name not in LATER and name != "cache_result_in_memory"}
+    return {name: value for name, value in options.items() if name not in LATER}
 
 
 def _duration(name: str, given: Any, kind: str) -> float | None:

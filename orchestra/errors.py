@@ -271,6 +271,18 @@ class InputTimeout(OrchestraError, TimeoutError):
     """A flow run that waited for input was sent none in time."""
 
 
+class AcquireConcurrencySlotTimeoutError(OrchestraError, TimeoutError):
+    """No slot of a concurrency limit was free in time."""
+
+
+class ConcurrencySlotAcquisitionError(OrchestraError):
+    """A slot of a concurrency limit cannot be had: there is no such limit, or it never has so many."""
+
+
+class ConcurrencySlotLost(OrchestraError):
+    """The lease of a slot was over before its block was: another process may have had the slot meanwhile."""
+
+
 class NotSuspendable(OrchestraError, RuntimeError):
     """A flow run that was called in a process cannot be suspended: nothing else could go on with it."""
 
@@ -410,6 +422,20 @@ class DefinitionNotFound(NotFound):
         return f"{self.path!r} cannot be imported here: {self.reason}"
 
 
+class LimitNotFound(NotFound):
+    """There is no concurrency limit of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"there is no concurrency limit {name!r}: create it by `orchestra gcl create {name} --limit N`; "
+            "`orchestra gcl ls` lists them"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name,), self.__dict__
+
+
 class MissingContextError(OrchestraError, RuntimeError):
     """Something was asked for that exists only while a flow or task runs."""
 
@@ -465,6 +491,46 @@ class StoreError(OrchestraError):
 
 class StoreUnavailable(StoreError):
     """The database did not answer in time."""
+
+
+class DbTransactionError(OrchestraError):
+    """Rows cannot be committed together with the end of a task; nothing of them was."""
+
+
+class DbTransactionTimeout(DbTransactionError):
+    """A transaction of `db_transaction()` was open for too long, and was rolled back."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"db_transaction() was open for longer than {self.seconds:.3g} s, a third of the lease, and was rolled "
+            "back: prepare what takes time before the block, keep the block last in the body, or set "
+            "ORCHESTRA_LEASE_SECONDS higher"
+        )
+
+
+class ResultStorageUnavailable(StoreError):
+    """The storage of results did not do what was asked; what was to be kept there is not recorded, and tried again."""
+
+    def __init__(self, storage: str, doing: str, reason: object) -> None:
+        """Name the fault.
+
+        Args:
+            storage: Its URL, without secrets.
+            doing: What was asked, as in "a result of 12 bytes cannot be written".
+            reason: What it answered.
+        """
+        super().__init__(storage, doing, reason)
+        self.storage, self.doing, self.reason = storage, doing, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.doing} ({type(self.reason).__name__}: {self.reason}): see that the result storage {self.storage!r} "
+            "is there and that this process may use it; it is tried again"
+        )
 
 
 class SchemaMismatch(StoreError):

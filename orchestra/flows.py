@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
@@ -51,12 +52,13 @@ class FlowOptions(TypedDict, total=False):
     log_prints: bool | None
     #: Keep the results of the flow and its tasks also where they run in this process; on workers they always are kept.
     persist_result: bool | None
-    #: As Prefect has it; a value is held here as long as a future or a state of it is.
-    cache_result_in_memory: bool
-    #: Prefect's; not there yet, and refused.
-    result_storage: Any
-    #: Prefect's; not there yet, and refused.
+    #: Where results of it and of its tasks are kept, however small: a folder, or any URL of fsspec. None: as the
+    #: settings say.
+    result_storage: str | os.PathLike[str] | None
+    #: Of it and of its tasks, as of a task.
     result_serializer: Any
+    #: As of a task.
+    cache_result_in_memory: bool
     #: Who runs submitted tasks: one of `orchestra.task_runners`; None: threads here, Celery on a worker.
     task_runner: TaskRunner | type[TaskRunner] | None
     #: The Celery queue its runs go to; None: as Celery routes them.

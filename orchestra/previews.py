@@ -12,6 +12,8 @@ from orchestra.typed_values import TAG, Json, Node, from_json
 
 #: Bytes above which only the kind and size of a value are shown.
 _SHOWN_MAX = 1024 * 1024
+#: Kinds that cannot be shown without unpacking or loading what is in them.
+_OPAQUE = {b"p": "pickle", b"z": "compressed", b"o": "own serializer"}
 #: Bytes before the body of a signed value.
 _HEAD = 33
 
@@ -24,8 +26,8 @@ def preview(data: bytes | None) -> Json:
     if data is None:
         return None
     kind, size = data[:1], max(len(data) - _HEAD, 0)
-    if kind == b"p":
-        return f"<pickle, {size:,} bytes>"
+    if kind in _OPAQUE:
+        return f"<{_OPAQUE[kind]}, {size:,} bytes>"
     if len(data) > _SHOWN_MAX:
         return f"<{'error' if kind == b'x' else 'json'}, {len(data):,} bytes>"
     try:

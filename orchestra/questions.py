@@ -1,4 +1,4 @@
-"""What a flow's body asks of people and of other runs, as plain data.
+"""What a body asks of people, of other runs and of concurrency limits, as plain data.
 
 The journal keeps it with the step that waits, so that whoever answers can be told what is wanted and whether an answer
 fits, without the code of the flow.
@@ -83,6 +83,30 @@ class Receive:
         """What a step kept."""
         prefixes, exclude = serializers.decode(data)
         return cls(0.0, None if prefixes is None else tuple(prefixes), tuple(exclude))
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Slots of concurrency limits that a block of code has while it runs."""
+
+    names: tuple[str, ...]
+    #: How many of each.
+    occupy: int = 1
+    #: Seconds until the wait for them is given up; at 0 nobody waits.
+    timeout: float = LONGEST_WAIT
+    #: For how long a process that is gone keeps them, in seconds.
+    lease_seconds: float = 300.0
+    #: A name without a limit is an error.
+    strict: bool = False
+    #: A block whose lease was lost ends with an error.
+    must_hold: bool = False
+    #: What people are told of the holder; JSON.
+    label: str | None = None
+
+    @property
+    def named(self) -> str:
+        """The limits, for people."""
+        return ", ".join(repr(name) for name in self.names)
 
 
 @dataclass(frozen=True, slots=True)

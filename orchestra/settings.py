@@ -50,6 +50,10 @@ class Settings:
     parameters_max_bytes: int = 512 * 1024
     #: Encoded results above this go to the blobs table.
     result_inline_max_bytes: int = 1024 * 1024
+    #: Where encoded results above that go instead: a folder, or a URL of fsspec; empty: the blobs table.
+    result_storage: str = ""
+    #: True: local runs keep the results of flows and tasks that do not say `persist_result`.
+    results_persist_by_default: bool = False
     #: Largest encoded result.
     result_max_bytes: int = 256 * 1024 * 1024
     #: Longest log line kept, in bytes; the rest is cut with a mark.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -53,6 +54,14 @@ class TaskSpec:
     viz_return_value: Any = None
     #: False: the result is not journaled, so the task runs again when its flow is replayed (direct calls only).
     persist_result: bool | None = None
+    #: A folder or a URL of fsspec in which all results are kept; None: as the flow and the settings say.
+    result_storage: str | None = None
+    #: The name of a file in that storage, with parameters filled in; a call whose file is there is answered by it.
+    result_storage_key: str | None = None
+    #: As `serializers.encode` takes it; None: as the flow says.
+    result_serializer: str | None = None
+    #: False: a value is not held in this process once it is kept, and read again when it is asked for.
+    cache_result_in_memory: bool = True
     queue: str | None = None
     priority: int | None = None
     lease_seconds: float | None = None
@@ -70,6 +79,15 @@ class TaskSpec:
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
         return is_async(self.fn)
+
+    @property
+    def keeps_result(self) -> bool | None:
+        """Whether a run in this process keeps the result; None: as its flow says."""
+        if self.persist_result is None and (
+            self.result_storage is not None or self.result_storage_key is not None or self.result_serializer is not None
+        ):
+            return True
+        return self.persist_result
 
     @property
     def routed_as(self) -> str:
@@ -110,6 +128,12 @@ class FlowSpec:
     log_prints: bool | None = None
     #: Whether a run in this process keeps its result and, where they do not say, those of its tasks. Workers always do.
     persist_result: bool | None = None
+    #: A folder or a URL of fsspec, in which all results of it and its tasks are kept; None: as the settings say.
+    result_storage: str | None = None
+    #: As `serializers.encode` takes it, also for its tasks; None: `auto`.
+    result_serializer: str | None = None
+    #: As of a task.
+    cache_result_in_memory: bool = True
     #: Who runs submitted tasks; None: threads of the process here, Celery on a worker.
     task_runner: TaskRunner | None = None
     queue: str | None = None
@@ -123,6 +147,14 @@ class FlowSpec:
     #: As of a task.
     overrides: Mapping[str, Any] = field(default_factory=dict, compare=False)
     decorated: Decorated | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def keeps_results(self) -> bool:
+        """Whether a run in this process keeps its result and, where they do not say, those of its tasks."""
+        if self.persist_result is not None:
+            return self.persist_result
+        named = self.result_storage is not None or self.result_serializer is not None
+        return named or settings.current().results_persist_by_default
 
     @property
     def routed_as(self) -> str:
@@ -189,6 +221,23 @@ def given_options(options: Mapping[str, Any], kind: type[TaskSpec | FlowSpec], w
         if not (option is None or callable(option) or (isinstance(option, str) and name != "retry_condition_fn")):
             raise DefinitionError(f"{name}= of a {what} is something to call, not {option!r}")
     return given
+
+
+def storage_option(given: Any) -> str:
+    """What `result_storage=` means: a folder, with `~` left as it is, or a URL.
+
+    Raises:
+        DefinitionError: It is neither.
+    """
+    try:
+        named = os.fspath(given)
+    except TypeError:
+        named = None
+    if not isinstance(named, str) or not named.strip():
+        raise DefinitionError(
+            f"result_storage= takes a folder (a path) or a URL such as s3://bucket/results, not {given!r}"
+        )
+    return named
 
 
 def is_celery_task(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
@@ -59,7 +60,13 @@ class TaskOptions(TypedDict, total=False):
     #: True: the result is kept also where the flow runs in this process; None: as the flow says.
     #: On a worker it always is; False: it is not journaled, and a replay runs a direct call again.
     persist_result: bool | None
-    #: As Prefect has it; a value is held here as long as a future or a state of it is.
+    #: Where results are kept, however small: a folder, or any URL of fsspec. None: as the flow and the settings say.
+    result_storage: str | os.PathLike[str] | None
+    #: The name of a file there, say `"out-{parameters[x]}.json"`: a call whose file is there is answered by it.
+    result_storage_key: str | None
+    #: "auto", "json", "pickle", one of these after "compressed/", or a class with `dumps` and `loads`.
+    result_serializer: Any
+    #: False: where a result is kept, no future holds its value; it is read again each time it is asked for.
     cache_result_in_memory: bool
     #: What `flow.visualize()` takes for its value.
     viz_return_value: Any
@@ -79,9 +86,6 @@ class TaskOptions(TypedDict, total=False):
     cache_key_fn: Any
     cache_expiration: timedelta | None
     refresh_cache: bool | None
-    result_storage: Any
-    result_storage_key: str | None
-    result_serializer: Any
     asset_deps: Any
 
 

@@ -1,7 +1,8 @@
-"""The place of transactions, which are not there yet."""
+"""Transactions; those of orchestra's own are not there yet."""
 
 from __future__ import annotations
 
+from orchestra.db_transactions import db_transaction as db_transaction
 from orchestra.unbuilt import absent
 
 __getattr__ = absent(

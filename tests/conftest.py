@@ -215,6 +215,8 @@ def worker_factory(broker: servers.Broker, tmp_path: Path, request: pytest.Fixtu
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show the ends of the workers' logs below a test that failed."""
     report = yield
+    # What a test prints of half a character does not pass between pytest's own processes.
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
     if report.failed:
         for process in item.stash.get(SHOWN, []):
             report.sections.append((f"log of {process.log_file.name}", process.log()[-6000:]))

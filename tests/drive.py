@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from orchestra import clock, serializers
 from orchestra.context import tags_context
+from orchestra.engine.definitions import encoded_options
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.owed import run_hooks
 from orchestra.engine.segment import run_segment
@@ -22,7 +23,7 @@ from orchestra.engine.step import run_step
 from orchestra.engine.values import state_of
 from orchestra.errors import StoreUnavailable
 from orchestra.states import State
-from orchestra.store import due, journal, runs
+from orchestra.store import due, journal, runs, slots
 from orchestra.store.announcements import Announcement
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database
@@ -165,6 +166,7 @@ class Driver:
         new = NewRun(
             flow_name=spec.name,
             path=spec.path,
+            options=encoded_options(spec),
             name="a-run",
             parameters=serializers.encode(parameters),
             queue=spec.queue or "default",
@@ -203,7 +205,7 @@ class Driver:
 
     def sweep(self) -> None:
         """Do what the sweeper does, once."""
-        for found in (due.complete_due, due.take_due, due.recount):
+        for found in (due.complete_due, slots.sweep, due.take_due, due.recount):
             self.carrier.announce(found(self.database))
 
     def run(self, flow: Any, /, *, messages: int = 10_000, **parameters: Any) -> State[Any]:

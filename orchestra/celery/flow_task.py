@@ -15,6 +15,7 @@ from celery import Celery, Task, current_task
 
 from orchestra import lazy
 from orchestra.celery.apps import FLOW_TASK, HOOKS_TASK, STEP_TASK, in_pool_child, message_serializer
+from orchestra.engine import loops
 from orchestra.errors import Conflict, Signal, StoreError, Terminated
 
 logger = logging.getLogger("orchestra.worker")
@@ -102,7 +103,7 @@ def run_hooks(run_id: str, run_attempt: int, step_key: str) -> None:
 
 
 def _load(door: str, *ids: Any, carrier: Any = None) -> None:
-    with _told_apart_from_failure():
+    with _told_apart_from_failure(), loops.kept():
         lazy.load(door)(lazy.load("database")(), *ids, carrier or lazy.load("carrier")(), lazy.load("heart")())
 
 

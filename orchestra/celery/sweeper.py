@@ -27,7 +27,7 @@ from orchestra.celery.dispatch import CeleryCarrier
 from orchestra.celery.processes import Watch
 from orchestra.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from orchestra.runners.carrier import Carrier
-from orchestra.store import claims, due, leaders, pass_ons, workers
+from orchestra.store import claims, due, leaders, pass_ons, slots, workers
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database, database
 from orchestra.store.workers import WorkerRow
@@ -93,6 +93,7 @@ class Sweeper:
 
     def _work(self) -> float:
         self._announce(due.complete_due(self._database))
+        self._announce(slots.sweep(self._database))
         now = clock.monotonic()
         sweep = now >= self._sweep_at
         while taken := due.take_due(self._database, limit=_PAGE, lapsed=sweep):
@@ -106,6 +107,7 @@ class Sweeper:
                 # Each by itself: one whose message cannot be read holds up no other.
                 self._announce([owed])
             due.expire_local(self._database)
+            slots.purge(self._database)
         return self._until_next()
 
     def _announce(self, announcements: list[due.Announcement]) -> None:

@@ -27,7 +27,7 @@ from orchestra import clock, lazy, settings
 from orchestra.celery import apps, flow_task
 from orchestra.celery.dispatch import CeleryCarrier, StopFlag, forget_carrier, use_carrier
 from orchestra.celery.sweeper import ENDED, READY, STOPPING, AttendantThread, Briefing
-from orchestra.engine import definitions
+from orchestra.engine import definitions, loops
 from orchestra.errors import ConfigurationError, OrchestraError
 from orchestra.store.announcements import WAKE_SUFFIX
 from orchestra.store.behind import flush
@@ -174,6 +174,7 @@ def _on_shutdown(**_: Any) -> None:
 def _on_child_ends(**_: Any) -> None:
     # A child of the pool ends by os._exit, past atexit.
     flush()
+    loops.close()
 
 
 signals.worker_process_shutdown.connect(_on_child_ends, weak=False)

@@ -23,6 +23,7 @@ _COMMANDS = {
     "work-pool": "orchestra.cli.work_pool:work_pool",
     "work-queue": "orchestra.cli.work_queue:work_queue",
     "worker": "orchestra.cli.worker:worker",
+    "global-concurrency-limit": "orchestra.cli.global_concurrency_limit:global_concurrency_limit",
     "db": "orchestra.cli.db:db",
     "config": "orchestra.cli.config:config",
     "profile": "orchestra.cli.profile:profile",
@@ -30,11 +31,12 @@ _COMMANDS = {
     "doctor": "orchestra.cli.doctor:doctor",
 }
 
-
+#: Short names, as Prefect has them.
+_ALIASES = {"gcl": "global-concurrency-limit"}
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group("orchestra", cls=_support.Group, lazy_commands=_COMMANDS, context_settings=_HELP)
+@click.group("orchestra", cls=_support.Group, lazy_commands=_COMMANDS, short_names=_ALIASES, context_settings=_HELP)
 @click.option("--profile", metavar="NAME", help="Use the settings of this profile.")
 @click.pass_context
 def cli(ctx: click.Context, profile: str | None) -> None:

@@ -74,12 +74,20 @@ def failure(error: errors.OrchestraError) -> Failure:
 class Group(click.RichGroup):
     """Commands in declared order, imported when they are called, errors told as sentences.
 
-    `lazy_commands` maps a command's name to the "module:attribute" it is loaded from.
+    `lazy_commands` maps a command's name to the "module:attribute" it is loaded from, `short_names` other names of
+    commands to theirs, which help does not list.
     """
 
-    def __init__(self, *args: Any, lazy_commands: dict[str, str] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        lazy_commands: dict[str, str] | None = None,
+        short_names: dict[str, str] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self.lazy_commands = lazy_commands or {}
+        self.short_names = short_names or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands' names, as declared."""
@@ -87,6 +95,7 @@ class Group(click.RichGroup):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command of that name, imported now."""
+        name = self.short_names.get(name, name)
         if name in self.lazy_commands:
             return lazy.resolve(self.lazy_commands[name])  # type: ignore[no-any-return]  # a door is untyped
         return super().get_command(ctx, name)

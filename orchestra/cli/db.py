@@ -9,6 +9,7 @@ import rich_click as click
 from orchestra import settings
 from orchestra.cli import _support
 from orchestra.cli.config import mask_url
+from orchestra.store import blobs
 from orchestra.store import upgrade as schema
 from orchestra.store.database import SCHEMA_VERSION, Database, schema_version
 
@@ -60,6 +61,26 @@ def reset(yes: bool) -> None:
         _confirm(mask_url(database.url))
     schema.reset(database)
     _support.say(f"{mask_url(database.url)} is empty now, its schema is {SCHEMA_VERSION}")
+
+
+@db.command()
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    default=24.0,
+    show_default=True,
+    help="Hours. What is younger may belong to a run that is about to record it.",
+)
+def clean(older_than: float) -> None:
+    """Delete large results that no run refers to, in the database and in result storages.
+
+    Such are left where a process died between keeping a result and recording it, and where a storage was away when a
+    run was deleted. Runs may go on meanwhile.
+    """
+    done = blobs.clean(_open(), older_than * 3600)
+    _support.say(f"deleted {done.blobs} from the database and {done.files} from result storages")
+    if done.left:
+        _support.fail(f"{done.left} could not be deleted: the warnings say why; run it again when the storage is back")
 
 
 def _confirm(url: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
@@ -18,10 +18,12 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter
 
 from orchestra import clock, lazy
+from orchestra.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
 from orchestra.client.schemas.filters import FlowFilter, FlowRunFilter, LogFilter, TaskRunFilter
 from orchestra.client.schemas.objects import (
     Flow,
     FlowRun,
+    GlobalConcurrencyLimit,
     KeptState,
     Log,
     OrchestrationResult,
@@ -33,6 +35,7 @@ from orchestra.client.schemas.objects import (
     TaskRun,
 )
 from orchestra.client.schemas.sorting import FlowRunSort, FlowSort, LogSort, TaskRunSort
+from orchestra.concurrency import limits
 from orchestra.engine import definitions, leases, operations
 from orchestra.engine.parameters import bind_named
 from orchestra.engine.values import state_of
@@ -61,6 +64,9 @@ _STATES: TypeAdapter[list[State[Any]]] = TypeAdapter(list[RunState])
 _LOGS: TypeAdapter[list[Log]] = TypeAdapter(list[Log])
 _ANSWER: TypeAdapter[OrchestrationResult] = TypeAdapter(OrchestrationResult)
 _COUNT: TypeAdapter[int] = TypeAdapter(int)
+_ID: TypeAdapter[str] = TypeAdapter(str)
+_LIMIT: TypeAdapter[GlobalConcurrencyLimit] = TypeAdapter(GlobalConcurrencyLimit)
+_LIMITS: TypeAdapter[list[GlobalConcurrencyLimit]] = TypeAdapter(list[GlobalConcurrencyLimit])
 _DONE: TypeAdapter[None] = TypeAdapter(None)
 
 
@@ -78,7 +84,7 @@ def get_client(*, sync_client: bool = False) -> OrchestraClient | SyncOrchestraC
 
 
 #: Words in the names of methods that Prefect's client has and this one has not yet.
-_LATER = "deployment work_pool work_queue variable artifact automation block concurrency_limit worker event".split()
+_LATER = "deployment work_pool work_queue variable artifact automation block worker event".split()
 
 
 class _Client:
@@ -419,6 +425,57 @@ class SyncOrchestraClient(_Client):
 
         return self._seen("read_logs", _LOGS, look)
 
+    # -- concurrency limits --------------------------------------------------------------------------------------
+
+    def create_global_concurrency_limit(self, concurrency_limit: GlobalConcurrencyLimitCreate) -> str:
+        """Make a limit; gives its id.
+
+        Raises:
+            Conflict: There is one of this name.
+            ConfigurationError: A value cannot be.
+        """
+        given = concurrency_limit.model_dump()
+        return self._seen("create_limit", _ID, lambda db: limits.create_limit(**given).id)
+
+    def read_global_concurrency_limit_by_name(self, name: str) -> GlobalConcurrencyLimit:
+        """A limit.
+
+        Raises:
+            LimitNotFound: There is none of this name.
+        """
+        return self._seen("read_limit", _LIMIT, lambda db: asdict(limits.read_limit(name)))
+
+    def read_global_concurrency_limits(self, *, limit: int = 100, offset: int = 0) -> list[GlobalConcurrencyLimit]:
+        """Limits by name.
+
+        Args:
+            limit: Most given.
+            offset: How many to leave out before.
+        """
+
+        def look(db: Database) -> list[dict[str, Any]]:
+            return [asdict(each) for each in limits.list_limits()[offset : offset + limit]]
+
+        return self._seen("read_limits", _LIMITS, look)
+
+    def update_global_concurrency_limit(self, name: str, concurrency_limit: GlobalConcurrencyLimitUpdate) -> None:
+        """Change a limit. Who waits is served at once, who has slots keeps them.
+
+        Raises:
+            LimitNotFound: There is none of this name.
+            ConfigurationError: A value cannot be, or nothing is to change.
+        """
+        given = concurrency_limit.model_dump()
+        self._act("update_limit", lambda db: limits.update_limit(name, **given))
+
+    def delete_global_concurrency_limit_by_name(self, name: str) -> None:
+        """Delete a limit; who waits goes on.
+
+        Raises:
+            LimitNotFound: There is none of this name.
+        """
+        self._act("delete_limit", lambda db: limits.delete_limit(name))
+
     # -- the database --------------------------------------------------------------------------------------------
 
     def hello(self) -> str:
@@ -606,5 +663,10 @@ class OrchestraClient(_Client):
     read_task_run_states = _awaitable(SyncOrchestraClient.read_task_run_states)
     set_task_run_state = _awaitable(SyncOrchestraClient.set_task_run_state)
     read_logs = _awaitable(SyncOrchestraClient.read_logs)
+    create_global_concurrency_limit = _awaitable(SyncOrchestraClient.create_global_concurrency_limit)
+    read_global_concurrency_limit_by_name = _awaitable(SyncOrchestraClient.read_global_concurrency_limit_by_name)
+    read_global_concurrency_limits = _awaitable(SyncOrchestraClient.read_global_concurrency_limits)
+    update_global_concurrency_limit = _awaitable(SyncOrchestraClient.update_global_concurrency_limit)
+    delete_global_concurrency_limit_by_name = _awaitable(SyncOrchestraClient.delete_global_concurrency_limit_by_name)
     hello = _awaitable(SyncOrchestraClient.hello)
     api_healthcheck = _awaitable(SyncOrchestraClient.api_healthcheck)

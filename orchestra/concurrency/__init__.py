@@ -1,1 +1,1 @@
-"""The place of concurrency limits, which are not there yet."""
+"""Concurrency limits, over all processes: `sync` is for functions, `asyncio` for coroutines."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from orchestra import callables, clock
 from orchestra.callables import is_async
-from orchestra.engine import greenlets, interrupts
+from orchestra.engine import greenlets, interrupts, loops
 from orchestra.logging import print_capture
 
 T = TypeVar("T")
@@ -86,8 +86,7 @@ def run_coroutine(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return greenlets.natively(lambda: run_coroutine(make))
     if _loop_runs_here():
         return _in_helper_thread(lambda: run_coroutine(make), "a coroutine", None)
-    with asyncio.Runner() as runner:
-        return runner.run(make())
+    return loops.run(make())
 
 
 def is_being_cancelled() -> bool:

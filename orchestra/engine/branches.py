@@ -10,7 +10,7 @@ import contextvars
 import selectors
 import threading
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -69,27 +69,69 @@ class Waiters:
 
 
 class BranchLoop(asyncio.SelectorEventLoop):
-    """An event loop that creates Tasks as branches and says when all of them wait."""
+    """An event loop that creates Tasks as branches and says when all of them wait.
 
-    def __init__(self, waiters: Waiters) -> None:
-        self.waiters = waiters
-        self.executing = 0
-        #: When the main Task is cancelled, on the monotonic clock. No timer of the loop's: one that is pending would
-        #: keep the run from parking.
-        self.deadline: float | None = None
-        self.expired = False
-        self.main: asyncio.Task[Any] | None = None
+    It runs one body after the other; `begin` is called before each.
+    """
+
+    #: Whether Tasks are branches.
+    numbers = False
+    #: When the main Task is cancelled, on the monotonic clock. No timer of the loop's: one that is pending would
+    #: keep the run from parking.
+    deadline: float | None = None
+    expired = False
+    main: asyncio.Task[Any] | None = None
+
+    def __init__(self) -> None:
+        self.waiters = Waiters()
+        #: What runs in threads.
+        self.executing: set[asyncio.Future[Any]] = set()
+        self._threads: Executor | None = None
         super().__init__(_Selector(self))
+
+    def begin(self, waiters: Waiters | None, deadline: float | None = None) -> None:
+        """Make ready for a body; whatever the one before has set is forgotten.
+
+        Args:
+            waiters: Who waits for steps inside of a flow body; None: of another body, which has no branches.
+            deadline: When its main Task is cancelled, on the monotonic clock.
+        """
+        self.waiters, self.numbers = waiters or Waiters(), waiters is not None
+        self.deadline, self.expired, self.main = deadline, False, None
         self.set_task_factory(_branch_task)
+
+    def set_default_executor(self, executor: Executor) -> None:
+        """As in asyncio, until the body ends."""
+        self._threads = executor
 
     def run_in_executor(  # type: ignore[override]  # the stubs' TypeVarTuple says no more
         self, executor: Executor | None, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
         """As in asyncio; counted, so that the loop is not taken for idle meanwhile."""
+        if executor is None:
+            executor = self._threads = self._threads or ThreadPoolExecutor(thread_name_prefix="asyncio")
         future = super().run_in_executor(executor, func, *args)
-        self.executing += 1
-        future.add_done_callback(self._executed)
+        self.executing.add(future)
+        future.add_done_callback(self.executing.discard)
         return future
+
+    def holds_something(self) -> bool:
+        """Whether a body has left Tasks, generators or threads in the loop."""
+        return bool(self._threads or asyncio.all_tasks(self) or getattr(self, "_asyncgens", None))
+
+    async def shutdown_asyncgens(self) -> None:
+        """Close async generators that were not used up, as in asyncio; there may be others later."""
+        await super().shutdown_asyncgens()
+        self._asyncgens_shutdown_called = False
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for what still runs in threads, which nothing can stop; there may be others later."""
+        threads, self._threads = self._threads, None
+        if threads is None:
+            return
+        waiting = ThreadPoolExecutor(1)
+        await super().run_in_executor(waiting, threads.shutdown)
+        waiting.shutdown(wait=False)
 
     def all_wait(self) -> bool:
         """Whether every Task waits, by way of other Tasks or `gather`, for steps: then timers and sockets are idle."""
@@ -111,9 +153,6 @@ class BranchLoop(asyncio.SelectorEventLoop):
             return True
         members: list[asyncio.Future[Any]] = getattr(awaited, "_children", [])  # of asyncio.gather
         return bool(members) and all(member.done() or self._waits(member) for member in members)
-
-    def _executed(self, future: asyncio.Future[Any]) -> None:
-        self.executing -= 1
 
     def expire(self) -> bool:
         """Cancel the main Task if its time is over; whether it just was."""
@@ -138,7 +177,7 @@ class BranchLoop(asyncio.SelectorEventLoop):
     @property
     def busy(self) -> bool:
         """Whether threads or connections may still wake somebody."""
-        return self.executing > 0
+        return bool(self.executing)
 
 
 class _Selector(selectors.DefaultSelector):
@@ -189,7 +228,7 @@ def _branch_task(
 ) -> asyncio.Task[T]:
     """A Task whose context carries a branch of its own, if a flow body creates it."""
     line = current_line.get()
-    if line is None or task_run_context.get() is not None:
+    if line is None or task_run_context.get() is not None or not getattr(loop, "numbers", False):
         return asyncio.Task(coro, loop=loop, context=context, **options)
     inside = context or contextvars.copy_context()
     branch = line.branch.child()
@@ -205,41 +244,3 @@ def _branch_ended(branch: Branch, task: asyncio.Task[Any]) -> None:
     elif isinstance(getattr(task, "_exception", None), (Signal, NonDeterministic)):
         # Taken note of: asyncio need not report what ends the segment, where the body does not await this branch.
         task.exception()
-
-
-def run(
-    main: Coroutine[Any, Any, T],
-    waiters: Waiters,
-    *,
-    seconds: float | None = None,
-    timed_out: Callable[[], Exception] = TimeoutError,
-) -> T:
-    """Run an async body to its end in a loop of its own. Its main Task is the branch of the caller.
-
-    Args:
-        main: The body.
-        waiters: Who waits for steps inside.
-        seconds: How long it may take.
-        timed_out: Makes the error that is raised where it took longer.
-    """
-    loop = BranchLoop(waiters)
-    loop.deadline = None if seconds is None else clock.monotonic() + seconds
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        return runner.run(_as_main(main, current_line.get(), loop, timed_out))
-
-
-async def _as_main(
-    main: Coroutine[Any, Any, T], line: Line | None, loop: BranchLoop, timed_out: Callable[[], Exception]
-) -> T:
-    # The runner's own Task took a branch number; the body itself is the caller's branch.
-    current_line.set(line)
-    loop.main = asyncio.current_task()
-    try:
-        value = await main
-    except asyncio.CancelledError as error:
-        if loop.expired:
-            raise timed_out() from error
-        raise
-    if loop.expired:  # the body swallowed its cancellation
-        raise timed_out()
-    return value

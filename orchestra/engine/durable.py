@@ -14,10 +14,10 @@ from orchestra import clock, identifiers, names, results, serializers, states
 from orchestra.context import TaskRunContext, tags_context, tags_of
 from orchestra.engine import definitions, interrupts, owed
 from orchestra.engine.arguments import find_futures, replace_futures, settled
-from orchestra.engine.asking import Asking
 from orchestra.engine.branches import Waiters
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.heartbeat import Heart
+from orchestra.engine.holding import Holding
 from orchestra.engine.journaled import fingerprint_of
 from orchestra.engine.parameters import bind, signature
 from orchestra.engine.run_names import flow_run_name, task_run_name
@@ -41,6 +41,7 @@ from orchestra.states import State
 from orchestra.store import claims, runs
 from orchestra.store.claims import Claimed
 from orchestra.store.database import Database
+from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending, NewStep, StepRecord
 from orchestra.store.runs import NewRun
 from orchestra.store.tables import Kind
@@ -56,7 +57,7 @@ _UNCHANGING = frozenset({type(None), bool, int, float, complex, str, bytes})
 RunChild = Callable[[FlowSpec, Claimed], "State[Any] | None"]
 
 
-class DurableRunner(Asking):
+class DurableRunner(Holding):
     """Carries out the calls of one segment of one flow run."""
 
     def __init__(
@@ -100,8 +101,12 @@ class DurableRunner(Asking):
         if started is not None:
             args, kwargs, context = started
             start_time, longest = clock.now(), _longest_sleep(task, inputs)
+            context.record = lambda state, joint: self._journal_inline(
+                asked, task, inputs, context, Ended(state, context.attempt), start_time, joint
+            )
             outcome = run_attempts(task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body)
             final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
+            self.give_tag_slots(asked.key)
         if final is None:
             self._wait_for_keys([asked.key])
             final = self._state(asked.key)
@@ -134,10 +139,12 @@ class DurableRunner(Asking):
             )
         except asyncio.CancelledError:
             self._abandon_inline(asked, task, inputs)
+            self.give_tag_slots(asked.key)
             raise
         finally:
             self._inline.discard(asked.key)
         final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
+        self.give_tag_slots(asked.key)
         if final is None:
             await self._wait_for_keys_async([asked.key])
             return self._state(asked.key)
@@ -148,6 +155,8 @@ class DurableRunner(Asking):
         self._check_deadline()
         inputs = self._encoded_inputs(call)
         asked = self._line().ask(names.step_name(task.name))
+        if not task.cache_result_in_memory:
+            self.unheld.add(asked.key)
         upstreams = [self.key_of(future) for future, _ in _futures_of(call)]
         return asked, self._answer(asked, inputs, upstreams=upstreams), inputs
 
@@ -156,7 +165,8 @@ class DurableRunner(Asking):
     ) -> State[Any] | tuple[tuple[Any, ...], dict[str, Any], TaskRunContext] | None:
         """Get a new direct call ready to run here: its arguments and context.
 
-        Gives a final state where an upstream failed, None where the call was dispatched to another queue.
+        Gives a final state where an upstream failed, None where the call was dispatched: to another queue, or because
+        it must wait for a slot of a limit.
         """
         queue, priority = self.route(task.queue, task.priority, task.routed_as)
         try:
@@ -177,10 +187,36 @@ class DurableRunner(Asking):
             self._unwritten.append(step)
             self._open.add(asked.key)
             return None
+        if (tags := tags_of(task.tags)) and not self._has_slots(asked, task, tags, inputs, queue, priority):
+            return None
         self.dispatch()
         known = inputs if args is call.args and kwargs is call.kwargs else None
         args, kwargs = _copied(args, kwargs, known)
         return args, kwargs, self._task_context(asked, task, args, kwargs)
+
+    def _has_slots(
+        self,
+        asked: Asked,
+        task: TaskSpec,
+        tags: tuple[str, ...],
+        inputs: bytes | None,
+        queue: str,
+        priority: int | None,
+    ) -> bool:
+        """Take the slots that a direct call needs for its tags; where none are free it is dispatched, and waits there.
+
+        One that nobody else can carry out waits here, and holds its worker slot.
+        """
+        if self.take_tag_slots(asked.key, tags):
+            return True
+        try:
+            step = self._new(asked, task, _sendable(task, inputs), queue=queue, priority=priority)
+        except OrchestraError:
+            self.wait_for_tag_slots(asked.key, tags)
+            return True
+        self._unwritten.append(step)
+        self._open.add(asked.key)
+        return False
 
     def _journal_inline(
         self,
@@ -190,8 +226,15 @@ class DurableRunner(Asking):
         context: TaskRunContext,
         outcome: Ended | RetryLater,
         start_time: float,
+        joint: Joint | None = None,
     ) -> State[Any] | None:
-        """Write how an inline call ended; None where it is to be tried again later, elsewhere."""
+        """Write how an inline call ended; None where it is to be tried again later, elsewhere.
+
+        Args:
+            joint: The transaction of its body, which this ends, unless the result cannot be kept: None.
+        """
+        if context.recorded is not None:
+            return context.recorded
         failpoint("after_body")
         if isinstance(outcome, RetryLater):
             queue, priority = self.route(task.queue, task.priority, task.routed_as)
@@ -200,21 +243,34 @@ class DurableRunner(Asking):
             self._unwritten.append(step)
             self._open.add(asked.key)
             return None
-        ending, final = ending_of(
-            outcome.state, what=f"the result of task {task.name!r}", start_time=start_time, attempt=outcome.attempt
-        )
+        ending, final = self._ending_of(task, outcome, start_time)
+        if joint is not None and not final.is_completed():
+            return None
         step = self._new(asked, task, None, ending=ending)
         step.fingerprint = fingerprint_of(inputs)
         step.inline, step.attempt = True, outcome.attempt
         final = self._with_details(final, asked.key)
         if hooks_of(task, final.type):
-            self._write_with_hooks(step, task, inputs, context, final)
+            self._write_with_hooks(step, task, inputs, context, final, joint)
         else:
-            self._write([step])
+            self._write([step], joint)
         return final
 
+    def _ending_of(self, task: TaskSpec, outcome: Ended, start_time: float) -> tuple[Ending, State[Any]]:
+        what, keeping = f"the result of task {task.name!r}", results.keeping_of(self.database, task, self.flow)
+        # A storage of results that is away ends the segment, as a database does that is.
+        return self._read(
+            lambda: ending_of(outcome.state, what=what, start_time=start_time, attempt=outcome.attempt, keeping=keeping)
+        )
+
     def _write_with_hooks(
-        self, step: NewStep, task: TaskSpec, inputs: bytes | None, context: TaskRunContext, final: State[Any]
+        self,
+        step: NewStep,
+        task: TaskSpec,
+        inputs: bytes | None,
+        context: TaskRunContext,
+        final: State[Any],
+        joint: Joint | None,
     ) -> None:
         """Write an ended inline call, and then run the hooks that its end calls for.
 
@@ -227,7 +283,7 @@ class DurableRunner(Asking):
         # For whoever runs them if this process dies.
         step.debt, step.inputs = debt, inputs
         asked_at = clock.monotonic()
-        self._write([step])
+        self._write([step], joint)
         if debt is not None:
             hooks = owed.task_hooks(context, final, step.ending.start_time)
             owed.pay(self.database, self._heart, debt.claim(asked_at), hooks)
@@ -247,8 +303,11 @@ class DurableRunner(Asking):
         started = self._begin_unjournaled(task, call)
         if isinstance(started, State):
             return started
-        state = run_attempts(task, *started, before_attempt=self._before_body).state
-        _run_unowed(started[2], state)
+        context = started[2]
+        with self.tag_slots(context.step_key, context.tags) as slots:
+            slots.take()
+            state = run_attempts(task, *started, before_attempt=self._before_body).state
+        _run_unowed(context, state)
         return state
 
     async def _call_unjournaled_async(self, task: TaskSpec, call: Call) -> State[Any]:
@@ -257,8 +316,12 @@ class DurableRunner(Asking):
         started = self._begin_unjournaled(task, call)
         if isinstance(started, State):
             return started
-        state = (await run_attempts_async(task, *started, before_attempt=self._before_body)).state
-        _run_unowed(started[2], state)
+        context = started[2]
+        with self.tag_slots(context.step_key, context.tags) as slots:
+            if (turn := slots.take_async()) is not None:
+                await turn
+            state = (await run_attempts_async(task, *started, before_attempt=self._before_body)).state
+        _run_unowed(context, state)
         return state
 
     def _begin_unjournaled(
@@ -291,6 +354,8 @@ class DurableRunner(Asking):
         inputs = _checked(encode_inputs(*self._with_refs(call)), task)
         self._check_deadline()
         asked = self._line().ask(names.step_name(task.name))
+        if not task.cache_result_in_memory:
+            self.unheld.add(asked.key)
         if self._answer(asked, inputs, upstreams=[self.key_of(future) for future, _ in found]) is None:
             queue, priority = self.route(task.queue or self._runner_queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)

@@ -43,6 +43,7 @@ from orchestra.store import claims, journal, waits
 from orchestra.store.announcements import Announcement
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
+from orchestra.store.joint import Joint
 from orchestra.store.journal import NewStep, StepRecord
 from orchestra.store.tables import Kind
 
@@ -119,6 +120,8 @@ class Journaled:
         self._observing: str | None = None
         #: The steps of async inline calls whose bodies run.
         self._inline: set[str | None] = set()
+        #: The steps whose values are not held here, but read each time they are asked for.
+        self.unheld: set[str] = set()
         #: Set once the database was away: nothing of this segment may be written after that.
         self.broken: StoreError | None = None
         #: Set once replay differed from the journal: a body that swallows it does not go on.
@@ -372,18 +375,17 @@ class Journaled:
         return record is not None and record.recorded_attempt < self.claim.run_attempt
 
     def _state(self, key: str) -> State[Any]:
-        """The final state of a step that has ended; decoded once."""
-        if key not in self._states:
-            record = self._records[key]
-            data = record.result
-            if record.large:
-                data = self._read(
-                    lambda: journal.result_of(self.database, self.claim.run_id, self.claim.run_attempt, key)
-                )
-            self._states[key] = state_of(
-                record.state_type, record.state_name, record.state_message, data, self._details(key)
-            )
-        return self._states[key]
+        """The final state of a step that has ended; decoded once, unless its task asks not to be held."""
+        if (known := self._states.get(key)) is not None:
+            return known
+        record = self._records[key]
+        data = record.result
+        if record.large:
+            data = self._read(lambda: journal.result_of(self.database, self.claim.run_id, self.claim.run_attempt, key))
+        state = state_of(record.state_type, record.state_name, record.state_message, data, self._details(key))
+        if key not in self.unheld:
+            self._states[key] = state
+        return state
 
     def _is_done(self, key: str) -> bool:
         record = self._records.get(key)
@@ -428,17 +430,28 @@ class Journaled:
             for callback in self._callbacks.pop(record.key, ()):
                 _call_back(callback, record.key)
 
-    def _write(self, steps: list[NewStep]) -> None:
-        """Write ended steps, with all that is not yet written."""
-        self._unwritten += steps
-        self._flush(dispatched=False)
+    def _write(self, steps: list[NewStep], joint: Joint | None = None) -> None:
+        """Write ended steps, with all that is not yet written.
 
-    def _flush(self, *, dispatched: bool) -> None:
+        Args:
+            joint: The transaction of their body: what is not committed with it never happened.
+        """
+        self._unwritten += steps
+        try:
+            self._flush(dispatched=False, joint=joint)
+        except BaseException:
+            if joint is not None:
+                self._unwritten = [step for step in self._unwritten if step not in steps]
+            raise
+
+    def _flush(self, *, dispatched: bool, joint: Joint | None = None) -> None:
         with self._handed_over() as unwritten:
             # In an async body an ended step may be written together with what another branch has submitted.
             submitted = dispatched or any(step.ending is None for step in unwritten)
             announcements = self.guard(
-                lambda: journal.record(self.database, self.claim, unwritten, window=self.window, dispatched=submitted)
+                lambda: journal.record(
+                    self.database, self.claim, unwritten, window=self.window, dispatched=submitted, joint=joint
+                )
             )
         if dispatched:
             self._linger_until = clock.monotonic() + LINGER

@@ -30,7 +30,7 @@ from orchestra.questions import Message, Pause, Receive
 from orchestra.results import check_parameters
 from orchestra.runners.carrier import Carrier
 from orchestra.runners.local import LocalRunner
-from orchestra.runners.steps import Finished, Recorded, Step, Unrecorded, kept
+from orchestra.runners.steps import NOTHING, Finished, Recorded, Step, Unrecorded, kept
 from orchestra.serializers import decode, encode
 from orchestra.specs import FlowSpec
 from orchestra.states import State, StateType
@@ -315,7 +315,7 @@ class LocalFlowRun:
         )
 
     def _open_attempt(self, earlier: Finished | None = None) -> LocalRunner:
-        book = Recorded(self.run_id, self.run_attempt, bool(self.flow.persist_result))
+        book = Recorded(self.run_id, self.run_attempt, self.owner, self.flow)
         finished = Finished(earlier) if self.flow.max_retries else None
         runner = self.flow.task_runner
         if isinstance(runner, CeleryTaskRunner):
@@ -393,7 +393,7 @@ class LocalFlowRun:
         return delay
 
     def _keeps(self, state: State[Any]) -> bool:
-        return bool(self.flow.persist_result) and state.is_completed()
+        return self.flow.keeps_results and state.is_completed()
 
     def _end(self, state: State[Any]) -> State[Any]:
         """Record the final state, and see that all that was written behind is there."""
@@ -404,10 +404,16 @@ class LocalFlowRun:
         logger = engine_logger(self.context)
         logger.log(logging.INFO if state.is_completed() else logging.ERROR, "ended %s", _described(state))
         try:
-            result = kept(state.data, self.context.run_name) if self._keeps(state) else None
+            result = kept(state.data, self.context.run_name, self.flow) if self._keeps(state) else NOTHING
             remote = isinstance(self.flow.task_runner, CeleryTaskRunner)
             if not local_runs.finish_run(
-                database(), self.run_id, self.owner, state, result=result, has_remote_steps=remote
+                database(),
+                self.run_id,
+                self.owner,
+                state,
+                result=result.data,
+                blob=result.blob,
+                has_remote_steps=remote,
             ):
                 self._lost = True
                 logger.warning("the end of this run is not recorded: another process has ended or claimed it")

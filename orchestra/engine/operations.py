@@ -32,7 +32,7 @@ def cancel(database: Database, flow_run_id: str, announce: Announce | None = Non
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended already.
     """
-    _tell(database, interventions.cancel(database, flow_run_id), announce)
+    tell(database, interventions.cancel(database, flow_run_id), announce)
     return str(runs.read(database, flow_run_id)["state_name"])
 
 
@@ -44,7 +44,7 @@ def retry(database: Database, flow_run_id: str, announce: Announce | None = None
         IllegalTransition: It has not ended.
     """
     _refuse_local(database, flow_run_id, "retried on a worker: it ran in a process of its own; call the flow again")
-    _tell(database, interventions.retry(database, flow_run_id), announce)
+    tell(database, interventions.retry(database, flow_run_id), announce)
 
 
 def pause(database: Database, flow_run_id: str) -> None:
@@ -95,7 +95,7 @@ def resume(
         return
     row, pauses = interventions.open_pauses(database, flow_run_id)
     answers = answers_for(row, pauses, run_input, key)
-    _tell(database, interventions.resume(database, flow_run_id, answers, token=token), announce)
+    tell(database, interventions.resume(database, flow_run_id, answers, token=token), announce)
 
 
 def send(database: Database, message: Message, announce: Announce | None = None) -> None:
@@ -105,7 +105,7 @@ def send(database: Database, message: Message, announce: Announce | None = None)
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended.
     """
-    _tell(database, inputs.send(database, message), announce)
+    tell(database, inputs.send(database, message), announce)
 
 
 def delete(database: Database, flow_run_id: str) -> None:
@@ -124,7 +124,8 @@ def _refuse_local(database: Database, flow_run_id: str, wanted: str) -> None:
         raise IllegalTransition(flow_run_id, f"{row['state_name']}, and local", wanted)
 
 
-def _tell(database: Database, announcements: Sequence[Announcement], announce: Announce | None) -> None:
+def tell(database: Database, announcements: Sequence[Announcement], announce: Announce | None = None) -> None:
+    """Tell workers of rows that are due; where there is no broker, their sweeper finds them."""
     if not announcements:
         return
     try:

@@ -10,16 +10,16 @@ import json
 import logging
 from typing import Any
 
-from orchestra import clock, retries, serializers, states
+from orchestra import clock, results, retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
 from orchestra.engine import (
     bodies,
-    branches,
     definitions,
     deployed,
     greenlets,
     history,
     interrupts,
+    loops,
     owed,
     tracing,
     unknown,
@@ -318,7 +318,9 @@ class Segment:
         if self.flow.is_async:
             body = bodies.call_async(self.flow.fn, args, kwargs, log_prints=self.context.log_prints)
             with interrupts.armed():
-                return branches.run(body, self.waiters, seconds=self._seconds_left(), timed_out=self._timeout_error)
+                return loops.run_branches(
+                    body, self.waiters, seconds=self._seconds_left(), timed_out=self._timeout_error
+                )
         left = self._seconds_left()
         timeout = left if interrupts.available() else None
         with interrupts.armed():
@@ -439,7 +441,8 @@ class Segment:
             if announcement is not None:
                 self.carrier.announce([announcement])
             return None
-        ending, final = ending_of(state, what=f"the result of flow {self.flow.name!r}")
+        what, keeping = f"the result of flow {self.flow.name!r}", results.keeping_of(self.database, self.flow)
+        ending, final = ending_of(state, what=what, keeping=keeping)
         return self._write_end(ending, final)
 
     def _write_end(self, ending: Ending, final: State[Any]) -> State[Any]:

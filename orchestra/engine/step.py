@@ -18,6 +18,7 @@ from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.inputs import kept_tags, resolved_inputs
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
+from orchestra.engine.slots import TAGS, limits_of, step_claim
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts
 from orchestra.engine.values import ending_of
 from orchestra.errors import (
@@ -30,16 +31,19 @@ from orchestra.errors import (
     StoreError,
 )
 from orchestra.failpoints import failpoint
+from orchestra.results import Keeping, keeping_of
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import State, StateDetails
-from orchestra.store import claims, in_flight, settle
+from orchestra.store import claims, in_flight, settle, slots
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
+from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending
 from orchestra.store.owed import Debt
 from orchestra.store.prepared import prepare
+from orchestra.store.slots import Holder
 from orchestra.store.tables import flow_runs
 
 logger = logging.getLogger("orchestra.engine")
@@ -64,6 +68,7 @@ def run_step(database: Database, run_id: str, run_attempt: int, step_key: str, c
             "step %s of flow run %s goes on elsewhere: %s", step_key, run_id, lost or "its claim was taken over"
         )
         return
+    step.give_slots()
     if step.hooks is not None:
         owed.pay(database, heart, *step.hooks)
 
@@ -78,6 +83,8 @@ class _Step:
         self.context: TaskRunContext | None = None
         #: Those that its end calls for, once that is recorded, and the claim on them.
         self.hooks: tuple[Claim, TaskRunHooks] | None = None
+        #: Has slots of the limits that are for its tags.
+        self.holder: Holder | None = None
 
     def run(self) -> None:
         if self.claim.cancelled:
@@ -96,12 +103,15 @@ class _Step:
             outcome = self._attempts(task)
         except Cancelled:
             outcome = Ended(_cancelled(), self.row["attempt"])
+        if self.context is not None and self.context.recorded is not None:
+            return
         if isinstance(outcome, RetryLater):
             self._retry_later(outcome)
-        else:
+        elif outcome is not None:
             self._end(outcome.state, outcome.attempt, task)
 
-    def _attempts(self, task: TaskSpec) -> Ended | RetryLater:
+    def _attempts(self, task: TaskSpec) -> Ended | RetryLater | None:
+        """Run the body; None where it was set back, as it must wait for a slot of a limit."""
         try:
             args, kwargs = resolved_inputs(self.database, self.claim.run_id, self.claim.run_attempt, self.row["inputs"])
         except StoreError:
@@ -109,6 +119,10 @@ class _Step:
         except Exception as error:
             return Ended(states.from_exception(error), self.row["attempt"])
         context = self.context = self._context(task, args, kwargs)
+        context.record = lambda state, joint: self._end(state, context.attempt, task, joint)
+        if not self._has_slots(context.tags):
+            return None
+        claim_token = step_claim.set(self.claim)
         token = flow_run_context.set(context.flow_run)
         tags_token = tags_context.set(frozenset(context.flow_run.tags if context.flow_run else ()))
         try:
@@ -119,6 +133,28 @@ class _Step:
         finally:
             tags_context.reset(tags_token)
             flow_run_context.reset(token)
+            step_claim.reset(claim_token)
+
+    def _has_slots(self, tags: tuple[str, ...]) -> bool:
+        """Take the slots that it needs for its tags; where none are free, it gives up its claim and waits in line."""
+        names = limits_of(tags)
+        if not names:
+            return True
+        holder = slots.of_claim(self.claim, TAGS)
+        with interrupts.shielded():
+            asked = slots.acquire_or_set_back(self.database, self.claim, holder, names)
+        if asked.granted:
+            self.holder = holder
+        else:
+            state = states.AwaitingConcurrencySlot()
+            history.note(self.claim.run_id, state.type, state.name, None, step_id=self.row["id"])
+        self.carrier.announce(asked.announcements)
+        return asked.granted
+
+    def give_slots(self) -> None:
+        """Hand on the slots of its tags, which its end has freed. A crash before costs a sweep."""
+        if self.holder is not None:
+            self.carrier.announce(slots.release(self.database, self.holder))
 
     def _before_body(self) -> None:
         with interrupts.shielded():
@@ -167,22 +203,33 @@ class _Step:
             depth=row.depth,
         )
 
-    def _end(self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None) -> None:
+    def _end(
+        self, state: State[Any], attempt: int = 1, task: TaskSpec | None = None, joint: Joint | None = None
+    ) -> State[Any] | None:
+        """Record the end, within a transaction of the body, if one is given; None: that one is not to be committed."""
         failpoint("after_body")
-        ending, final = ending_of(state, what=f"the result of {self.row['name']!r}", attempt=attempt)
+        what = f"the result of {self.row['name']!r}"
+        ending, final = ending_of(state, what=what, attempt=attempt, keeping=self._keeping(task))
+        if joint is not None and not final.is_completed():
+            return None
         # Counted here at the latest: within the transaction it is only looked up.
         self._window(self.row["queue"] or "")
         debt = None if task is None else self._debt(task, ending)
         asked_at = clock.monotonic()
         bounded = in_flight.is_bounded(self.row["wave"])
         announcements = settle.complete(
-            self.database, self.claim, ending, window=self._window, debt=debt, bounded=bounded
+            self.database, self.claim, ending, window=self._window, debt=debt, bounded=bounded, joint=joint
         )
         if task is not None and debt is not None:
             self.hooks = debt.claim(asked_at), self._hooks(task, final, attempt)
         failpoint("before_announce")
         self.carrier.announce(announcements)
         failpoint("after_announce")
+        return final
+
+    def _keeping(self, task: TaskSpec | None) -> Keeping | None:
+        flow_run = None if self.context is None else self.context.flow_run
+        return None if task is None or flow_run is None else keeping_of(self.database, task, flow_run.flow)
 
     def _debt(self, task: TaskSpec, ending: Ending) -> Debt | None:
         row = self.row

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from orchestra import clock, retries, states
 from orchestra.context import TaskRunContext, task_run_context
-from orchestra.engine import bodies
+from orchestra.engine import bodies, keyed
 from orchestra.engine.hooks import TaskRunHooks, running_state
 from orchestra.engine.outcomes import task_state
 from orchestra.errors import Signal
@@ -79,11 +79,17 @@ def run_attempts(
     """
     token = task_run_context.set(context)
     try:
+        if task.result_storage_key is not None and (found := keyed.find(context)) is not None:
+            return Ended(found, context.attempt)
         while True:
             before_attempt()
             if task.on_running:
                 _now_running(context, contain).run()
             state = _attempt(task, args, kwargs, context, contain, call_body)
+            if task.result_storage_key is not None and state.is_completed():
+                state = keyed.keep(context, state)
+            if context.atomic is not None:
+                state = context.atomic.settle(state)
             step = _next(task, context, state, longest_sleep, on_retry)
             if not isinstance(step, float):
                 return step
@@ -91,6 +97,8 @@ def run_attempts(
             context.attempt += 1
     finally:
         task_run_context.reset(token)
+        if context.atomic is not None:  # left by a signal
+            context.atomic.roll_back()
 
 
 async def run_attempts_async(
@@ -100,18 +108,23 @@ async def run_attempts_async(
     context: TaskRunContext,
     *,
     longest_sleep: float = math.inf,
-    before_attempt: Callable[[], object] = _nothing,
+    before_attempt: Callable[[], Awaitable[None] | None] = _nothing,
     on_retry: Callable[[State[Any], float], object] = _nothing,
     contain: tuple[type[BaseException], ...] = EVERYTHING,
 ) -> Ended | RetryLater:
-    """As `run_attempts`, for a coroutine function, in the running loop."""
+    """As `run_attempts`, for a coroutine function, in the running loop; what `before_attempt` gives is awaited."""
     token = task_run_context.set(context)
     try:
+        if task.result_storage_key is not None and (found := await asyncio.to_thread(keyed.find, context)) is not None:
+            return Ended(found, context.attempt)
         while True:
-            before_attempt()
+            if (ready := before_attempt()) is not None:
+                await ready
             if task.on_running:
                 await _now_running(context, contain).run_async()
             state = await _attempt_async(task, args, kwargs, context, contain)
+            if task.result_storage_key is not None and state.is_completed():
+                state = await asyncio.to_thread(keyed.keep, context, state)
             step = _next(task, context, state, longest_sleep, on_retry)
             if not isinstance(step, float):
                 return step

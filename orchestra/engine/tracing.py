@@ -16,6 +16,7 @@ import sysconfig
 import textwrap
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any, NoReturn, TypeVar
 
 from orchestra import identifiers, names, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, tags_of, task_run_context
-from orchestra.engine import branches, definitions
+from orchestra.engine import definitions, loops
 from orchestra.engine.arguments import find_futures, replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.parameters import call_with, validate
@@ -33,7 +34,7 @@ from orchestra.errors import DefinitionError, ForeignThread, StaticFlowError
 from orchestra.futures import Future
 from orchestra.graph import Edge, Node
 from orchestra.journal import Branch
-from orchestra.questions import Message, Pause, Receive
+from orchestra.questions import Message, Pause, Receive, Slots
 from orchestra.serializers import StepRef
 from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
 from orchestra.states import State
@@ -337,7 +338,7 @@ class _Tracer:
 
     def _call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         current_line.set(Line())
-        return branches.run(self._main(args, kwargs), Waiters())
+        return loops.run_branches(self._main(args, kwargs), Waiters())
 
     async def _main(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         loop = asyncio.get_running_loop()
@@ -423,6 +424,15 @@ class _Tracer:
     async def sleep_async(self, seconds: float) -> None:
         """As `sleep`."""
         self.sleep(seconds)
+
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """Not in a canvas."""
+        self.refuse(f"takes slots of the concurrency limit {wanted.named}")
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`."""
+        self.slots(wanted)
+        raise AssertionError
 
     def pause(self, pause: Pause) -> Any:
         """Refuse: no step of a canvas waits for a person."""
@@ -564,6 +574,14 @@ class _Sketcher(_Tracer):
 
     def sleep(self, seconds: float) -> None:
         """A sleep is not drawn."""
+
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """A limit is not drawn."""
+        return nullcontext()
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`."""
+        return nullcontext()
 
     def pause(self, pause: Pause) -> None:
         """A pause is not drawn; a body that looks into the answer cannot be."""

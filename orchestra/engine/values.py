@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from orchestra import results, serializers, states
-from orchestra.errors import OrchestraError, RunFailed, SerializationError
+from orchestra.errors import OrchestraError, RunFailed, SerializationError, StoreError
+from orchestra.results import Keeping
 from orchestra.states import State, StateDetails, StateType
 from orchestra.store.journal import Ending
 
@@ -15,23 +16,41 @@ _SELF = (type(None), bool, int, float, str)
 
 
 def ending_of(
-    state: State[Any], *, what: str, start_time: float | None = None, attempt: int = 1
+    state: State[Any],
+    *,
+    what: str,
+    start_time: float | None = None,
+    attempt: int = 1,
+    keeping: Keeping | None = None,
 ) -> tuple[Ending, State[Any]]:
     """A final state as the journal keeps it, and as it comes back from there.
 
     A value that cannot be encoded, or not be read again, or is over the cap, fails the run with a clear error.
+
+    Args:
+        keeping: How the value is kept, where that is not the ordinary way. One that goes to a storage outside is there
+            when this returns, ahead of the transaction that refers to it.
+
+    Raises:
+        StoreError: The storage or the database is away.
     """
+    blob = None
     if state.is_completed():
         try:
-            data = serializers.encode(state.data, what=what)
+            data = serializers.encode(
+                state.data, what=what, serializer="auto" if keeping is None else keeping.serializer
+            )
             results.split(data, what=what)
-            value = state.data if type(state.data) in _SELF else serializers.decode(data)
+            value = state.data if type(state.data) in _SELF and keeping is None else serializers.decode(data)
+            blob = None if keeping is None else keeping.outside(data)
+        except StoreError:
+            raise
         except OrchestraError as error:
             return ending_of(states.from_exception(error), what=what, start_time=start_time, attempt=attempt)
     else:
         data, value = _encode_failure(state)
     name = serializers.clean_text(state.name)[:_LONGEST_NAME]
-    ending = Ending(state.type, name, _clean(state.message), data, start_time, None, attempt)
+    ending = Ending(state.type, name, _clean(state.message), data, start_time, None, attempt, blob)
     return ending, State(state.type, state.name, state.message, value, state.timestamp, state.state_details)
 
 

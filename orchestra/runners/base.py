@@ -5,6 +5,7 @@ The local runner carries them out here; the durable one (engine/segment.py) jour
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestra.futures import Future, Waiter
@@ -13,7 +14,7 @@ from orchestra.states import State
 
 if TYPE_CHECKING:
     # Loaded with the first pause: it takes the serializers along.
-    from orchestra.questions import Message, Pause, Receive
+    from orchestra.questions import Message, Pause, Receive, Slots
 
 
 class Runner(Waiter, Protocol):
@@ -71,6 +72,19 @@ class Runner(Waiter, Protocol):
 
     async def receive_async(self, wanted: Receive) -> Any:
         """As `receive`, holding up the calling branch only."""
+        ...
+
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """Slots of concurrency limits, had while inside.
+
+        Raises:
+            AcquireConcurrencySlotTimeoutError: They were not to be had in time.
+            ConcurrencySlotAcquisitionError: They can never be had.
+        """
+        ...
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`, waiting in the calling branch only."""
         ...
 
     def send(self, message: Message) -> None:

@@ -9,22 +9,25 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from orchestra import clock, identifiers, lazy, states
-from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of
+from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_of, task_run_context
 from orchestra.engine import bodies, interrupts
+from orchestra.engine import slots as engine_slots
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.parameters import bind
 from orchestra.engine.run_names import task_run_name
+from orchestra.engine.slots import NoSlots
 from orchestra.engine.task_run import EVERYTHING, CallBody, Ended, RetryLater, run_attempts, run_attempts_async
-from orchestra.errors import Cancelled, InputTimeout, InvalidRunInput, UpstreamFailed
+from orchestra.errors import Cancelled, DbTransactionError, InputTimeout, InvalidRunInput, StoreError, UpstreamFailed
 from orchestra.futures import Future
 from orchestra.hooks import hooks_of
-from orchestra.questions import Message, Pause, Receive
+from orchestra.questions import Message, Pause, Receive, Slots
 from orchestra.runners.local_future import LocalFuture, help_with, in_pool_thread, mark_pool_thread, shadow
 from orchestra.runners.steps import Finished, Step, StepBook
 from orchestra.specs import Call, FlowSpec, TaskSpec
@@ -143,8 +146,11 @@ class LocalRunner:
         if (state := self._find(step, args, kwargs)) is not None:
             return state
         context = self._context(task, args, kwargs, step)
-        with _closing(self.book, step, context):
-            ended = await run_attempts_async(task, args, kwargs, context, on_retry=self._on_retry(step), contain=_HERE)
+        with _closing(self.book, step, context), self._tag_slots(step) as slots:
+            on_retry = self._on_retry(step, slots)
+            ended = await run_attempts_async(
+                task, args, kwargs, context, before_attempt=slots.take_async, on_retry=on_retry, contain=_HERE
+            )
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
             await _hooks(context, state, step).run_to_end_async()
@@ -215,9 +221,19 @@ class LocalRunner:
         if (state := self._find(step, args, kwargs)) is not None:
             return state
         context = self._context(task, args, kwargs, step)
-        with _closing(self.book, step, context):
-            on_retry = self._on_retry(step)
-            ended = run_attempts(task, args, kwargs, context, on_retry=on_retry, contain=contain, call_body=call_body)
+        if call_body is bodies.call and task_run_context.get() is None:
+            context.record = partial(self._record, context, step)
+        with _closing(self.book, step, context), self._tag_slots(step) as slots:
+            ended = run_attempts(
+                task,
+                args,
+                kwargs,
+                context,
+                before_attempt=slots.take,
+                on_retry=self._on_retry(step, slots),
+                contain=contain,
+                call_body=call_body,
+            )
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
             # A cancel of the run is raised when they have run.
@@ -248,17 +264,32 @@ class LocalRunner:
         self.book.close(step, state, task=task)
         return state
 
-    def _on_retry(self, step: Step) -> Callable[[State[Any], float], None]:
+    def _tag_slots(self, step: Step) -> NoSlots:
+        """The slots that a task needs for its tags; given back at the end of the block."""
+        return engine_slots.of_tags(step.tags, on_wait=lambda: self.book.waiting(step))
+
+    def _on_retry(self, step: Step, slots: NoSlots) -> Callable[[State[Any], float], None]:
         def note(state: State[Any], delay: float) -> None:
+            # Others may have them until the next try.
+            slots.give()
             self.book.retrying(step, state)
 
         return note
 
     def _ended(self, context: TaskRunContext, step: Step, inputs: Any, ended: Ended | RetryLater) -> State[Any]:
         state = replace(ended.state, state_details=_details(step))
-        self.book.close(step, state, attempt=ended.attempt, task=context.task)
+        if context.recorded is None:
+            self.book.close(step, state, attempt=ended.attempt, task=context.task)
         if self.finished is not None and context.task.persist_result is not False:
             self.finished.keep(step, inputs, state)
+        return state
+
+    def _record(self, context: TaskRunContext, step: Step, state: State[Any], joint: Any) -> State[Any]:
+        """Record an end within the transaction of the body."""
+        try:
+            self.book.close(step, state, attempt=context.attempt, task=context.task, joint=joint)
+        except StoreError as error:
+            raise DbTransactionError(str(error)) from error
         return state
 
     def _find(self, step: Step, *inputs: Any) -> State[Any] | None:
@@ -375,6 +406,16 @@ class LocalRunner:
             self.finished.keep(step, (asked,), state)
         return state.data
 
+    def slots(self, wanted: Slots) -> AbstractContextManager[None]:
+        """Slots of concurrency limits, had while inside; waited for in this thread."""
+        self._check()
+        return engine_slots.held(wanted)
+
+    def slots_async(self, wanted: Slots) -> AbstractAsyncContextManager[None]:
+        """As `slots`, without holding up the event loop."""
+        self._check()
+        return engine_slots.held_async(wanted)
+
     def send(self, message: Message) -> None:
         """Send a message to another run."""
         self._check()
@@ -455,7 +496,7 @@ class _closing:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if error is not None:
+        if error is not None and self.context.recorded is None:
             state = states.Crashed(states.describe(error))
             self.book.close(self.step, state, attempt=self.context.attempt, task=self.context.task)
 

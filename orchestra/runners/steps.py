@@ -12,10 +12,12 @@ from orchestra import clock, identifiers, names, results
 from orchestra.errors import OrchestraError
 from orchestra.questions import Question
 from orchestra.serializers import clean_text, encode
-from orchestra.specs import TaskSpec
-from orchestra.states import Paused, State
-from orchestra.store import tables
+from orchestra.specs import FlowSpec, TaskSpec
+from orchestra.states import AwaitingConcurrencySlot, Paused, State
+from orchestra.store import blobs, local_runs, tables
 from orchestra.store.behind import behind
+from orchestra.store.database import database
+from orchestra.store.joint import Joint
 from orchestra.store.tables import Kind, Phase, encode_tags
 
 _logger = logging.getLogger("orchestra.task_runs")
@@ -50,8 +52,24 @@ class StepBook(Protocol):
         """An attempt of the step failed, and another one follows."""
         ...
 
-    def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
-        """The step has ended."""
+    def waiting(self, step: Step) -> None:
+        """The step waits for a slot of a concurrency limit."""
+        ...
+
+    def close(
+        self,
+        step: Step,
+        state: State[Any],
+        *,
+        attempt: int = 1,
+        task: TaskSpec | None = None,
+        joint: Joint | None = None,
+    ) -> None:
+        """The step has ended.
+
+        Args:
+            joint: The transaction of its body, which this ends: the record is there when this returns.
+        """
         ...
 
 
@@ -65,22 +83,36 @@ class Unrecorded:
     def retrying(self, step: Step, state: State[Any]) -> None:
         """Keeps nothing."""
 
-    def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
+    def waiting(self, step: Step) -> None:
         """Keeps nothing."""
+
+    def close(
+        self,
+        step: Step,
+        state: State[Any],
+        *,
+        attempt: int = 1,
+        task: TaskSpec | None = None,
+        joint: Joint | None = None,
+    ) -> None:
+        """Keeps nothing but what the body itself has written."""
+        if joint is not None:
+            joint.write(lambda connection: None, None)
 
 
 class Recorded:
     """Steps of one run attempt, written behind: one row each, when it has ended."""
 
-    def __init__(self, run_id: str, run_attempt: int, keep_results: bool = False) -> None:
+    def __init__(self, run_id: str, run_attempt: int, owner: str, flow: FlowSpec) -> None:
         """Prepare.
 
         Args:
             run_id: The flow run.
             run_attempt: Its attempt.
-            keep_results: Whether results are kept of tasks that do not say so themselves.
+            owner: Who holds the claim on it.
+            flow: Says whether and how results are kept of tasks that do not say so themselves.
         """
-        self.run_id, self.run_attempt, self.keep_results = run_id, run_attempt, keep_results
+        self.run_id, self.run_attempt, self.owner, self.flow = run_id, run_attempt, owner, flow
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._position = 0
@@ -100,16 +132,44 @@ class Recorded:
         """An attempt of the step failed, and another one follows."""
         behind().add(tables.states, self._state(step, State(state.type, "Retrying", state.message)))
 
-    def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
+    def waiting(self, step: Step) -> None:
+        """The step waits for a slot of a concurrency limit."""
+        behind().add(tables.states, self._state(step, AwaitingConcurrencySlot()))
+
+    def close(
+        self,
+        step: Step,
+        state: State[Any],
+        *,
+        attempt: int = 1,
+        task: TaskSpec | None = None,
+        joint: Joint | None = None,
+    ) -> None:
         """The step has ended."""
         keep = task is not None and self._keeps(task) and state.is_completed()
-        row = self._row(step, state, attempt, kept(state.data, step.name) if keep else None)
-        behind().add(tables.steps, row, keep=True)
+        result = NOTHING
+        if task is not None and keep:
+            result = kept(state.data, step.name, task, self.flow, ahead=joint is None)
+        row = self._row(step, state, attempt, result.data)
+        if joint is not None:
+            local_runs.end_step(joint, self.owner, row, result.data, result.blob)
+        elif result.blob is None:
+            behind().add(tables.steps, row, keep=True)
+        else:
+            self._write_large(step, row, result)
         if attempt > 1:
             behind().add(tables.states, self._state(step, state))
 
     def _keeps(self, task: TaskSpec) -> bool:
-        return self.keep_results if task.persist_result is None else task.persist_result
+        return self.flow.keeps_results if task.keeps_result is None else task.keeps_result
+
+    def _write_large(self, step: Step, row: dict[str, Any], result: Kept) -> None:
+        """Write a row at once, as it must see that nobody deletes its blob meanwhile."""
+        try:
+            local_runs.write_step(database(), row, result.data, result.blob)
+        except OrchestraError as error:
+            _logger.warning("the result of run %r is not kept: %s", step.name, error)
+            behind().add(tables.steps, row | {"result": None}, keep=True)
 
     def pause_row(self, step: Step, until: float, question: Question) -> dict[str, Any]:
         """The row of a pause that begins now, asks for this, and ends at `until` at the latest."""
@@ -186,13 +246,33 @@ def _key(step: Step, inputs: Any) -> tuple[str, bytes] | None:
         return None
 
 
-def kept(value: Any, name: str) -> bytes | None:
-    """A result to keep; None, with a warning, where it cannot be kept: locally that fails nothing."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An encoded result, and the name of its blob if it is one."""
+
+    data: bytes | None = None
+    blob: str | None = None
+
+
+NOTHING = Kept()
+
+
+def kept(value: Any, name: str, spec: TaskSpec | FlowSpec, flow: FlowSpec | None = None, *, ahead: bool = True) -> Kept:
+    """A result to keep; nothing, with a warning, where it cannot be kept: locally that fails nothing.
+
+    Args:
+        ahead: A large one is in its blob when this returns, ahead of the row that refers to it; else whoever writes
+            the row makes it one, as another transaction would have to wait for the row's.
+    """
+    db = database()
+    keeping = results.keeping_of(db, spec, flow)
     try:
-        inline, too_big = results.split(encode(value))
+        data = encode(value, serializer="auto" if keeping is None else keeping.serializer)
+        results.split(data)
+        blob = None if keeping is None else keeping.outside(data)
+        if ahead and blob is None and blobs.is_large(data):
+            blob = blobs.keep(db, data)
     except OrchestraError as error:
         _logger.warning("the result of run %r is not kept: %s", name, error)
-        return None
-    if too_big:
-        _logger.warning("the result of run %r is not kept: it is too large for its row", name)
-    return inline
+        return NOTHING
+    return Kept(data, blob)

@@ -18,13 +18,20 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import sqlalchemy.dialects.postgresql
 import sqlalchemy.dialects.sqlite
-from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.engine import Connection, Engine, RootTransaction, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 
 from orchestra import clock, serializers, settings
-from orchestra.errors import ConfigurationError, SchemaMismatch, SecretKeyMismatch, StoreError, StoreUnavailable
+from orchestra.errors import (
+    ConfigurationError,
+    DbTransactionError,
+    SchemaMismatch,
+    SecretKeyMismatch,
+    StoreError,
+    StoreUnavailable,
+)
 from orchestra.store import tables
 from orchestra.store.prepared import Prepared
 
@@ -44,6 +51,13 @@ _TRANSIENT_STATES = ("08", "57P", "25P03", "40001", "40P01", "55P03", "53300")
 _SQLITE_BUSY = (5, 6)
 #: Version of the schema this code works with: the newest revision under `migrations/`.
 SCHEMA_VERSION = "0010_deployments"
+
+#: The threads of this process, by ident, that hold SQLite's write lock for a transaction of a user's code.
+holding: dict[int, str] = {}
+_SELF_LOCKED = (
+    "inside db_transaction(), and until the task ends, this task holds the lock of SQLite that all writers need: a "
+    "call of orchestra that writes would wait for itself. Make it before the block, or use PostgreSQL"
+)
 
 _version_table = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
 
@@ -69,8 +83,10 @@ class Database:
         self._relaxed = self._engine.execution_options(begin="relaxed")
         self._reader = self._engine.execution_options(begin=None)
         self.dialect = self._engine.dialect.name
+        #: For transactions that users' code takes part in; made when the first of them begins.
+        self._joint: Engine | None = None
         #: What prepared statements raise, without Core around it.
-        self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
+        self.driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
 
     def write(self, work: Callable[[Connection], T], *, durable: bool = False, relaxed: bool = False) -> T:
         """Run `work` in one transaction and commit it.
@@ -111,6 +127,24 @@ class Database:
 
         return self._repeat(run)
 
+    def begin(self) -> tuple[Connection, RootTransaction]:
+        """Begin a transaction that the caller ends, on a connection that no other kind of transaction uses.
+
+        Raises:
+            StoreUnavailable: No answer, or no lock, within `patience`.
+        """
+        engine = self._joint = self._joint or _engine(self.url)
+
+        def run() -> tuple[Connection, RootTransaction]:
+            connection = engine.connect()
+            try:
+                return connection, connection.begin()
+            except BaseException:
+                connection.close()
+                raise
+
+        return self._repeat(run)
+
     def now(self) -> float:
         """The clock by which leases and due times are compared, in seconds since the epoch."""
         if self.dialect == "sqlite":
@@ -120,10 +154,14 @@ class Database:
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
         self._engine.dispose()
+        if self._joint is not None:
+            self._joint.dispose()
 
     def abandon(self) -> None:
         """Forget connections that belong to the parent process, without closing them."""
         self._engine.dispose(close=False)
+        if self._joint is not None:
+            self._joint.dispose(close=False)
 
     def _transaction(self, work: Callable[[Connection], T], durable: bool, relaxed: bool) -> T:
         engine = self._durable if durable else self._relaxed if relaxed else self._engine
@@ -137,7 +175,7 @@ class Database:
         while True:
             try:
                 return run()
-            except (DBAPIError, PoolTimeout, self._driver_error) as error:
+            except (DBAPIError, PoolTimeout, self.driver_error) as error:
                 cause = getattr(error, "orig", error)
                 if not is_transient(error):
                     raise StoreError(f"the database refused: {cause}") from error
@@ -250,6 +288,8 @@ def _sqlite_engine(url: str) -> Engine:
         kind = connection.get_execution_options().get("begin", "")
         if kind is None:
             return
+        if holding and threading.get_ident() in holding:
+            raise DbTransactionError(_SELF_LOCKED)
         level = "FULL" if kind == "durable" else "NORMAL"
         driver: Any = connection.connection.driver_connection
         if connection.info.get("synchronous", "NORMAL") != level:

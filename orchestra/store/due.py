@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import serializers, settings
-from orchestra.errors import InputTimeout, PauseTimeout
+from orchestra.errors import AcquireConcurrencySlotTimeoutError, InputTimeout, PauseTimeout
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
 from orchestra.store import in_flight, leaders
@@ -38,7 +38,7 @@ __all__ = ["Announcement", "complete_due", "expire_local", "keep_watch", "next_d
 
 #: Steps that a message starts; the others end by themselves when they are due.
 _CARRIED = (Kind.TASK.value,)
-_TIMERS = (Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value)
+_TIMERS = (Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value, Kind.SLOT.value)
 #: The longest time from one message of a row to the next, in seconds, before jitter, where the lease is no longer.
 LONGEST_AHEAD = 600.0
 
@@ -75,7 +75,7 @@ def take_due(database: Database, *, limit: int = 500, lapsed: bool = True) -> li
 
 
 def complete_due(database: Database) -> list[Announcement]:
-    """End the sleeps, pauses and waits for input that are over, and make parked runs READY whose deadline has come."""
+    """End the sleeps, pauses and waits for input or slots that are over; wake parked runs whose deadline has come."""
     announcements: list[Announcement] = []
     while over := database.read(lambda connection: list(connection.execute(_OVER))):
         for row in over:
@@ -264,6 +264,8 @@ def _timer_ending(row: Any) -> Ending:
         return Ending(StateType.COMPLETED, "Completed", result=serializers.encode(None))
     if row.kind == Kind.INPUT:
         error: Exception = InputTimeout("the flow run was sent no input in time")
+    elif row.kind == Kind.SLOT:
+        error = AcquireConcurrencySlotTimeoutError("no slot was free in time; `orchestra gcl ls` shows the limits")
     else:
         error = PauseTimeout("the flow run was paused and not resumed in time")
     data, _ = serializers.encode_exception(error)

@@ -37,7 +37,7 @@ _PAGE = 1000
 #: What a pause is given that asks for nothing.
 NOTHING = serializers.encode(None)
 #: What nobody works on; the step of a child run ends with its child.
-_ENDED_BY_CANCEL = (Kind.TASK.value, Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value)
+_ENDED_BY_CANCEL = (Kind.TASK.value, Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value, Kind.SLOT.value)
 
 
 def cancel(database: Database, run_id: str) -> list[Announcement]:
@@ -313,6 +313,7 @@ def delete(database: Database, run_id: str) -> None:
     """
 
     found: list[str] = []
+    large: set[str] = set()
 
     def work(connection: Connection) -> None:
         try:
@@ -327,13 +328,14 @@ def delete(database: Database, run_id: str) -> None:
         doomed = [run_id]
         for parent in doomed:
             doomed += connection.scalars(sa.select(flow_runs.c.id).where(flow_runs.c.parent_run_id == parent))
-        large: set[str] = set()
         for doomed_id in doomed:
-            large |= _large_results(connection, doomed_id)
+            large.update(_large_results(connection, doomed_id))
             connection.execute(sa.delete(flow_runs).where(flow_runs.c.id == doomed_id))
         blobs.drop_unused(connection, large)
 
     database.write(work)
+    failpoint("before_removal")
+    blobs.remove_dropped(database, large)
 
 
 def _large_results(connection: Connection, run_id: str) -> set[str]:

@@ -23,6 +23,7 @@ from orchestra.store import blobs, in_flight
 from orchestra.store.announcements import Announcement, of_steps, step_is
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names
 from orchestra.store.database import Database, insert, insert_for
+from orchestra.store.joint import Joint
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Kind, Phase, edges, encode_tags, flow_runs, joins, phase_is, phase_is_not, steps
@@ -176,12 +177,12 @@ def result_of(database: Database, run_id: str, run_attempt: int, step_key: str) 
         MissingResult: It is no longer there.
     """
 
-    def work(connection: Connection) -> bytes | None:
-        query = sa.select(steps.c.result, steps.c.result_blob).where(*step_is(run_id, run_attempt, step_key))
-        row = connection.execute(query).one()
-        return blobs.get(connection, row.result_blob) if row.result_blob else row.result
-
-    return database.read(work)
+    query = sa.select(steps.c.result, steps.c.result_blob).where(*step_is(run_id, run_attempt, step_key))
+    row = database.read(lambda connection: connection.execute(query).one())
+    if row.result_blob:
+        return blobs.fetch(database, row.result_blob)
+    result: bytes | None = row.result
+    return result
 
 
 def inputs_of(database: Database, run_id: str, run_attempt: int, keys: Sequence[str]) -> dict[str, StepRecord]:
@@ -212,6 +213,7 @@ def record(
     window: Callable[[str], int],
     dispatched: bool = False,
     replayed: bool = True,
+    joint: Joint | None = None,
 ) -> list[Announcement]:
     """Write steps of a flow run under its claim, in one transaction: ended ones and ones that are to be done.
 
@@ -221,6 +223,7 @@ def record(
         window: Of a queue, how many rows of a wave are announced ahead.
         dispatched: Ends the streak of parks: something new was submitted.
         replayed: The run is one whose body is replayed, which dispatches again what a crash of the database undid.
+        joint: The transaction of the body of the last step, which this ends.
 
     Returns:
         What to announce, once this has returned. A crash before that costs a sweep: the rows say they are announced.
@@ -237,9 +240,18 @@ def record(
         moment = fence(connection, claim, going_on=dispatched, **values)
         return write(connection, claim, new, window=window, moment=moment)
 
-    keep_large(database, new)
+    def is_there(connection: Connection) -> bool:
+        # Behind a COMMIT that is still under way.
+        connection.execute(sa.select(flow_runs.c.id).where(flow_runs.c.id == claim.run_id).with_for_update())
+        ours = (*step_is(claim.run_id, claim.run_attempt, new[-1].key), steps.c.claim_number == claim.number)
+        return connection.execute(sa.select(steps.c.id).where(*ours)).first() is not None
+
+    if joint is None:
+        keep_large(database, new)
     failpoint("before_dispatch" if dispatched else "before_record")
-    if not dispatched and _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
+    if joint is not None:
+        announcements = joint.write(work, is_there)
+    elif not dispatched and _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
         announcements = []
     else:
         # What was only dispatched is dispatched again by the replay; a result must stay.
@@ -422,6 +434,7 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
         Kind.SLEEP: ("RUNNING", "Sleeping"),
         Kind.PAUSE: ("PAUSED", "Paused"),
         Kind.INPUT: ("RUNNING", "Receiving"),
+        Kind.SLOT: ("SCHEDULED", "AwaitingConcurrencySlot"),
     }
     retrying = ("SCHEDULED", "AwaitingRetry") if step.attempt > 1 else ("SCHEDULED", "Scheduled")
     state_type, state_name = names.get(step.kind, retrying if scheduled else ("PENDING", "Pending"))

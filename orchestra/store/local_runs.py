@@ -14,9 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers
+from orchestra.errors import DbTransactionError
 from orchestra.serializers import clean_text
 from orchestra.states import State, StateType
+from orchestra.store import blobs
 from orchestra.store.database import Database, insert, now
+from orchestra.store.joint import Joint
 from orchestra.store.tables import Phase, flow_runs, flows, phase_is, phase_is_not, states, steps
 
 
@@ -81,18 +84,21 @@ def finish_run(
     state: State[Any],
     *,
     result: bytes | None = None,
+    blob: str | None = None,
     has_remote_steps: bool = False,
 ) -> bool:
     """Write the final state and give up the claim; false where another process has ended or claimed the run.
 
     Args:
+        blob: Where the result is kept apart: the name of its blob.
         has_remote_steps: Workers may be carrying out steps of it; what they have not begun ends with it.
     """
 
     def write(connection: Connection) -> bool:
         ended = _of_run(run_id).where(flow_runs.c.owner == owner, flow_runs.c.phase == Phase.CLAIMED)
         values = {**_state_values(state), "phase": Phase.DONE, "lease_until": None, "end_time": clock.now()}
-        if not connection.execute(ended.values(**values, result=result)).rowcount:
+        data, name = blobs.place(connection, result, blob)
+        if not connection.execute(ended.values(**values, result=data, result_blob=name)).rowcount:
             return _has_ended(connection, run_id, owner, state)
         connection.execute(states.insert().values(_state_row(run_id, state)))
         if has_remote_steps:
@@ -100,6 +106,47 @@ def finish_run(
         return True
 
     return db.write(write)
+
+
+def end_step(joint: Joint, owner: str, row: dict[str, Any], data: bytes | None, blob: str | None) -> None:
+    """Write the row of a step that has ended, and commit it with what its body has written.
+
+    Args:
+        data: Its encoded result.
+        blob: The blob that this was put into ahead.
+
+    Raises:
+        DbTransactionError: The run is no longer this process's; nothing was written.
+    """
+    run_id, held = row["run_id"], (flow_runs.c.owner == owner, flow_runs.c.phase == Phase.CLAIMED)
+
+    def work(connection: Connection) -> None:
+        lease = now() + flow_runs.c.lease_seconds
+        if not connection.execute(_of_run(run_id).where(*held).values(lease_until=lease)).rowcount:
+            raise DbTransactionError(
+                f"flow run {run_id} was ended by another process, which took this one for dead; nothing was committed"
+            )
+        result, name = blobs.place(connection, data, blob)
+        values = row | {"result": result, "result_blob": name}
+        connection.execute(insert(connection, steps).values(values).on_conflict_do_nothing())
+
+    def is_there(connection: Connection) -> bool:
+        # Behind a COMMIT that is still under way.
+        connection.execute(sa.select(flow_runs.c.id).where(flow_runs.c.id == run_id).with_for_update())
+        return connection.execute(sa.select(steps.c.id).where(steps.c.id == row["id"])).first() is not None
+
+    joint.write(work, is_there)
+
+
+def write_step(db: Database, row: dict[str, Any], data: bytes | None, blob: str | None) -> None:
+    """Write the row of a step that has ended, with a result that is kept in `blob`. Safe to repeat."""
+
+    def write(connection: Connection) -> None:
+        result, name = blobs.place(connection, data, blob)
+        values = row | {"result": result, "result_blob": name}
+        connection.execute(insert(connection, steps).values(values).on_conflict_do_nothing())
+
+    db.write(write)
 
 
 def renew_leases(db: Database, owners: Sequence[str], lease_seconds: float) -> list[str]:

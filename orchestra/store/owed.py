@@ -134,7 +134,7 @@ def result_of(database: Database, claimed: ClaimedHooks) -> bytes | None:
     if claimed.step is None and (row["run_attempt"], row["phase"]) != (claimed.claim.run_attempt, Phase.DONE):
         return None
     if row["result_blob"] is not None:
-        return database.read(lambda connection: blobs.get(connection, row["result_blob"]))
+        return blobs.fetch(database, row["result_blob"])
     result: bytes | None = row["result"]
     return result
 

@@ -349,7 +349,7 @@ def result_of(database: Database, row: Mapping[str, Any]) -> bytes | None:
     if row["result_blob"] is None:
         result: bytes | None = row["result"]
         return result
-    return database.read(lambda connection: blobs.get(connection, row["result_blob"]))
+    return blobs.fetch(database, row["result_blob"])
 
 
 def unfinished(database: Database, run_id: str, run_attempt: int) -> bool:

@@ -24,6 +24,7 @@ from orchestra.store import blobs, in_flight
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps, step_is
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
+from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending, chunks, keep_large, upstream_failed
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import prepare
@@ -79,6 +80,7 @@ def complete(
     window: Callable[[str], int] = _least_window,
     debt: Debt | None = None,
     bounded: bool = False,
+    joint: Joint | None = None,
 ) -> list[Announcement]:
     """Write the ending of a claimed step, and what follows from it, in one transaction.
 
@@ -89,6 +91,7 @@ def complete(
         window: Of a queue, how many rows of a wave are announced ahead; asked within the transaction, so it must know.
         debt: The hooks that this ending calls for.
         bounded: The step is one of which only some may be in flight.
+        joint: The transaction of its body, which this ends.
 
     Returns:
         What to announce.
@@ -111,9 +114,17 @@ def complete(
             owe(connection, [debt])
         return settle(connection, claim.run_id, claim.run_attempt, _ended([row]), window=window)
 
-    keep_large(database, [ending])
+    def is_there(connection: Connection) -> bool:
+        # Behind a COMMIT that is still under way.
+        connection.execute(
+            sa.select(steps.c.id).where(*step_is(claim.run_id, claim.run_attempt, step_key)).with_for_update()
+        )
+        return is_released(connection, claim, Phase.DONE)
+
+    if joint is None:
+        keep_large(database, [ending])
     failpoint("before_complete")
-    announcements = database.write(work)
+    announcements = database.write(work) if joint is None else joint.write(work, is_there)
     failpoint("after_complete")
     return announcements
 
@@ -128,8 +139,6 @@ def retry_later(
     Raises:
         ClaimLost: Another claim was made; nothing was written.
     """
-    key = claim.step_key or ""
-    this = step_is(claim.run_id, claim.run_attempt, key)
 
     def work(connection: Connection) -> list[Announcement]:
         try:
@@ -138,30 +147,39 @@ def retry_later(
             if is_released(connection, claim, Phase.READY, Phase.DONE):
                 return []
             raise
-        if claim.cancelled:
-            return complete_open(connection, claim.run_id, claim.run_attempt, [key], cancelled())
         values = {
-            "phase": Phase.READY,
             "attempt": attempt,
             "due_at": now() + delay,
             "announce_at": now() + delay,
-            "announced_at": None,
-            "state_type": StateType.SCHEDULED.value,
             "state_name": "AwaitingRetry",
             "state_message": message,
         }
-        connection.execute(sa.update(steps).where(*this).values(**values))
-        row = connection.execute(sa.select(*_ENDED_COLUMNS[1:], *STEP_COLUMNS).where(*this)).one()
-        later = replace(of_step(row), delay=delay)
-        if in_flight.is_bounded(row.wave):
-            # Among those in flight, as a thread that waits to try again would be.
-            return [later]
-        return [later, *_advance_waves(connection, claim.run_id, claim.run_attempt, _ended([row]))]
+        return set_back(connection, claim, values, delay=delay)
 
     failpoint("before_retry_later")
     announcements = database.write(work)
     failpoint("after_retry_later")
     return announcements
+
+
+def set_back(connection: Connection, claim: Claim, values: dict[str, Any], *, delay: float) -> list[Announcement]:
+    """Let a step that has passed its fence be claimed again from `delay` seconds on; one being cancelled ends instead.
+
+    Args:
+        values: More of its columns, among them `due_at` and `announce_at`.
+    """
+    key = claim.step_key or ""
+    if claim.cancelled:
+        return complete_open(connection, claim.run_id, claim.run_attempt, [key], cancelled())
+    this = step_is(claim.run_id, claim.run_attempt, key)
+    later = {"phase": Phase.READY, "announced_at": None, "state_type": StateType.SCHEDULED.value}
+    connection.execute(sa.update(steps).where(*this).values(**later, **values))
+    row = connection.execute(sa.select(*_ENDED_COLUMNS[1:], *STEP_COLUMNS).where(*this)).one()
+    announcement = replace(of_step(row), delay=delay)
+    if in_flight.is_bounded(row.wave):
+        # Among those in flight, as a thread that waits to try again would be.
+        return [announcement]
+    return [announcement, *_advance_waves(connection, claim.run_id, claim.run_attempt, _ended([row]))]
 
 
 def cancelled() -> Ending:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Double,
@@ -66,6 +67,8 @@ class Kind(enum.StrEnum):
     PAUSE = "pause"
     #: A wait for a message of another run.
     INPUT = "input"
+    #: A wait for slots of concurrency limits, which the run then holds.
+    SLOT = "slot"
     #: Something the body saw of the outside: a clock, a state, an order of completion, a timeout.
     OBSERVATION = "observation"
 
@@ -369,6 +372,27 @@ blobs = Table(
     PrimaryKeyConstraint("name", "chunk"),
 )
 
+#: Results in a storage outside of the database. A row is there before its file, and goes after it, so that no file is
+#: without one; the run or step that refers to it comes in a later transaction than the file.
+stored_results = Table(
+    "stored_results",
+    metadata,
+    #: As `result_blob` has it.
+    Column("name", String(80), primary_key=True),
+    #: A folder, or a URL of fsspec.
+    Column("storage", Text, nullable=False),
+    #: Within the storage.
+    Column("path", String(LONGEST_NAME), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    #: Of the file, hexadecimal.
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    #: Since when nothing refers to it and its file is to be deleted.
+    Column("dropped_at", Double),
+    Index("ix_stored_results_created", "created_at"),
+    _partial("ix_stored_results_dropped", "name", where="dropped_at IS NOT NULL"),
+)
+
 #: Messages to flow runs, in the order of their arrival.
 flow_run_inputs = Table(
     "flow_run_inputs",
@@ -531,6 +555,55 @@ queue_marks = Table(
     Column("queue", String(LONGEST_NAME), primary_key=True),
     Column("announced_at", Double, nullable=False),
     Column("claimed_at", Double, nullable=False),
+)
+
+#: How much may go on at once, by a name that people give.
+concurrency_limits = Table(
+    "concurrency_limits",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
+    Column("slot_limit", Integer, nullable=False),
+    #: False: it limits nothing.
+    Column("active", Boolean, nullable=False, server_default=text("true")),
+    #: Of a rate limit: how many slots a second are free again; 0: it is none.
+    Column("slot_decay_per_second", Double, nullable=False, server_default="0"),
+    #: Of a rate limit: when all that was taken from it is free again.
+    Column("drained_at", Double, nullable=False, server_default="0"),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+#: Who has slots of a limit, and who waits for them, in order of `id`. A row counts while its owner lives (`slots.py`);
+#: how many are taken is always counted from these rows.
+slots = Table(
+    "slots",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("limit_name", String(LONGEST_KEY), nullable=False),
+    #: What takes them: the same one asks again under the same name.
+    Column("holder", String(2 * LONGEST_KEY), nullable=False),
+    Column("occupy", Integer, nullable=False),
+    #: By what it is told that the holder lives: "process", "segment", "step" or "run".
+    Column("kind", String(16), nullable=False),
+    Column("run_id", String(36)),
+    Column("run_attempt", Integer),
+    Column("step_key", String(LONGEST_KEY)),
+    Column("step_id", String(36)),
+    #: The claim under which it holds or waits; null: it holds or waits without one.
+    Column("claim_number", Integer),
+    #: The process that asked.
+    Column("owner", String(LONGEST_NAME), nullable=False),
+    #: Of a process: its lease. Of a step that waits to be claimed: until when its slots are kept for it.
+    Column("lease_until", Double),
+    #: Null: it waits.
+    Column("taken_at", Double),
+    Column("created_at", Double, nullable=False),
+    #: What people are told of the holder; JSON.
+    Column("label", Text),
+    UniqueConstraint("holder", "limit_name"),
+    _partial("ix_slots_waiting", "limit_name", "id", where="taken_at IS NULL"),
+    _partial("ix_slots_taken", "limit_name", where="taken_at IS NOT NULL"),
 )
 
 #: One row a duty; who holds it does it (the sweeper).

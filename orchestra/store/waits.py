@@ -23,7 +23,7 @@ from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_no
 _CHUNK = 1000
 #: A deadline that does not come: the run was timed out already, and its body goes on.
 NEVER = 1e18
-_TIMERS = (Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value)
+_TIMERS = (Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value, Kind.SLOT.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def park(
 
 
 def _end_timers(connection: Connection, claim: Claim) -> list[Announcement]:
-    """End the sleeps, pauses and waits for input that a body left behind: nobody waits for them any more."""
+    """End the sleeps, pauses and waits for input or slots that a body left behind: nobody waits for them any more."""
     timers = [row.step_key for row in _UNFINISHED.all(connection, fence_names(claim)) if row.kind in _TIMERS]
     if not timers:
         return []

@@ -53,6 +53,8 @@ IN_HOOKS = ("before_hooks_ran", "before_hook", "after_hook", "after_hooks", "aft
 ON_CANCEL = ("before_cancel", "in_cancel")
 #: Those passed by who answers a run, and by runs that send and receive (test_inputs.py).
 ON_INPUT = ("before_resume", "after_resume", "before_send", "after_send", "before_receive", "after_receive")
+#: Those around the commit of a task's own rows (test_db_transactions.py).
+IN_JOINT = ("before_joint_commit", "after_joint_commit")
 #: Those that a process passes which submits a run.
 ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_publish", "after_publish")
 #: Those on the way of a member of a user's canvas, by the visit at which the worker is killed (`test_doors.py`).
@@ -89,7 +91,7 @@ def test_every_point_is_killed_at() -> None:
     """None in the code is forgotten here."""
     code = "".join(file.read_text() for file in (ROOT / "orchestra").rglob("*.py"))
 
-    killed = {*ON_A_WORKER, *IN_HOOKS, *ON_SUBMIT, *ON_CANCEL, *ON_INPUT, *(point for point, _ in ON_A_DOOR)}
+    killed = {*ON_A_WORKER, *IN_HOOKS, *ON_SUBMIT, *ON_CANCEL, *ON_INPUT, *IN_JOINT, *(point for point, _ in ON_A_DOOR)}
     assert set(re.findall(r'\bfailpoint\(.*?"([a-z_]+)"', code)) <= killed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ class Link:
         self.held = held
 
 
+@functools.cache
 def lists(depth: int) -> Any:
     """A list in a list in a list."""
     value: Any = []
@@ -43,6 +45,7 @@ def lists(depth: int) -> Any:
     return value
 
 
+@functools.cache
 def dicts(depth: int) -> Any:
     """As `lists`, of dicts."""
     value: Any = {}
@@ -51,6 +54,7 @@ def dicts(depth: int) -> Any:
     return value
 
 
+@functools.cache
 def links(depth: int) -> Any:
     """As `lists`, of objects."""
     value: Any = None

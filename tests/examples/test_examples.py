@@ -70,6 +70,16 @@ def test_celery_tasks_of_an_existing_project_are_steps_here_too(home: Path) -> N
     assert "['north: 6.25', 'south: 6.25', 'west: 5.00']" in printed
 
 
+def test_the_accounts_come_to_what_the_readme_shows(home: Path) -> None:
+    """The transfers that fit are there, the one that is refused is not."""
+    printed = run("db_transaction", "accounts.py", home=home)
+
+    shown = re.search(r"```text\n(.*?)\n```", (EXAMPLES / "db_transaction" / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert shown[1] in printed
+    assert "refused: ValueError: ada has 1000 cents only" in printed
+
+
 def test_the_client_example_reports_what_failed(home: Path) -> None:
     """It prints what its README shows, and leaves one run."""
     printed = run("client", "report.py", home=home)
@@ -162,6 +172,7 @@ def test_the_async_api_answers_as_the_readme_shows(home: Path) -> None:
         ("flows", "2 Completed 2"),
         ("tasks", "first: 6, second: 6"),
         ("retries", "['there at try 3', 'there at try 3'"),
+        ("limits", "total 14 - had both"),
         ("concurrency", "0.08 [0.01, 0.05] (1, 1) [0.0] [0.01, 0.01, 0.01]"),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
+import uuid
 from collections.abc import Iterable
 
 from orchestra import allow_failure, as_completed, flow, get_run_logger, runtime, task
@@ -230,3 +232,22 @@ def second_attempt(path: str) -> list[str]:
     if runtime.flow_run.run_count == 1:
         raise ValueError("not yet")
     return [kept.result(), again.result()]
+
+
+@task
+async def loop_here() -> tuple[int, int, str]:
+    """Which loop runs in which thread of which process."""
+    loop = vars(asyncio.get_running_loop())
+    return os.getpid(), threading.get_ident(), loop.setdefault("marked", uuid.uuid4().hex)
+
+
+@flow
+def loops_of_tasks() -> list[tuple[int, int, str]]:
+    """Of tasks that a plain flow submits."""
+    return [future.result() for future in [loop_here.submit() for _ in range(3)]]
+
+
+@flow
+async def loops_of_a_flow() -> list[tuple[int, int, str]]:
+    """Of an async body, of a call in it, and of submitted tasks."""
+    return [await loop_here.fn(), await loop_here(), await loop_here.submit()]

@@ -39,6 +39,17 @@ def test_async_flows_run_on_every_pool(worker_factory: WorkerFactory, pool: str)
     assert [handle.result(timeout=60) for handle in handles] == [[1, 12, 2, 3]] * 6
 
 
+@pytest.mark.parametrize("pool", [pool for pool in POOLS if pool != "gevent"])
+def test_a_thread_of_a_worker_has_one_loop(worker_factory: WorkerFactory, pool: str) -> None:
+    """For all bodies, one after the other: what belongs to a loop is of use in the next body too."""
+    worker_factory(flows.__name__, pool=pool, concurrency=slots(pool))
+
+    handles = [made.delay() for _ in range(6) for made in (flows.loops_of_tasks, flows.loops_of_a_flow)]
+    seen = {tuple(place) for handle in handles for place in handle.result(timeout=60)}
+
+    assert len({(pid, thread) for pid, thread, _ in seen}) == len(seen)
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_task_over_its_time_is_timed_out_on_every_pool(worker_factory: WorkerFactory, pool: str) -> None:
     """Long before its body would end, and the slot is free again."""

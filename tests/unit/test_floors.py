@@ -18,8 +18,8 @@ FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
     "callables states journal graph decomposition specs retries serializers typed_values pickles signing previews "
     "annotations names hooks questions schedules deployment_options work_pools cache_policies utilities task_runners",
-    "store",
-    "context runtime logging results futures awaitables handles engine runners transactions artifacts "
+    "store blobs",
+    "context runtime logging results futures awaitables handles engine runners transactions db_transactions artifacts "
     "variables events concurrency locking input",
     "flows tasks observations flow_runs decorated deployments docker automations blocks canvas_members background",
     "celery",

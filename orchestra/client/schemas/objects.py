@@ -18,6 +18,7 @@ from orchestra.states import State, StateDetails, StateType
 __all__ = [
     "Flow",
     "FlowRun",
+    "GlobalConcurrencyLimit",
     "KeptState",
     "Log",
     "OrchestrationResult",
@@ -162,6 +163,22 @@ class Log(_Record):
     timestamp: datetime
     flow_run_id: str
     task_run_id: str | None = None
+
+
+class GlobalConcurrencyLimit(_Record):
+    """A concurrency limit."""
+
+    id: str
+    name: str
+    limit: int
+    active: bool
+    #: Slots taken now; of a rate limit, those too that are not free again.
+    active_slots: float
+    slot_decay_per_second: float
+    #: How many wait in line.
+    waiting: int
+    created: datetime
+    updated: datetime
 
 
 class SetStateStatus(enum.StrEnum):

@@ -8,7 +8,7 @@ from alembic import op
 from orchestra.store.migrations.changes import add_index
 
 revision = "0010_deployments"
-down_revision = "0005_pass_ons"
+down_revision = "0008_limits"
 branch_labels = None
 depends_on = None
 
