@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         resume_flow_run,
         suspend_flow_run,
     )
-    from orchestra.flows import Flow, flow
+    from orchestra.flows import Flow, deploy, flow, serve
     from orchestra.futures import as_completed, wait
     from orchestra.logging import disable_run_logger, get_run_logger
     from orchestra.observations import now, once, random, sleep, uuid4
@@ -59,7 +59,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "random",
     "uuid4",
     # From outside of runs
+    "deploy",
     "get_client",
+    "serve",
 ]
 
 _HOMES = {
@@ -67,7 +69,7 @@ _HOMES = {
     "client.orchestration": ("get_client",),
     "context": ("tags",),
     "flow_runs": tuple(f"{a}{verb}_flow_run" for verb in ("pause", "resume", "suspend") for a in ("", "a")),
-    "flows": ("Flow", "flow"),
+    "flows": ("Flow", "deploy", "flow", "serve"),
     "futures": ("as_completed", "wait"),
     "logging": ("disable_run_logger", "get_run_logger"),
     "observations": ("now", "once", "random", "sleep", "uuid4"),

@@ -86,6 +86,31 @@ class GraphvizNotFound(OrchestraError, ImportError):
         )
 
 
+class ImageNotBuilt(OrchestraError):
+    """The image of a deployment was not built or pushed."""
+
+    def __init__(self, image: str, reason: str) -> None:
+        super().__init__(image, reason)
+        self.image, self.reason = image, reason
+
+    def __str__(self) -> str:
+        return (
+            f"the image {self.image!r} was not built: {self.reason}. Mend that, or deploy with build=False (and "
+            "push=False) where the image is there already"
+        )
+
+
+class SourceUnavailable(OrchestraError):
+    """The code of a deployment cannot be had from where it is kept."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(source, reason)
+        self.source, self.reason = source, reason
+
+    def __str__(self) -> str:
+        return f"the code at {self.source!r} cannot be had: {self.reason}"
+
+
 class NotThereYet(OrchestraError, ImportError):
     """A name of Prefect's whose place is decided, and which is not built yet."""
 
@@ -382,6 +407,62 @@ class TransactionNotFound(NotFound):
         return f"flow run {self.flow_run_id!r} does not have {wanted}; {found}"
 
 
+class DeploymentNotFound(NotFound):
+    """There is no deployment with this name or id."""
+
+    def __init__(self, deployment: str) -> None:
+        super().__init__(deployment)
+        self.deployment = deployment
+
+    def __str__(self) -> str:
+        return (
+            f"there is no deployment {self.deployment!r}; `orchestra deployment ls` lists them, and one is named as "
+            "'flow/deployment'"
+        )
+
+
+class ScheduleNotFound(NotFound):
+    """A deployment has no schedule with this slug or id."""
+
+    def __init__(self, deployment: str, schedule: str) -> None:
+        super().__init__(deployment, schedule)
+        self.deployment, self.schedule = deployment, schedule
+
+    def __str__(self) -> str:
+        return (
+            f"deployment {self.deployment!r} has no schedule {self.schedule!r}; "
+            f"`orchestra deployment schedule ls {self.deployment}` lists its own, each by slug or id"
+        )
+
+
+class WorkPoolNotFound(NotFound):
+    """There is no work pool with this name."""
+
+    def __init__(self, work_pool: str) -> None:
+        super().__init__(work_pool)
+        self.work_pool = work_pool
+
+    def __str__(self) -> str:
+        return (
+            f"there is no work pool {self.work_pool!r}; `orchestra work-pool ls` lists them, and "
+            f"`orchestra work-pool create {self.work_pool} --type process` makes it"
+        )
+
+
+class WorkQueueNotFound(NotFound):
+    """A work pool has no queue with this name."""
+
+    def __init__(self, work_pool: str, work_queue: str) -> None:
+        super().__init__(work_pool, work_queue)
+        self.work_pool, self.work_queue = work_pool, work_queue
+
+    def __str__(self) -> str:
+        return (
+            f"work pool {self.work_pool!r} has no queue {self.work_queue!r}; "
+            f"`orchestra work-queue ls --pool {self.work_pool}` lists its own"
+        )
+
+
 class DefinitionNotFound(NotFound):
     """The code of a flow or task cannot be imported here."""
 
@@ -424,6 +505,24 @@ class IllegalTransition(Conflict):
 
     def __str__(self) -> str:
         return f"run {self.run_id} is {self.state}; it cannot be {self.wanted}"
+
+
+class AlreadyThere(Conflict):
+    """Something of this name is there already."""
+
+    def __init__(self, what: str, name: str, remedy: str) -> None:
+        """Name the double.
+
+        Args:
+            what: "work pool".
+            name: Its name.
+            remedy: What to do, as in "update it with `orchestra work-pool update`".
+        """
+        super().__init__(what, name, remedy)
+        self.what, self.name, self.remedy = what, name, remedy
+
+    def __str__(self) -> str:
+        return f"there is a {self.what} {self.name!r} already: {self.remedy}"
 
 
 class IdempotencyConflict(Conflict):

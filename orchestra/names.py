@@ -50,3 +50,12 @@ def step_name(task_name: str) -> str:
 def run_name() -> str:
     """A random name for a flow run, two words."""
     return f"{random.choice(_ADJECTIVES)}-{random.choice(_NOUNS)}"
+
+
+#: The queue of a work pool that takes what names no other.
+DEFAULT_QUEUE = "default"
+
+
+def pool_queue(pool: str, queue: str | None = None) -> str:
+    """The Celery queue of a work pool's queue: `P` of its default one, else `P.q`."""
+    return pool if queue in (None, "", DEFAULT_QUEUE) else f"{pool}.{queue}"

@@ -11,6 +11,9 @@ from zoneinfo import ZoneInfo
 from orchestra import lazy
 from orchestra.errors import ConfigurationError
 
+#: What may become of times that were missed.
+CATCHUPS = ("latest", "none", "all")
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -36,6 +39,12 @@ class Schedule:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     #: A name that is its own within the deployment.
     slug: str | None = None
+    #: Which of the times missed in an outage are made up for: the "latest", "none", or "all", of these at most
+    #: `catchup_max`.
+    catchup: str = "latest"
+    catchup_max: int | None = None
+    #: A time missed by more than that many seconds is not made up for; None: however late.
+    max_late: float | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in ("cron", "interval", "rrule") if getattr(self, name) is not None]
@@ -49,6 +58,8 @@ class Schedule:
             raise ConfigurationError(f"an interval is longer than nothing, not {self.interval}")
         if self.rrule is not None:
             _check_rrule(self.rrule)
+        if self.catchup not in CATCHUPS:
+            raise ConfigurationError(f"catchup= is one of {', '.join(CATCHUPS)}, not {self.catchup!r}")
 
 
 def Cron(

@@ -7,7 +7,7 @@ runs costs what the first does. Values are shown as previews: no type is importe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -111,6 +111,7 @@ class FlowRun:
     runner: str
     path: str
     entrypoint: str | None
+    deployment_id: str | None
 
     @property
     def is_final(self) -> bool:
@@ -250,6 +251,7 @@ def list_flow_runs(
     state_names: Iterable[str] = (),
     parent_flow_run_id: str | None = None,
     tags: Iterable[str] = (),
+    deployment_id: str | None = None,
 ) -> Page[FlowRun]:
     """The newest flow runs first.
 
@@ -259,11 +261,14 @@ def list_flow_runs(
         state_types: Only runs of these types ("FAILED").
         state_names: Only runs in states of these names ("AwaitingRetry").
         tags: Only runs that have all of these.
+        deployment_id: Only runs of this deployment.
 
     Raises:
         FlowRunNotFound: `after` is not there (any more).
     """
     conditions: list[ColumnElement[bool]] = []
+    if deployment_id:
+        conditions.append(flow_runs.c.deployment_id == deployment_id)
     if flow_name:
         conditions.append(flow_runs.c.flow_name == flow_name)
     if parent_flow_run_id:
@@ -525,6 +530,32 @@ def waiting_by_queue(db: Database) -> dict[str, int]:
     return db.read(look)
 
 
+def waiting_runs(db: Database, queues: Iterable[str], *, limit: int = 20) -> list[FlowRun]:
+    """The flow runs that wait to start, or to go on, on these queues, the first due first."""
+    waits = (phase_is(flow_runs, Phase.READY), flow_runs.c.queue.in_(list(queues)))
+    query = select_runs().where(*waits).order_by(flow_runs.c.due_at, flow_runs.c.id).limit(limit)
+    return [flow_run_of(row) for row in db.read(lambda conn: mappings(conn, query))]
+
+
+def runs_by_queue(db: Database, queues: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Of each of these queues, how many flow runs are at work or parked, and how many wait for a worker now."""
+    of_these = flow_runs.c.queue.in_(list(queues))
+    counted = (flow_runs.c.queue, func.count())
+
+    def look(conn: Connection) -> dict[str, tuple[int, int]]:
+        at_work = (phase_is(flow_runs, Phase.CLAIMED, Phase.WAITING), of_these)
+        active = _counts(conn, select(*counted).where(*at_work).group_by(flow_runs.c.queue))
+        due = (phase_is(flow_runs, Phase.READY), flow_runs.c.due_at <= instant(conn), of_these)
+        waiting = _counts(conn, select(*counted).where(*due).group_by(flow_runs.c.queue))
+        return {queue: (active.get(queue, 0), waiting.get(queue, 0)) for queue in active | waiting}
+
+    return db.read(look)
+
+
+def _counts(conn: Connection, query: Select[Any]) -> dict[str, int]:
+    return {queue: count for queue, count in conn.execute(query)}
+
+
 def last_sweep(db: Database) -> datetime | None:
     """When a sweeper last did its rounds; None: never."""
     return clock.to_datetime(db.read(lambda conn: conn.scalar(select(func.max(leaders.c.ticked_at)))))
@@ -612,9 +643,18 @@ def mappings(conn: Connection, query: Select[Any]) -> Sequence[RowMapping]:
 # -- how rows are read -------------------------------------------------------------------------------------------
 
 
-def _page(found: list[Any], limit: int) -> Page[Any]:
+def page_of(found: list[T], limit: int, key: Callable[[T], str]) -> Page[T]:
+    """A page of `limit` records, given one more than that where there are more.
+
+    Args:
+        key: By what the last record of a page is named to get the next one.
+    """
     more = len(found) > limit > 0
-    return Page(tuple(found[:limit]), found[limit - 1].id if more else None)
+    return Page(tuple(found[:limit]), key(found[limit - 1]) if more else None)
+
+
+def _page(found: list[Any], limit: int) -> Page[Any]:
+    return page_of(found, limit, lambda record: record.id)
 
 
 def flow_run_of(row: RowMapping) -> FlowRun:
@@ -645,6 +685,7 @@ def flow_run_of(row: RowMapping) -> FlowRun:
         runner=row["runner"],
         path=row["path"],
         entrypoint=row["entrypoint"],
+        deployment_id=row["deployment_id"],
     )
 
 

@@ -63,6 +63,9 @@ class NewRun:
     depth: int = 0
     #: Whether the flow has hooks for an end; None: whoever submits it does not know.
     has_hooks: bool | None = None
+    deployment_id: str | None = None
+    #: JSON: over the job variables of the deployment.
+    job_variables: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +428,8 @@ def _run_row(new: NewRun, moment: float) -> dict[str, Any]:
         "depth": new.depth,
         "timeout_seconds": new.timeout_seconds,
         "has_hooks": new.has_hooks,
+        "deployment_id": new.deployment_id,
+        "job_variables": new.job_variables,
         "phase": Phase.READY.value,
         "due_at": due_at,
         "scheduled_at": due_at,

@@ -174,6 +174,10 @@ flow_runs = Table(
     Column("has_hooks", Boolean),
     #: The run attempt whose on_running hooks have run.
     Column("hooks_attempt", Integer),
+    #: The deployment that it is a run of; kept when that is deleted.
+    Column("deployment_id", String(36)),
+    #: JSON: what this run changes of the job variables of its deployment; null: nothing.
+    Column("job_variables", Text),
     *_claim_columns(),
     *_state_columns(),
     UniqueConstraint("flow_name", "idempotency_key"),
@@ -181,6 +185,7 @@ flow_runs = Table(
     Index("ix_flow_runs_flow", "flow_name", "created_at", "id"),
     Index("ix_flow_runs_state", "state_type", "created_at", "id"),
     _partial("ix_flow_runs_tagged", "created_at", "id", where="tags <> '[]'"),
+    _partial("ix_flow_runs_deployment", "deployment_id", "created_at", "id", where="deployment_id IS NOT NULL"),
     _partial("ix_flow_runs_parent", "parent_run_id", where="parent_run_id IS NOT NULL"),
     _partial("ix_flow_runs_announce", "announce_at", where="phase = 'READY'"),
     _partial("ix_flow_runs_lease", "lease_until", where="phase = 'CLAIMED'"),
@@ -525,6 +530,120 @@ flow_run_inputs = Table(
     Index("ix_flow_run_inputs_run", "run_id", "id"),
     _partial("ix_flow_run_inputs_waiting", "run_id", "id", where="taken_by IS NULL"),
     _partial("ix_flow_run_inputs_taken", "taken_by", where="taken_by IS NOT NULL"),
+)
+
+#: Where runs of deployments go. A pool's default queue is the Celery queue of its name.
+work_pools = Table(
+    "work_pools",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
+    #: By what its runs are started: "process", "docker", "kubernetes".
+    Column("type", String(32), nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    #: How many of its runs may be at work at once; null: any number.
+    Column("concurrency_limit", Integer),
+    #: JSON: `job_configuration`, a template of its `variables`, which are a JSON schema.
+    Column("base_job_template", Text, nullable=False, server_default="{}"),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+#: Queue `q` of pool `P` is the Celery queue `P.q`; `default` is `P` itself.
+work_queues = Table(
+    "work_queues",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("pool_id", String(36), nullable=False),
+    Column("name", String(LONGEST_NAME), nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    #: The lowest number is served first.
+    Column("priority", Integer, nullable=False, server_default="1"),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("concurrency_limit", Integer),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("pool_id", "name"),
+    ForeignKeyConstraint(["pool_id"], ["work_pools.id"], ondelete="CASCADE"),
+)
+
+#: A flow with parameters, a place to run, and times to start. What is marked JSON is text.
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(LONGEST_NAME), nullable=False),
+    Column("flow_name", String(LONGEST_NAME), nullable=False),
+    #: `file.py:qualname` or `module:qualname`, by which a worker loads the flow.
+    Column("entrypoint", String(1024), nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("version", String(LONGEST_NAME)),
+    #: JSON list.
+    Column("tags", Text, nullable=False, server_default="[]"),
+    #: JSON: values for those that a run is not given.
+    Column("parameters", Text, nullable=False, server_default="{}"),
+    #: JSON schema of the flow's parameters.
+    Column("parameter_schema", Text, nullable=False, server_default="{}"),
+    Column("enforce_parameter_schema", Boolean, nullable=False, server_default=text("true")),
+    #: By name: it may be deployed before its pool is made. Null: the Celery queue of the flow, or a `serve`.
+    Column("work_pool_name", String(LONGEST_NAME)),
+    Column("work_queue_name", String(LONGEST_NAME)),
+    #: The Celery queue of its runs.
+    Column("queue", String(LONGEST_NAME), nullable=False),
+    #: JSON: over the pool's base job template.
+    Column("job_variables", Text, nullable=False, server_default="{}"),
+    #: JSON list: how a worker gets the code; null: it is there.
+    Column("pull_steps", Text),
+    #: How many of its runs may be at work at once (null: any number), and what becomes of one more: "ENQUEUE" or
+    #: "CANCEL_NEW".
+    Column("concurrency_limit", Integer),
+    Column("collision_strategy", String(16), nullable=False, server_default="ENQUEUE"),
+    #: JSON list: kept; nothing acts on them yet.
+    Column("triggers", Text, nullable=False, server_default="[]"),
+    #: None of its schedules fires.
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    #: What of the flow's spec a run's row carries.
+    Column("options", LargeBinary),
+    Column("flow_version", String(LONGEST_NAME)),
+    Column("priority", Integer),
+    Column("timeout_seconds", Double),
+    Column("has_hooks", Boolean),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("flow_name", "name"),
+    Index("ix_deployments_queue", "queue"),
+)
+
+#: When runs of a deployment are to start: by one of `cron`, `interval` and `rrule`.
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("deployment_id", String(36), nullable=False),
+    #: Its own name within the deployment; null: it has none.
+    Column("slug", String(LONGEST_NAME)),
+    Column("active", Boolean, nullable=False, server_default=text("true")),
+    Column("cron", String(LONGEST_NAME)),
+    #: In seconds.
+    Column("interval", Double),
+    Column("rrule", Text),
+    #: IANA name; null: UTC.
+    Column("timezone", String(64)),
+    Column("day_or", Boolean, nullable=False, server_default=text("true")),
+    #: The instant at which the interval begins.
+    Column("anchor", Double),
+    #: JSON: over those of the deployment.
+    Column("parameters", Text, nullable=False, server_default="{}"),
+    #: Which of the times that were missed are made up for: "latest", "none" or "all", of these at most so many.
+    Column("catchup", String(8), nullable=False, server_default="latest"),
+    Column("catchup_max", Integer),
+    #: A time missed by more than this is not made up for, in seconds; null: however late.
+    Column("max_late", Double),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("deployment_id", "slug"),
+    ForeignKeyConstraint(["deployment_id"], ["deployments.id"], ondelete="CASCADE"),
 )
 
 workers = Table(

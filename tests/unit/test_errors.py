@@ -25,9 +25,16 @@ FACTS: dict[str, tuple[object, ...]] = {
     "TaskRunNotFound": ("5f0c",),
     "FlowNotFound": ("etl",),
     "GraphvizNotFound": ("the program dot",),
+    "ImageNotBuilt": ("etl:1", "no engine answers"),
+    "SourceUnavailable": ("https://example.org/etl.git", "no such host"),
     "NotThereYet": ("orchestra.events", "emit_event", "events"),
     "DbTransactionTimeout": (2.5,),
     "DefinitionNotFound": ("flows:etl", "no module named 'flows'"),
+    "DeploymentNotFound": ("etl/nightly",),
+    "ScheduleNotFound": ("etl/nightly", "daily"),
+    "WorkPoolNotFound": ("etl",),
+    "WorkQueueNotFound": ("etl", "slow"),
+    "AlreadyThere": ("work pool", "etl", "take another name"),
     "IllegalTransition": ("5f0c", "COMPLETED", "cancelled"),
 }
 

@@ -39,7 +39,9 @@ THERE = {
     "flow_runs": """
         pause_flow_run suspend_flow_run resume_flow_run apause_flow_run asuspend_flow_run aresume_flow_run
     """,
-    "flows": "Flow flow load_flow_from_entrypoint",
+    "deployments": "Deployment run_deployment deploy",
+    "docker": "DockerImage",
+    "flows": "Flow flow load_flow_from_entrypoint serve deploy",
     "futures": "OrchestraFuture OrchestraFutureList as_completed wait",
     "concurrency.asyncio": "concurrency rate_limit AcquireConcurrencySlotTimeoutError ConcurrencySlotAcquisitionError",
     "concurrency.sync": "concurrency rate_limit",
@@ -75,10 +77,9 @@ NOT_YET = {
     "blocks.core": "Block",
     "blocks.system": "Secret JSON String DateTime",
     "client.schemas.filters": "DeploymentFilter DeploymentFilterId FlowRunFilterDeploymentId WorkPoolFilter",
-    "deployments": "Deployment run_deployment deploy",
-    "docker": "DockerImage",
+    "deployments": "initialize_project",
     "events": "emit_event Event Resource DeploymentEventTrigger",
-    "flows": "serve deploy",
+    "flows": "aserve adeploy",
     "server": "create_app",
     "variables": "Variable",
 }

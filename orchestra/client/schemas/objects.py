@@ -123,6 +123,7 @@ class FlowRun(_Record):
     runner: str
     path: str
     entrypoint: str | None = None
+    deployment_id: str | None = None
 
 
 class TaskRun(_Record):

@@ -1,0 +1,471 @@
+"""Deployments and their schedules: what is to run, with which parameters, where and when.
+
+Writing one again under its flow's and its own name changes it and keeps its id, and those of its schedules that are the
+same by slug or by rule. Runs that are written already are not touched by any change here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from orchestra import clock, identifiers
+from orchestra.errors import AlreadyThere, DeploymentNotFound, ScheduleNotFound
+from orchestra.schedules import Schedule
+from orchestra.store.database import Database, insert, instant, now
+from orchestra.store.queries import Page, page_of
+from orchestra.store.tables import deployments, installation, schedules, work_pools
+
+#: The columns that hold JSON.
+_JSON = ("tags", "parameters", "parameter_schema", "job_variables", "pull_steps", "triggers")
+#: What a schedule is told by where it has no slug.
+_RULE = ("cron", "interval", "rrule", "timezone", "day_or", "anchor", "parameters")
+#: The row of `installation` that every change of a schedule changes.
+_CHANGED = "schedules_changed"
+
+
+@dataclass(frozen=True, slots=True)
+class NewDeployment:
+    """A deployment to be; the fields are its columns."""
+
+    name: str
+    flow_name: str
+    #: `file.py:qualname` or `module:qualname`.
+    entrypoint: str
+    #: The Celery queue of its runs.
+    queue: str
+    description: str = ""
+    version: str | None = None
+    tags: Sequence[str] = ()
+    #: As JSON holds them.
+    parameters: dict[str, Any] = field(default_factory=dict)
+    parameter_schema: dict[str, Any] = field(default_factory=dict)
+    enforce_parameter_schema: bool = True
+    work_pool_name: str | None = None
+    work_queue_name: str | None = None
+    job_variables: dict[str, Any] = field(default_factory=dict)
+    pull_steps: list[Any] | None = None
+    concurrency_limit: int | None = None
+    collision_strategy: str = "ENQUEUE"
+    triggers: list[Any] = field(default_factory=list)
+    #: None: as it is; a new one is not paused.
+    paused: bool | None = None
+    options: bytes | None = None
+    flow_version: str | None = None
+    priority: int | None = None
+    timeout_seconds: float | None = None
+    has_hooks: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    """One schedule of a deployment. `interval` and `max_late` are in seconds."""
+
+    id: str
+    deployment_id: str
+    slug: str | None
+    active: bool
+    cron: str | None
+    interval: float | None
+    rrule: str | None
+    timezone: str | None
+    day_or: bool
+    anchor_date: datetime | None
+    parameters: dict[str, Any]
+    catchup: str
+    catchup_max: int | None
+    max_late: float | None
+    created: datetime | None
+    updated: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One deployment."""
+
+    id: str
+    name: str
+    flow_name: str
+    entrypoint: str
+    description: str
+    version: str | None
+    tags: tuple[str, ...]
+    parameters: dict[str, Any]
+    parameter_openapi_schema: dict[str, Any]
+    enforce_parameter_schema: bool
+    work_pool_name: str | None
+    work_queue_name: str | None
+    #: The Celery queue of its runs.
+    queue: str
+    job_variables: dict[str, Any]
+    pull_steps: list[Any] | None
+    concurrency_limit: int | None
+    collision_strategy: str
+    triggers: tuple[Any, ...]
+    paused: bool
+    #: "NOT_READY" where its work pool is not there, else "READY".
+    status: str
+    schedules: tuple[ScheduleRecord, ...]
+    created: datetime | None
+    updated: datetime | None
+
+    @property
+    def full_name(self) -> str:
+        """`flow/deployment`."""
+        return f"{self.flow_name}/{self.name}"
+
+
+def keep(database: Database, new: NewDeployment, schedules: Iterable[Schedule] | None = None) -> str:
+    """Write a deployment, in place of an earlier one of its name, and its schedules, in one transaction; gives its id.
+
+    Safe to repeat: ids stay.
+
+    Args:
+        new: The deployment.
+        schedules: All that it is to have; None: those that it has.
+    """
+
+    def work(connection: Connection) -> str:
+        deployment_id = _keep(connection, new)
+        if schedules is not None:
+            _set_schedules(connection, deployment_id, list(schedules))
+        _mark_change(connection)
+        return deployment_id
+
+    return database.write(work)
+
+
+def find(database: Database, deployment: str) -> Deployment | None:
+    """As `read`; None where there is none."""
+    found = database.read(lambda connection: _select(connection, _is(deployment)))
+    return found[0] if found else None
+
+
+def read(database: Database, deployment: str) -> Deployment:
+    """The deployment with this id, or `flow/name`, with its schedules.
+
+    Raises:
+        DeploymentNotFound: There is none.
+    """
+    found = find(database, deployment)
+    if found is None:
+        raise DeploymentNotFound(deployment)
+    return found
+
+
+def spec_row(database: Database, deployment_id: str) -> Any:
+    """What a run's row takes over from its deployment.
+
+    Raises:
+        DeploymentNotFound: There is none with this id.
+    """
+    column = deployments.c
+    shown = (column.options, column.flow_version, column.priority, column.timeout_seconds, column.has_hooks)
+    query = sa.select(*shown).where(column.id == deployment_id)
+    row = database.read(lambda connection: connection.execute(query).one_or_none())
+    if row is None:
+        raise DeploymentNotFound(deployment_id)
+    return row
+
+
+def list_deployments(
+    database: Database,
+    *,
+    limit: int = 100,
+    after: str | None = None,
+    flow_names: Iterable[str] = (),
+    work_pool_name: str | None = None,
+) -> Page[Deployment]:
+    """Deployments by the names of their flows, then their own, with their schedules.
+
+    Args:
+        limit: Most of them on the page.
+        after: Id, or `flow/name`, of the last one of the page before.
+        flow_names: Only those of these flows.
+        work_pool_name: Only those of this pool.
+
+    Raises:
+        DeploymentNotFound: `after` is not there (any more).
+    """
+    column = deployments.c
+    conditions: list[sa.ColumnElement[bool]] = []
+    if names := list(flow_names):
+        conditions.append(column.flow_name.in_(names))
+    if work_pool_name is not None:
+        conditions.append(column.work_pool_name == work_pool_name)
+
+    def look(connection: Connection) -> list[Deployment]:
+        return _select(connection, *conditions, *_after(connection, after), limit=limit + 1)
+
+    return page_of(database.read(look), limit, lambda each: each.full_name)
+
+
+def set_paused(database: Database, deployment: str, paused: bool) -> None:
+    """Pause or resume all schedules of a deployment; each keeps whether it is active. Safe to repeat.
+
+    Raises:
+        DeploymentNotFound: There is none with this name or id.
+    """
+
+    def work(connection: Connection) -> int:
+        statement = sa.update(deployments).where(_is(deployment)).values(paused=paused, updated_at=now())
+        _mark_change(connection)
+        return connection.execute(statement).rowcount
+
+    if not database.write(work):
+        raise DeploymentNotFound(deployment)
+
+
+def delete(database: Database, deployment: str) -> None:
+    """Delete a deployment and its schedules; its runs stay, and those that wait to start still do.
+
+    Raises:
+        DeploymentNotFound: There is none with this name or id.
+    """
+
+    def work(connection: Connection) -> int:
+        _mark_change(connection)
+        return connection.execute(sa.delete(deployments).where(_is(deployment))).rowcount
+
+    if not database.write(work):
+        raise DeploymentNotFound(deployment)
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------
+
+
+def add_schedule(database: Database, deployment: str, schedule: Schedule) -> str:
+    """Give a deployment one more schedule; gives its id.
+
+    Raises:
+        DeploymentNotFound: There is no such deployment.
+        AlreadyThere: It has a schedule with this slug.
+    """
+    found = read(database, deployment)
+    # Made before: a transaction whose answer was lost knows its row again.
+    schedule_id = identifiers.new_run_id()
+    row = _values(schedule) | {"id": schedule_id, "deployment_id": found.id, "created_at": now(), "updated_at": now()}
+
+    def work(connection: Connection) -> bool:
+        connection.execute(insert(connection, schedules).values(row).on_conflict_do_nothing())
+        _mark_change(connection)
+        return connection.scalar(sa.select(schedules.c.id).where(schedules.c.id == schedule_id)) is not None
+
+    if not database.write(work):
+        raise AlreadyThere("schedule", str(schedule.slug), "delete it first, or take another slug")
+    return schedule_id
+
+
+def set_active(database: Database, deployment: str, schedule: str, active: bool) -> None:
+    """Pause or resume one schedule of a deployment, by its slug or id. Safe to repeat.
+
+    Raises:
+        DeploymentNotFound: There is no such deployment.
+        ScheduleNotFound: It has no such schedule.
+    """
+    statement = sa.update(schedules).values(active=active, updated_at=now())
+    _change_schedule(database, deployment, schedule, statement)
+
+
+def delete_schedule(database: Database, deployment: str, schedule: str) -> None:
+    """Delete one schedule of a deployment, by its slug or id.
+
+    Raises:
+        DeploymentNotFound: There is no such deployment.
+        ScheduleNotFound: It has no such schedule.
+    """
+    _change_schedule(database, deployment, schedule, sa.delete(schedules))
+
+
+def clear_schedules(database: Database, deployment: str) -> int:
+    """Delete all schedules of a deployment; how many they were. Safe to repeat.
+
+    Raises:
+        DeploymentNotFound: There is no such deployment.
+    """
+    found = read(database, deployment)
+
+    def work(connection: Connection) -> int:
+        _mark_change(connection)
+        return connection.execute(sa.delete(schedules).where(schedules.c.deployment_id == found.id)).rowcount
+
+    return database.write(work)
+
+
+def list_active_schedules(database: Database) -> list[ScheduleRecord]:
+    """The schedules that fire: active ones of deployments that are not paused."""
+    query = sa.select(schedules).join(deployments, deployments.c.id == schedules.c.deployment_id)
+    query = query.where(schedules.c.active, sa.not_(deployments.c.paused)).order_by(schedules.c.id)
+    return database.read(lambda connection: [_schedule(row) for row in connection.execute(query)])
+
+
+def changes(database: Database) -> str | None:
+    """A text that is another one after each change that can concern a schedule: whoever has seen it need not look."""
+    query = sa.select(installation.c.value).where(installation.c.key == _CHANGED)
+    return database.read(lambda connection: connection.scalar(query))
+
+
+# -- how rows are written ----------------------------------------------------------------------------------------
+
+
+def _keep(connection: Connection, new: NewDeployment) -> str:
+    values: dict[str, Any] = {name: getattr(new, name) for name in NewDeployment.__slots__}
+    values |= {name: None if values[name] is None else json.dumps(values[name]) for name in _JSON if name != "tags"}
+    values["tags"] = json.dumps(sorted(new.tags))
+    values["updated_at"] = now()
+    if new.paused is None:
+        del values["paused"]
+    row = values | {"id": identifiers.new_run_id(), "created_at": now()}
+    statement = insert(connection, deployments).values(row)
+    key = [deployments.c.flow_name, deployments.c.name]
+    statement = statement.on_conflict_do_update(index_elements=key, set_=values).returning(deployments.c.id)
+    return str(connection.scalar(statement))
+
+
+def _set_schedules(connection: Connection, deployment_id: str, wanted: list[Schedule]) -> None:
+    """Make these the schedules of a deployment; the transaction holds its row, so that nobody else does."""
+    query = sa.select(schedules).where(schedules.c.deployment_id == deployment_id)
+    there = list(connection.execute(query).mappings())
+    kept = set()
+    for values in map(_values, wanted):
+        same = next((row for row in there if row["id"] not in kept and _is_same(row, values)), None)
+        schedule_id = identifiers.new_run_id() if same is None else same["id"]
+        kept.add(schedule_id)
+        if same is None:
+            row = values | {"id": schedule_id, "deployment_id": deployment_id, "created_at": now()}
+            connection.execute(insert(connection, schedules).values(row | {"updated_at": now()}))
+        elif any(same[name] != value for name, value in values.items()):
+            changed = sa.update(schedules).where(schedules.c.id == schedule_id).values(**values, updated_at=now())
+            connection.execute(changed)
+    gone = [row["id"] for row in there if row["id"] not in kept]
+    connection.execute(sa.delete(schedules).where(schedules.c.id.in_(gone)))
+
+
+def _is_same(row: Any, values: dict[str, Any]) -> bool:
+    if values["slug"] is not None or row["slug"] is not None:
+        return bool(row["slug"] == values["slug"])
+    return all(row[name] == values[name] for name in _RULE)
+
+
+def _values(schedule: Schedule) -> dict[str, Any]:
+    return {
+        "slug": schedule.slug,
+        "active": schedule.active,
+        "cron": schedule.cron,
+        "interval": None if schedule.interval is None else schedule.interval.total_seconds(),
+        "rrule": schedule.rrule,
+        "timezone": schedule.timezone,
+        "day_or": schedule.day_or,
+        "anchor": None if schedule.anchor_date is None else clock.to_instant(schedule.anchor_date),
+        "parameters": json.dumps(dict(schedule.parameters)),
+        "catchup": schedule.catchup,
+        "catchup_max": schedule.catchup_max,
+        "max_late": schedule.max_late,
+    }
+
+
+def _change_schedule(database: Database, deployment: str, schedule: str, statement: Any) -> None:
+    found = read(database, deployment)
+    named = sa.or_(schedules.c.id == schedule, schedules.c.slug == schedule)
+
+    def work(connection: Connection) -> int:
+        _mark_change(connection)
+        return connection.execute(statement.where(schedules.c.deployment_id == found.id, named)).rowcount
+
+    if not database.write(work):
+        raise ScheduleNotFound(found.full_name, schedule)
+
+
+def _mark_change(connection: Connection) -> None:
+    values = {"value": f"{instant(connection):.6f}/{identifiers.new_run_id()}"}
+    statement = insert(connection, installation).values(key=_CHANGED, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=[installation.c.key], set_=values))
+
+
+# -- how rows are read -------------------------------------------------------------------------------------------
+
+
+def _is(deployment: str) -> sa.ColumnElement[bool]:
+    """The row with this id, or `flow/name`; names of flows may have a `/`, those of deployments have none."""
+    flow_name, slash, name = deployment.rpartition("/")
+    if not slash:
+        return deployments.c.id == deployment
+    return sa.and_(deployments.c.flow_name == flow_name, deployments.c.name == name)
+
+
+def _after(connection: Connection, after: str | None) -> list[sa.ColumnElement[bool]]:
+    if after is None:
+        return []
+    key = (deployments.c.flow_name, deployments.c.name)
+    last = connection.execute(sa.select(*key).where(_is(after))).one_or_none()
+    if last is None:
+        raise DeploymentNotFound(after)
+    return [sa.tuple_(*key) > sa.tuple_(*last)]
+
+
+def _select(connection: Connection, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> list[Deployment]:
+    query = sa.select(deployments, work_pools.c.id.label("pool_id"))
+    query = query.outerjoin(work_pools, work_pools.c.name == deployments.c.work_pool_name).where(*conditions)
+    query = query.order_by(deployments.c.flow_name, deployments.c.name).limit(limit)
+    rows = connection.execute(query).all()
+    of_these = sa.select(schedules).where(schedules.c.deployment_id.in_([row.id for row in rows]))
+    found: dict[str, list[ScheduleRecord]] = {}
+    for row in connection.execute(of_these.order_by(schedules.c.created_at, schedules.c.id)):
+        found.setdefault(row.deployment_id, []).append(_schedule(row))
+    return [_deployment(row, tuple(found.get(row.id, ()))) for row in rows]
+
+
+def _deployment(row: Any, of_it: tuple[ScheduleRecord, ...]) -> Deployment:
+    data = {name: json.loads(getattr(row, name) or "null") for name in _JSON}
+    return Deployment(
+        id=row.id,
+        name=row.name,
+        flow_name=row.flow_name,
+        entrypoint=row.entrypoint,
+        description=row.description,
+        version=row.version,
+        tags=tuple(data["tags"]),
+        parameters=data["parameters"],
+        parameter_openapi_schema=data["parameter_schema"],
+        enforce_parameter_schema=row.enforce_parameter_schema,
+        work_pool_name=row.work_pool_name,
+        work_queue_name=row.work_queue_name,
+        queue=row.queue,
+        job_variables=data["job_variables"],
+        pull_steps=data["pull_steps"],
+        concurrency_limit=row.concurrency_limit,
+        collision_strategy=row.collision_strategy,
+        triggers=tuple(data["triggers"]),
+        paused=row.paused,
+        status="NOT_READY" if row.work_pool_name is not None and row.pool_id is None else "READY",
+        schedules=of_it,
+        created=clock.to_datetime(row.created_at),
+        updated=clock.to_datetime(row.updated_at),
+    )
+
+
+def _schedule(row: Any) -> ScheduleRecord:
+    return ScheduleRecord(
+        id=row.id,
+        deployment_id=row.deployment_id,
+        slug=row.slug,
+        active=row.active,
+        cron=row.cron,
+        interval=row.interval,
+        rrule=row.rrule,
+        timezone=row.timezone,
+        day_or=row.day_or,
+        anchor_date=clock.to_datetime(row.anchor),
+        parameters=json.loads(row.parameters),
+        catchup=row.catchup,
+        catchup_max=row.catchup_max,
+        max_late=row.max_late,
+        created=clock.to_datetime(row.created_at),
+        updated=clock.to_datetime(row.updated_at),
+    )
