@@ -17,7 +17,7 @@ from tests.helpers import ROOT
 FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
     "callables states journal graph decomposition specs retries serializers typed_values pickles signing previews "
-    "annotations names hooks questions schedules cache_policies utilities task_runners",
+    "annotations names hooks questions schedules fire_times cache_policies utilities task_runners",
     "store",
     "context runtime logging results futures awaitables handles engine runners transactions artifacts "
     "variables events concurrency locking input",
