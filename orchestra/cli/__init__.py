@@ -19,6 +19,7 @@ _COMMANDS = {
     "task": "orchestra.cli.task:task",
     "task-run": "orchestra.cli.task_run:task_run",
     "worker": "orchestra.cli.worker:worker",
+    "beat": "orchestra.cli.beat:beat",
     "db": "orchestra.cli.db:db",
     "config": "orchestra.cli.config:config",
     "profile": "orchestra.cli.profile:profile",

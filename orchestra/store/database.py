@@ -43,7 +43,7 @@ _QUIET = 2.0
 _TRANSIENT_STATES = ("08", "57P", "25P03", "40001", "40P01", "55P03", "53300")
 _SQLITE_BUSY = (5, 6)
 #: Version of the schema this code works with: the newest revision under `migrations/`.
-SCHEMA_VERSION = "0010_deployments"
+SCHEMA_VERSION = "0011_ticks"
 
 _version_table = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
 
