@@ -1,4 +1,4 @@
-"""Fires the schedules of deployments: in beat, or in the sweeper's leader where beat has another scheduler than ours."""
+"""Fires the schedules of deployments: in beat, or in the sweeper's leader where beat runs another scheduler."""
 
 from __future__ import annotations
 
