@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from orchestra.client.orchestration import get_client
     from orchestra.context import tags
     from orchestra.flow_runs import pause_flow_run, resume_flow_run, suspend_flow_run
-    from orchestra.flows import Flow, flow
+    from orchestra.flows import Flow, deploy, flow, serve
     from orchestra.futures import as_completed, wait
     from orchestra.logging import disable_run_logger, get_run_logger
     from orchestra.observations import now, once, random, sleep, uuid4
@@ -49,7 +49,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "random",
     "uuid4",
     # From outside of runs
+    "deploy",
     "get_client",
+    "serve",
 ]
 
 _HOMES = {
@@ -57,7 +59,7 @@ _HOMES = {
     "client.orchestration": ("get_client",),
     "context": ("tags",),
     "flow_runs": ("pause_flow_run", "resume_flow_run", "suspend_flow_run"),
-    "flows": ("Flow", "flow"),
+    "flows": ("Flow", "deploy", "flow", "serve"),
     "futures": ("as_completed", "wait"),
     "logging": ("disable_run_logger", "get_run_logger"),
     "observations": ("now", "once", "random", "sleep", "uuid4"),

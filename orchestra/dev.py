@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from types import FrameType
 
 from orchestra import clock, settings
 from orchestra.celery import apps
-from orchestra.celery.embedded import EmbeddedBroker, start_child
+from orchestra.celery.embedded import EmbeddedBroker, read_address, start_child
 from orchestra.engine import definitions
 from orchestra.errors import ConfigurationError
 
@@ -130,6 +131,51 @@ def run(
         finally:
             _end(parts, stop)
     return EX_INTERRUPTED if stop.insisted else 0
+
+
+def serve(
+    queues: Sequence[str], *, concurrency: int | None, log_level: str = "INFO", on_ready: Callable[[], None]
+) -> int:
+    """As `run`, but for these queues only, and beside others: what there is of a broker is used, and left as it is.
+
+    Args:
+        queues: All that the worker consumes.
+        concurrency: The worker's slots; None: one per processor.
+        on_ready: Called when there is a broker, before the worker is there.
+
+    Raises:
+        ConfigurationError: No server is to be found; a part cannot start; the app names no broker.
+    """
+    home = settings.current().home_path
+    with _Stop() as stop, _any_broker(home) as (url, broker), tempfile.TemporaryDirectory() as folder:
+        app = settings.current().app or "celery_app"
+        celery = [sys.executable, "-m", "celery", "-A", app]
+        slots = ["-c", str(concurrency)] if concurrency else []
+        work = ["worker", "-n", f"serve-{os.getpid()}@%h", "-Q", ",".join(queues), "-l", log_level, *slots]
+        files = ["-s", str(Path(folder) / "beat-schedule"), "--pidfile", ""]
+        environment = _environment(home, url)
+        parts = [
+            Part("worker", [*celery, *work, "--without-mingle", "--without-gossip"], signal.SIGKILL, environment),
+            Part("beat", [*celery, "beat", "-l", log_level, *files], signal.SIGTERM, environment),
+        ]
+        try:
+            on_ready()
+            for part in parts:
+                part.start()
+            _watch(parts, broker, stop)
+        finally:
+            _end(parts, stop)
+    return EX_INTERRUPTED if stop.insisted else 0
+
+
+@contextlib.contextmanager
+def _any_broker(home: Path) -> Iterator[tuple[str, EmbeddedBroker | None]]:
+    """The configured broker, or the embedded one that somebody runs in this home; else one that ends with us."""
+    if url := _app_broker() or settings.current().broker_url or read_address(home):
+        yield url, None
+        return
+    with _only_one(home), _broker(home) as found:
+        yield found
 
 
 def _watch(parts: Sequence[Part], broker: EmbeddedBroker | None, stop: _Stop) -> None:

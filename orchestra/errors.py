@@ -86,6 +86,31 @@ class GraphvizNotFound(OrchestraError, ImportError):
         )
 
 
+class ImageNotBuilt(OrchestraError):
+    """The image of a deployment was not built or pushed."""
+
+    def __init__(self, image: str, reason: str) -> None:
+        super().__init__(image, reason)
+        self.image, self.reason = image, reason
+
+    def __str__(self) -> str:
+        return (
+            f"the image {self.image!r} was not built: {self.reason}. Mend that, or deploy with build=False (and "
+            "push=False) where the image is there already"
+        )
+
+
+class SourceUnavailable(OrchestraError):
+    """The code of a deployment cannot be had from where it is kept."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(source, reason)
+        self.source, self.reason = source, reason
+
+    def __str__(self) -> str:
+        return f"the code at {self.source!r} cannot be had: {self.reason}"
+
+
 class NotThereYet(OrchestraError, ImportError):
     """A name of Prefect's whose place is decided, and which is not built yet."""
 

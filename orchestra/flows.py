@@ -11,6 +11,7 @@ from orchestra import callables, lazy, names
 from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner
 from orchestra.decorated import Decorated, items_in, items_of, require_function, spec_fields, waited_for
+from orchestra.deployment_options import DeploymentOptions
 from orchestra.engine.parameters import bind, bind_named, validate
 from orchestra.errors import DefinitionError
 from orchestra.futures import Future
@@ -77,6 +78,8 @@ class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
     """A function whose calls are runs: recorded, retried, and on Celery carried on by any worker."""
 
     kind = "flow"
+    #: Where `from_source` has it from.
+    source: Any = None
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:
         """Make a flow of `fn`; `FlowOptions` says what can be set.
@@ -215,6 +218,98 @@ class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
         """
         return lazy.load("draw_flow")(self.spec, bind(self.spec.fn, (*self._bound, *args), dict(kwargs)))
 
+    def to_deployment(self, name: str, **options: Unpack[DeploymentOptions]) -> Any:
+        """A deployment of this flow, for `serve()` or `deploy()`; `DeploymentOptions` says what can be set.
+
+        Raises:
+            NotImportable: No worker could load the flow; says where to put it.
+            ConfigurationError: A name, schedule or limit cannot be read.
+            ParameterError: The parameters do not fit.
+        """
+        return lazy.load("deployment").build_from_flow(self, name, **options)
+
+    def deploy(
+        self,
+        name: str,
+        *,
+        image: Any = None,
+        build: bool = True,
+        push: bool = True,
+        print_next_steps: bool = True,
+        ignore_warnings: bool = False,
+        **options: Unpack[DeploymentOptions],
+    ) -> str:
+        """Write a deployment of this flow down for a work pool; gives its id. Safe to repeat.
+
+        Args:
+            name: Its name.
+            image: A name, or a `DockerImage`, that its runs start in.
+            build: Whether to build that.
+            push: Whether to push what was built.
+            print_next_steps: Say how to start a worker and a run.
+            ignore_warnings: Do not warn of what is kept without effect.
+            options: As of `to_deployment`; `work_pool_name` says where its runs go.
+
+        Raises:
+            ImageNotBuilt: The image could not be built or pushed; nothing was written.
+            ConfigurationError: No work pool is named, or something cannot be read.
+        """
+        made = self.to_deployment(name, **options)
+        ids: list[str] = lazy.load("deploy")(
+            made,
+            image=image,
+            build=build,
+            push=push,
+            print_next_steps=print_next_steps,
+            ignore_warnings=ignore_warnings,
+        )
+        return ids[0]
+
+    def serve(
+        self,
+        name: str | None = None,
+        *,
+        limit: int | None = None,
+        pause_on_shutdown: bool = True,
+        print_starting_message: bool = True,
+        **options: Unpack[DeploymentOptions],
+    ) -> None:
+        """Write a deployment of this flow down and run its runs here, until Ctrl-C.
+
+        Without a broker one is brought up, as by `orchestra dev`.
+
+        Args:
+            name: Its name; None: the flow's.
+            limit: How many runs are at work at once; None: one per processor.
+            pause_on_shutdown: Pause its schedules at the end: nobody would run what they start.
+            print_starting_message: Say how to start a run.
+            options: As of `to_deployment`.
+
+        Raises:
+            ConfigurationError: Something cannot be read, or a part cannot start.
+        """
+        made = self.to_deployment(name or self.name, **options)
+        serve(made, limit=limit, pause_on_shutdown=pause_on_shutdown, print_starting_message=print_starting_message)
+
+    @staticmethod
+    def from_source(source: Any, entrypoint: str, *, branch: str | None = None) -> Flow[..., Any]:
+        """The flow at `file.py:flow` of a local folder, or of a git repository, which workers clone, too.
+
+        Args:
+            source: The folder, or the repository's address (`https://…`, `ssh://…`, `user@host:path`).
+            entrypoint: `file.py:flow`, relative to it.
+            branch: Of a repository, or a tag; None: its default one.
+
+        Raises:
+            SourceUnavailable: The repository cannot be had.
+            DefinitionNotFound: There is no such flow in it.
+        """
+        where = lazy.load("remote_source")(source, entrypoint, branch)
+        found = lazy.load("definitions").object_at(where.path, FlowSpec, "flow")
+        made: Flow[..., Any] = found.having(found.spec)
+        made.source = where
+        return made
+
     def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R]:
         """A copy of this flow with other options; those not named stay."""
         made = self.having(overridden(self.spec, _fields(options)))
@@ -237,15 +332,41 @@ class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
         super()._adopt(spec)
 
 
-@overload
-def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
-@overload
-def flow(**options: Unpack[FlowOptions]) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
-def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a flow of a function: `@flow`, or `@flow(retries=1, …)`; `FlowOptions` says what can be set."""
-    if fn is None:
-        return lambda fn: Flow(fn, **options)
-    return Flow(fn, **options)
+class FlowDecorator:
+    """Makes a flow of a function: `@flow`, or `@flow(retries=1, …)`; `FlowOptions` says what can be set."""
+
+    from_source = staticmethod(Flow.from_source)
+
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Flow[P, R]: ...
+    @overload
+    def __call__(self, /, **options: Unpack[FlowOptions]) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+    def __call__(self, fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """As the class says."""
+        if fn is None:
+            return lambda fn: Flow(fn, **options)
+        return Flow(fn, **options)
+
+
+flow = FlowDecorator()
+
+
+def serve(
+    *deployments: Any, limit: int | None = None, pause_on_shutdown: bool = True, print_starting_message: bool = True
+) -> None:
+    """Write deployments down, as `flow.to_deployment(…)` makes them, and run their runs here, until Ctrl-C.
+
+    As `flow.serve()` otherwise.
+    """
+    lazy.load("serve")(
+        *deployments, limit=limit, pause_on_shutdown=pause_on_shutdown, print_starting_message=print_starting_message
+    )
+
+
+def deploy(*deployments: Any, **options: Any) -> list[str]:
+    """Write deployments down for a work pool; `orchestra.deployments.deploy` says what can be set."""
+    ids: list[str] = lazy.load("deploy")(*deployments, **options)
+    return ids
 
 
 def load_flow_from_entrypoint(entrypoint: str) -> Flow[..., Any]:
@@ -297,4 +418,4 @@ def _fields(options: FlowOptions) -> dict[str, Any]:
     return fields
 
 
-__getattr__ = absent(__name__, "deployments", "serve aserve deploy adeploy")
+__getattr__ = absent(__name__, "deployments", "aserve adeploy")

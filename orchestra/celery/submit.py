@@ -72,13 +72,13 @@ def submit_flow_run(
     new.delay, new.due_at = _when(countdown, eta)
     if name is not None:
         new.name = clean_text(name)[:LONGEST_NAME]
-    _check_text("queue", new.queue, LONGEST_NAME)
+    check_text("queue", new.queue, LONGEST_NAME)
     carrying.check_queue(new.queue)
-    _check_text("idempotency_key", new.idempotency_key, LONGEST_KEY)
+    check_text("idempotency_key", new.idempotency_key, LONGEST_KEY)
     # One that is due later is planned by its first segment.
     due = not new.delay and new.due_at is None
     static = plan_static(spec, parameters, new, carrying) if spec.static and due else None
-    return FlowRunHandle(_as_step(spec, new, carrying, static), carrying)
+    return FlowRunHandle(as_step(f"{spec.name}-delay", new, carrying, static), carrying)
 
 
 def new_run(
@@ -116,7 +116,7 @@ def new_run(
     )
 
 
-def _check_text(option: str, value: str | None, longest: int) -> None:
+def check_text(option: str, value: str | None, longest: int) -> None:
     if value is None:
         return
     if len(value) > longest:
@@ -137,12 +137,11 @@ def _when(countdown: float | timedelta | None, eta: datetime | None) -> tuple[fl
     return max(delay, 0.0), None
 
 
-def _as_step(spec: FlowSpec, new: runs.NewRun, carrying: CeleryCarrier, static: StaticRun | None) -> str:
-    """Create the run, as a step of the flow body that asks for it; gives the run's id."""
+def as_step(what: str, new: runs.NewRun, carrying: CeleryCarrier, static: StaticRun | None = None) -> str:
+    """Create the run, as a step of this name of the flow body that asks for it; gives the run's id."""
     here = flow_run_context.get()
     if here is None or task_run_context.get() is not None:
         return create(new, carrying, static)
-    what = f"{spec.name}-delay"
     if (line := current_line.get()) is not None and new.idempotency_key is None:
         # The step may be journaled after the run is created: a crash between the two must not make a second run.
         key = line.branch.peek(names.step_name(what)).key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from orchestra import clock
 from orchestra.celery.dispatch import CeleryCarrier
@@ -25,6 +26,8 @@ class Ticker:
     def __init__(self, carrier: CeleryCarrier) -> None:
         self._carrier = carrier
         self._late_at = self._complained_at = float("-inf")
+        #: When it was said of a queue that no worker listens on it.
+        self._told_at: dict[str, float] = {}
         #: The database's clock at the last turn; at first, whatever it says is later.
         self._moment = float("inf")
 
@@ -44,10 +47,21 @@ class Ticker:
         self._moment = moment
         if clock.monotonic() >= self._late_at:
             self._late_at = clock.monotonic() + _LATE_EVERY
-            firing.mark_late(opened)
+            self._tell_late(firing.mark_late(opened))
         earliest = ticks.earliest(opened)
         wait = LONGEST_WAIT if earliest is None else earliest - opened.now()
         return max(min(wait, LONGEST_WAIT), 0.0)
+
+    def _tell_late(self, unheard: Mapping[str, int]) -> None:
+        """Say of each queue that no worker listens on, once a minute, that runs wait there."""
+        for queue, number in unheard.items():
+            if clock.monotonic() - self._told_at.get(queue, float("-inf")) < _COMPLAIN_EVERY:
+                continue
+            self._told_at[queue] = clock.monotonic()
+            logger.warning(
+                "no worker listens on queue %r, where %d more runs are late: start one by `orchestra worker start -q %s`",
+                queue, number, queue,
+            )  # fmt: skip
 
     def _route(self, entrypoint: str) -> tuple[str, int | None]:
         queue, priority = self._carrier.route(entrypoint)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import rich_click as click
 
 from orchestra import lazy
-from orchestra.cli import _drawing, _support
+from orchestra.cli import _drawing, _options, _support
 from orchestra.engine.parameters import bind_named
+from orchestra.flows import load_flow_from_entrypoint
 from orchestra.store import queries
 from orchestra.store.database import database
 
 
 @click.group(cls=_support.Group)
 def flow() -> None:
-    """See flows."""
+    """See and serve flows."""
 
 
 @flow.command("ls")
@@ -33,6 +34,37 @@ def ls(limit: int, after: str | None, output: str) -> None:
         rows = [(f.name, f.path, f.last_run_state_name, f.last_run_created) for f in page.items]
         _support.emit_table(("NAME", "PATH", "LAST RUN", "WHEN"), rows)
     _support.say_more(page.next)
+
+
+@flow.command()
+@click.argument("entrypoint", metavar="FILE.py:FLOW")
+@click.option("-n", "--name", help="Name of the deployment; else the flow's.")
+@click.option("--cron", help="Start runs by a cron expression.")
+@click.option("--interval", metavar="TIME", callback=_options.duration, help="Start a run each 90, 15m, '2h 30m'.")
+@click.option("--rrule", help="Start runs by a recurrence rule.")
+@click.option("-l", "--limit", type=click.IntRange(min=1), help="Most runs at work at once; else one per processor.")
+@click.option("-t", "--tag", "tags", multiple=True, help="Tag of its runs; repeatable.")
+@click.option("--pause-on-shutdown/--no-pause-on-shutdown", default=True, help="Pause its schedules at the end.")
+def serve(
+    entrypoint: str,
+    name: str | None,
+    cron: str | None,
+    interval: float | None,
+    rrule: str | None,
+    limit: int | None,
+    tags: tuple[str, ...],
+    pause_on_shutdown: bool,
+) -> None:
+    """Write a deployment of a flow down and run its runs here, until Ctrl-C.
+
+    \b
+    Example:
+      orchestra flow serve etl.py:pipeline --name nightly --cron '0 3 * * *'
+    """
+    found = load_flow_from_entrypoint(entrypoint)
+    found.serve(
+        name, cron=cron, interval=interval, rrule=rrule, limit=limit, tags=tags, pause_on_shutdown=pause_on_shutdown
+    )
 
 
 @flow.command()

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import rich_click as click
 
 from orchestra import lazy
-from orchestra.cli import _drawing, _logs, _support, _watch
+from orchestra.cli import _drawing, _logs, _options, _support, _watch
+from orchestra.cli.deployment import start as start_deployment
 from orchestra.engine import leases, operations
 from orchestra.engine.parameters import bind_named
-from orchestra.store import queries
+from orchestra.store import deployments, queries
 from orchestra.store.database import Database, database
 
 
@@ -27,7 +28,10 @@ def flow_run() -> None:
 
 
 @flow_run.command()
-@click.option("--flow", "path", required=True, metavar="MODULE:FLOW", help="The flow, as etl:pipeline.")
+@click.option("--flow", "path", metavar="MODULE:FLOW", help="The flow, as etl:pipeline.")
+@click.option(
+    "--deployment", "deployment_name", metavar="FLOW/DEPLOYMENT", help="A deployment, in the place of a flow."
+)
 @_support.parameter_options
 @click.option("-q", "--queue", help="Celery queue; else the flow's own.")
 @click.option("--name", help="Name of the run; else two random words.")
@@ -38,7 +42,8 @@ def flow_run() -> None:
 @click.option("-w", "--watch", is_flag=True, help="Wait for its end, with progress; exit code 6 if it fails.")
 @_support.app_option
 def create(
-    path: str,
+    path: str | None,
+    deployment_name: str | None,
     pairs: tuple[str, ...],
     text: str | None,
     queue: str | None,
@@ -54,9 +59,26 @@ def create(
     \b
     Examples:
       orchestra flow-run create --flow etl:pipeline --param day=2026-11-22 --param limit=10
+      orchestra flow-run create --deployment etl/nightly --param limit=10
       id=$(orchestra flow-run create --flow etl:pipeline --params @params.json)
     """
-    spec = _support.load_flow(path)
+    if (path is None) == (deployment_name is None):
+        raise click.UsageError("give --flow or --deployment")
+    if deployment_name is not None:
+        if queue is not None or priority is not None:
+            raise click.UsageError("--queue and --priority are the deployment's own")
+        run_id = start_deployment(
+            deployment_name,
+            _support.parameters(pairs, text),
+            flow_run_name=name,
+            tags=tags,
+            scheduled_time=None if countdown is None else _options.from_now(countdown),
+            idempotency_key=idempotency_key,
+        )
+        if watch:
+            _watch.watch(database(), run_id)
+        return
+    spec = _support.load_flow(str(path))
     given = bind_named(spec.fn, _support.parameters(pairs, text))
     handle = lazy.load("submit_flow_run")(
         spec,
@@ -76,6 +98,7 @@ def create(
 @flow_run.command("ls")
 @click.option("--flow-name", help="Only runs of this flow.")
 @click.option("--parent", "parent_flow_run_id", metavar="ID", help="Only subflow runs of this run.")
+@click.option("--deployment", "deployment_name", metavar="FLOW/DEPLOYMENT", help="Only runs of this deployment.")
 @_support.tag_option
 @_support.state_options
 @_support.page_options(15, "flow run")
@@ -83,6 +106,7 @@ def create(
 def ls(
     flow_name: str | None,
     parent_flow_run_id: str | None,
+    deployment_name: str | None,
     tags: tuple[str, ...],
     state_names: tuple[str, ...],
     state_types: tuple[str, ...],
@@ -106,6 +130,7 @@ def ls(
         state_names=state_names,
         parent_flow_run_id=parent_flow_run_id,
         tags=tags,
+        deployment_id=None if deployment_name is None else deployments.read(database(), deployment_name).id,
     )
     if output == "json":
         _support.emit_json(page.items)

@@ -156,6 +156,9 @@ def _from_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{str(path)!r} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    # What lies beside a script can be imported, as where it is run; what is installed comes first.
+    if (folder := str(path.parent)) not in sys.path:
+        sys.path.append(folder)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

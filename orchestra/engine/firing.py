@@ -1,4 +1,4 @@
-"""Fire what is due: the runs that schedules owe, made and written; and what is late, said once.
+"""Fire what is due: the runs that schedules owe, made and written; and show what is late.
 
 Safe to do in any number of processes at once, and to be killed in at any moment (`store.ticks`).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -127,16 +128,9 @@ def _new_run(row: Any, schedule: Schedule, fire_at: float, route: Router) -> New
     )
 
 
-def mark_late(database: Database) -> None:
-    """Show runs of deployments that nobody has taken up in time as `Late`, and say where no worker listens."""
-    late = ticks.mark_late(database)
-    if not late:
-        return
-    slots = workers.slots_by_queue(database)
-    for queue in sorted({queue for _, queue in late}):
-        number = sum(each == queue for _, each in late)
-        if not slots.get(queue):
-            logger.warning(
-                "%d runs are late: no worker listens on queue %r; start one by `orchestra worker start -q %s`",
-                number, queue, queue,
-            )  # fmt: skip
+def mark_late(database: Database) -> Counter[str]:
+    """Show runs of deployments that nobody has taken up in time as `Late`; of these, how many wait in each queue that
+    no worker listens on."""
+    late = Counter(queue for _, queue in ticks.mark_late(database))
+    slots = workers.slots_by_queue(database) if late else {}
+    return Counter({queue: number for queue, number in late.items() if not slots.get(queue)})

@@ -12,7 +12,18 @@ from typing import Any
 
 from orchestra import clock, retries, serializers, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
-from orchestra.engine import bodies, branches, definitions, greenlets, history, interrupts, owed, tracing, unknown
+from orchestra.engine import (
+    bodies,
+    branches,
+    definitions,
+    deployed,
+    greenlets,
+    history,
+    interrupts,
+    owed,
+    tracing,
+    unknown,
+)
 from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
 from orchestra.engine.durable import DurableRunner
@@ -20,7 +31,7 @@ from orchestra.engine.future import JournalFuture
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import FlowRunHooks, running_state
 from orchestra.engine.outcomes import flow_state
-from orchestra.engine.parameters import call_with, validate
+from orchestra.engine.parameters import bind_named, call_with, validate
 from orchestra.engine.values import ending_of
 from orchestra.errors import (
     Adrift,
@@ -63,6 +74,8 @@ def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart)
         return
     wake = WAKE_SUFFIX if claimed.claim.number > 1 else ""
     heart.mark(claimed.row["queue"] + wake, claimed.row["announced_at"])
+    if claimed.row["deployment_id"] is not None and deployed.hold_back(database, claimed):
+        return
     flow = _load(database, claimed)
     if flow is not None:
         Segment(database, flow, claimed, carrier, heart).run()
@@ -75,7 +88,8 @@ def _load(database: Database, claimed: Claimed) -> FlowSpec | None:
         # Its code may be what kills the process; it is ended without.
         return unknown.unknown_flow(row["path"], row["flow_name"])
     try:
-        return definitions.load_flow(row["path"], row["entrypoint"], row["options"])
+        path = row["path"] if row["deployment_id"] is None else deployed.entrypoint_here(database, row)
+        return definitions.load_flow(path, row["entrypoint"], row["options"])
     except DefinitionNotFound as error:
         if not claimed.claim.cancelled:
             unknown.wait_for_code(database, claimed.claim, error)
@@ -289,6 +303,9 @@ class Segment:
 
     def _parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = serializers.decode(self.row["parameters"])
+        if self.row["deployment_id"] is not None:
+            # Where it was started there was no code: only here it is known what a parameter's default is.
+            parameters = bind_named(self.flow.fn, parameters)
         self.context.parameters = parameters
         if self.flow.validate_parameters:
             self.context.parameters = validate(self.flow.fn, parameters)

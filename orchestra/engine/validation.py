@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from orchestra.engine.parameters import hints, signature
 from orchestra.errors import DefinitionError, ParameterTypeError
 
 _Model = type[BaseModel]
+#: Parameters that take what no other one does.
+_VAR = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def validate(fn: Callable[..., Any], parameters: dict[str, Any]) -> dict[str, Any]:
@@ -28,6 +31,37 @@ def validate(fn: Callable[..., Any], parameters: dict[str, Any]) -> dict[str, An
     except ValidationError as error:
         raise ParameterTypeError(_sentence(fn, error)) from error
     return {name: getattr(checked, field) for field, name in fields.items()}
+
+
+def schema(fn: Callable[..., Any]) -> dict[str, Any]:
+    """The JSON schema of the parameters of `fn`, by its annotations; one that JSON cannot describe takes anything."""
+    known = {name: each for name, each in signature(fn).parameters.items() if each.kind not in _VAR}
+    definitions: Any = {}
+    for index, (name, parameter) in enumerate(known.items()):
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        field = Field(default, alias=name, title=name, json_schema_extra={"position": index})
+        definitions[f"p{index}"] = (_describable(_annotation(fn, name)), field)
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in signature(fn).parameters.values())
+    config = ConfigDict(arbitrary_types_allowed=True, extra="allow" if takes_any else "forbid")
+    model = create_model("Parameters", __config__=config, **definitions)
+    found: dict[str, Any] = model.model_json_schema(schema_generator=_Schema)
+    return found
+
+
+class _Schema(GenerateJsonSchema):
+    """Defaults that JSON cannot hold are left out without a warning."""
+
+    def render_warning_message(self, kind: Any, detail: str) -> None:
+        """Nothing."""
+
+
+def _describable(annotation: Any) -> Any:
+    try:
+        TypeAdapter(annotation).json_schema(schema_generator=_Schema)
+    except Exception:
+        # What has no schema, or cannot be built alone, is checked by the worker, which has the type.
+        return Any
+    return annotation
 
 
 def serialize(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -177,12 +177,15 @@ def is_released(connection: Connection, claim: Claim, *phases: Phase) -> bool:
     return connection.scalar(sa.select(table.c.phase).where(*ours)) in phases
 
 
-def give_back(database: Database, claim: Claim, *, due_in: float = 0.0, message: str | None = None) -> bool:
+def give_back(
+    database: Database, claim: Claim, *, due_in: float = 0.0, message: str | None = None, unstarted: bool = False
+) -> bool:
     """Make the row READY again, orderly: counts no lapse.
 
     Args:
         due_in: Seconds after which it may be claimed again.
         message: Why, for people; kept as the state's message.
+        unstarted: Nothing of a flow run was done: the next claim starts it, and its deadline counts from there.
 
     Returns:
         Whether the claim still held.
@@ -190,6 +193,8 @@ def give_back(database: Database, claim: Claim, *, due_in: float = 0.0, message:
     values = _returned(_table(claim)) | {"due_at": now() + due_in, "announce_at": now() + due_in}
     if message is not None:
         values["state_message"] = message
+    if unstarted:
+        values |= {"start_time": None, "deadline_at": None}
     statement = sa.update(_table(claim)).where(*held(claim)).values(**values)
     return database.write(lambda connection: connection.execute(statement).rowcount == 1)
 

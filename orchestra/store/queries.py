@@ -530,6 +530,32 @@ def waiting_by_queue(db: Database) -> dict[str, int]:
     return db.read(look)
 
 
+def waiting_runs(db: Database, queues: Iterable[str], *, limit: int = 20) -> list[FlowRun]:
+    """The flow runs that wait to start, or to go on, on these queues, the first due first."""
+    waits = (phase_is(flow_runs, Phase.READY), flow_runs.c.queue.in_(list(queues)))
+    query = select_runs().where(*waits).order_by(flow_runs.c.due_at, flow_runs.c.id).limit(limit)
+    return [flow_run_of(row) for row in db.read(lambda conn: mappings(conn, query))]
+
+
+def runs_by_queue(db: Database, queues: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Of each of these queues, how many flow runs are at work or parked, and how many wait for a worker now."""
+    of_these = flow_runs.c.queue.in_(list(queues))
+    counted = (flow_runs.c.queue, func.count())
+
+    def look(conn: Connection) -> dict[str, tuple[int, int]]:
+        at_work = (phase_is(flow_runs, Phase.CLAIMED, Phase.WAITING), of_these)
+        active = _counts(conn, select(*counted).where(*at_work).group_by(flow_runs.c.queue))
+        due = (phase_is(flow_runs, Phase.READY), flow_runs.c.due_at <= instant(conn), of_these)
+        waiting = _counts(conn, select(*counted).where(*due).group_by(flow_runs.c.queue))
+        return {queue: (active.get(queue, 0), waiting.get(queue, 0)) for queue in active | waiting}
+
+    return db.read(look)
+
+
+def _counts(conn: Connection, query: Select[Any]) -> dict[str, int]:
+    return {queue: count for queue, count in conn.execute(query)}
+
+
 def last_sweep(db: Database) -> datetime | None:
     """When a sweeper last did its rounds; None: never."""
     return clock.to_datetime(db.read(lambda conn: conn.scalar(select(func.max(leaders.c.ticked_at)))))

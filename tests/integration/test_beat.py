@@ -90,6 +90,14 @@ def test_the_apps_own_beat_schedule_goes_on_beside_ours_and_changes_are_seen(
     wait_until(lambda: len(fired(database)) > paused, "ours to go on", 5)
 
 
+def test_beat_says_where_no_worker_listens(database: Database, start_beat: Beats) -> None:
+    """Once a run is late, with what to do."""
+    keep(database, Interval(1), queue="lonely")
+    beat = start_beat()
+    wait_until(lambda: "no worker listens on queue 'lonely'" in beat.log(), "the warning", 40)
+    assert beat.log().count("no worker listens") == 1
+
+
 def test_ours_are_on_time(database: Database, start_beat: Beats) -> None:
     """A run is written within a second of its time."""
     start_beat()

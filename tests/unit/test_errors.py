@@ -23,6 +23,8 @@ FACTS: dict[str, tuple[object, ...]] = {
     "TaskRunNotFound": ("5f0c",),
     "FlowNotFound": ("etl",),
     "GraphvizNotFound": ("the program dot",),
+    "ImageNotBuilt": ("etl:1", "no engine answers"),
+    "SourceUnavailable": ("https://example.org/etl.git", "no such host"),
     "NotThereYet": ("orchestra.events", "emit_event", "events"),
     "DefinitionNotFound": ("flows:etl", "no module named 'flows'"),
     "DeploymentNotFound": ("etl/nightly",),

@@ -17,13 +17,14 @@ from tests.helpers import ROOT
 FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
     "callables states journal graph decomposition specs retries serializers typed_values pickles signing previews "
-    "annotations names hooks questions schedules fire_times cache_policies utilities task_runners",
+    "annotations names hooks questions schedules fire_times deployment_options work_pools cache_policies utilities "
+    "task_runners",
     "store",
     "context runtime logging results futures awaitables handles engine runners transactions artifacts "
     "variables events concurrency locking input",
     "flows tasks observations flow_runs decorated deployments docker automations blocks canvas_members background",
     "celery",
-    "cli client testing server dev task_worker __main__",
+    "cli client testing server dev serving project_files task_worker __main__",
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 FILES = {
