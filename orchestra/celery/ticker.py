@@ -59,7 +59,7 @@ class Ticker:
                 continue
             self._told_at[queue] = clock.monotonic()
             logger.warning(
-                "no worker listens on queue %r, where %d more runs are late: start one by `orchestra worker start -q %s`",
+                "no worker listens on queue %r, %d runs are late: start one: `orchestra worker start -q %s`",
                 queue, number, queue,
             )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from orchestra.store.database import Database
 from orchestra.store.tables import flow_runs
 from tests import servers
 from tests.conftest import WorkerFactory
-from tests.helpers import wait_until
+from tests.helpers import ROOT, wait_until
 from tests.store.test_deployments import keep
 
 pytestmark = pytest.mark.services
@@ -146,3 +147,20 @@ def test_a_scheduler_of_the_apps_own_choice_stays(broker: servers.Broker) -> Non
     assert {each.conf.beat_scheduler for each in (before, after, source)} == {"their.own:Scheduler"}
     plain = orchestra.celery.install(Celery("plain", broker=broker.url, set_as_current=False))
     assert plain.conf.beat_scheduler == apps.SCHEDULER
+
+
+def test_the_example_runs_by_the_clock(
+    database: Database, start_beat: Beats, worker_factory: WorkerFactory, tmp_path: Path
+) -> None:
+    """As a new user would: write the deployment, and beat and a worker do the rest."""
+    start_beat()
+    worker_factory("tests.integration.flows", pool="threads")
+    program = [sys.executable, str(ROOT / "examples/scheduled/reports.py")]
+    subprocess.run(program, check=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    def done() -> list[Any]:
+        query = sa.select(flow_runs).where(flow_runs.c.state_name == "Completed")
+        return database.read(lambda connection: list(connection.execute(query)))
+
+    wait_until(lambda: len(done()) >= 2, "two runs to end well", 30)
+    assert {row.flow_name for row in done()} == {"report"}
