@@ -46,7 +46,7 @@ _OF_DEPLOYMENT = (
 class Firing:
     """What becomes of a schedule that was due."""
 
-    #: As `take_due` gave it.
+    #: As `find_due` gave it.
     row: Any
     #: By fire time.
     new: Sequence[tuple[float, NewRun]]
