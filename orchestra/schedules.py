@@ -1,10 +1,10 @@
-"""Schedules as values: when runs are to start, checked when they are written down. What fires them comes later."""
+"""Schedules as values: when runs are to start, checked when they are written down. `fire_times` has their times."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,6 +13,8 @@ from orchestra.errors import ConfigurationError
 
 #: What may become of times that were missed.
 CATCHUPS = ("latest", "none", "all")
+#: Where an interval or a recurrence rule begins that does not say it, in the schedule's zone: a midnight.
+ANCHOR = datetime(2020, 1, 1)  # noqa: DTZ001  # without a zone: each schedule has its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,13 @@ class Schedule:
 
     #: A cron expression of five fields, or six with seconds last.
     cron: str | None = None
+    #: Elapsed time, from `anchor_date` on; whole days go by the wall clock of the timezone.
     interval: timedelta | None = None
-    #: An iCalendar recurrence rule (RFC 5545).
+    #: An iCalendar recurrence rule (RFC 5545). Where it has no DTSTART, it begins as an interval does.
     rrule: str | None = None
     #: IANA name, as "Europe/Berlin"; None: UTC.
     timezone: str | None = None
-    #: An instant at which an interval begins.
+    #: An instant at which an interval begins; None: midnight of 1 January 2020 in the timezone.
     anchor_date: datetime | None = None
     #: In a cron expression with both a day of the month and a weekday: either of them, as cron does; else both.
     day_or: bool = True
@@ -60,6 +63,10 @@ class Schedule:
             _check_rrule(self.rrule)
         if self.catchup not in CATCHUPS:
             raise ConfigurationError(f"catchup= is one of {', '.join(CATCHUPS)}, not {self.catchup!r}")
+        if self.catchup_max is not None and self.catchup_max < 1:
+            raise ConfigurationError(f"catchup_max= is at least 1, not {self.catchup_max}; or say catchup='none'")
+        if self.max_late is not None and self.max_late <= 0:
+            raise ConfigurationError(f"max_late= is a number of seconds above 0, not {self.max_late}")
 
 
 def Cron(
@@ -70,6 +77,9 @@ def Cron(
     active: bool = True,
     parameters: Mapping[str, Any] | None = None,
     slug: str | None = None,
+    catchup: str = "latest",
+    catchup_max: int | None = None,
+    max_late: float | None = None,
 ) -> Schedule:
     """A schedule by a cron expression.
 
@@ -77,7 +87,15 @@ def Cron(
         ConfigurationError: It, or the timezone, cannot be read.
     """
     return Schedule(
-        cron=cron, timezone=timezone, day_or=day_or, active=active, parameters=dict(parameters or {}), slug=slug
+        cron=cron,
+        timezone=timezone,
+        day_or=day_or,
+        active=active,
+        parameters=dict(parameters or {}),
+        slug=slug,
+        catchup=catchup,
+        catchup_max=catchup_max,
+        max_late=max_late,
     )
 
 
@@ -89,6 +107,9 @@ def Interval(
     active: bool = True,
     parameters: Mapping[str, Any] | None = None,
     slug: str | None = None,
+    catchup: str = "latest",
+    catchup_max: int | None = None,
+    max_late: float | None = None,
 ) -> Schedule:
     """A schedule of one run each `interval` (seconds, or a timedelta).
 
@@ -102,6 +123,9 @@ def Interval(
         active=active,
         parameters=dict(parameters or {}),
         slug=slug,
+        catchup=catchup,
+        catchup_max=catchup_max,
+        max_late=max_late,
     )
 
 
@@ -112,13 +136,25 @@ def RRule(
     active: bool = True,
     parameters: Mapping[str, Any] | None = None,
     slug: str | None = None,
+    catchup: str = "latest",
+    catchup_max: int | None = None,
+    max_late: float | None = None,
 ) -> Schedule:
     """A schedule by a recurrence rule, as "FREQ=WEEKLY;BYDAY=MO".
 
     Raises:
         ConfigurationError: It, or the timezone, cannot be read.
     """
-    return Schedule(rrule=rrule, timezone=timezone, active=active, parameters=dict(parameters or {}), slug=slug)
+    return Schedule(
+        rrule=rrule,
+        timezone=timezone,
+        active=active,
+        parameters=dict(parameters or {}),
+        slug=slug,
+        catchup=catchup,
+        catchup_max=catchup_max,
+        max_late=max_late,
+    )
 
 
 def _check_timezone(name: str | None) -> None:
@@ -128,8 +164,22 @@ def _check_timezone(name: str | None) -> None:
         raise ConfigurationError(f"there is no timezone {name!r}: use an IANA name, as 'Europe/Berlin'") from error
 
 
+def parse_rrule(text: str, zone: tzinfo) -> Any:
+    """dateutil's rule for a text, begun at `ANCHOR` in this zone where it does not say it.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    read = lazy.resolve("dateutil.rrule:rrulestr")
+    try:
+        return read(text, dtstart=ANCHOR)
+    except ValueError:
+        # With an UNTIL in UTC, the beginning must have a zone, too.
+        return read(text, dtstart=ANCHOR.replace(tzinfo=zone))
+
+
 def _check_rrule(text: str) -> None:
     try:
-        lazy.resolve("dateutil.rrule:rrulestr")(text)
+        parse_rrule(text, UTC)
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{text!r} is no recurrence rule ({error}): as in 'FREQ=WEEKLY;BYDAY=MO'") from error

@@ -3,11 +3,13 @@
     app = Celery("proj", broker=...)
     orchestra.celery.install(app)
 
-Only Celery's extension points are used: a few tasks, a boot step of the worker and one of its consumer. No setting of
-the app is changed.
+Only Celery's extension points are used: a few tasks, a boot step of the worker and one of its consumer, and beat's
+scheduler. No setting of the app is changed but `beat_scheduler`, and that only where it is Celery's default.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from celery import Celery
 
@@ -37,7 +39,17 @@ def install(app: Celery, *, default: bool = False) -> Celery:
         # By name: what a worker needs is loaded by a worker only.
         app.steps["worker"].add("orchestra.celery.worker:OrchestraStep")
         app.steps["consumer"].add("orchestra.celery.waker:WakerStep")
+        if app.configured:
+            _set_scheduler(app)
+        else:
+            app.on_after_configure.connect(_set_scheduler)
     return app
+
+
+def _set_scheduler(sender: Celery, **_: Any) -> None:
+    """Let beat fire the schedules of deployments too; one that the app has chosen itself stays."""
+    if sender.conf.beat_scheduler == apps.CELERYS_SCHEDULER:
+        sender.conf.beat_scheduler = apps.SCHEDULER
 
 
 def app() -> Celery:

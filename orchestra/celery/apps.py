@@ -20,6 +20,8 @@ from orchestra.errors import ConfigurationError, NoBroker
 FLOW_TASK, STEP_TASK, HOOKS_TASK = "orchestra.flow", "orchestra.task", "orchestra.hooks"
 #: Those of canvases that are applied by hand: the first and the last node, and one that only joins.
 ENTER_TASK, PASS_ON_TASK, JOIN_TASK = "orchestra.enter", "orchestra.pass_on", "orchestra.join"
+#: The scheduler of beat that is Celery's default, and the one that we set in its place, as `beat_scheduler` names them.
+CELERYS_SCHEDULER, SCHEDULER = "celery.beat:PersistentScheduler", "orchestra.celery.beat:Scheduler"
 
 #: Seconds after which Redis gives an unacknowledged message out again. Messages are acknowledged before they are
 #: worked on, so that this concerns only those a dead worker had fetched.

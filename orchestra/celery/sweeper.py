@@ -23,8 +23,10 @@ from typing import IO, Any
 from celery import Celery
 
 from orchestra import clock, identifiers, settings
+from orchestra.celery.apps import CELERYS_SCHEDULER, SCHEDULER
 from orchestra.celery.dispatch import CeleryCarrier
 from orchestra.celery.processes import Watch
+from orchestra.celery.ticker import Ticker
 from orchestra.engine import leases
 from orchestra.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from orchestra.runners.carrier import Carrier
@@ -56,9 +58,15 @@ EX_CONFIG = 78
 class Sweeper:
     """Announces what is owed, if it is the leader. One `tick` at a time; a failing one is logged and repeated."""
 
-    def __init__(self, database: Database, carrier: Carrier) -> None:
+    def __init__(self, database: Database, carrier: Carrier, ticker: Ticker | None = None) -> None:
+        """Sweep this database.
+
+        Args:
+            ticker: Fires schedules, where the leader is to do that.
+        """
         self._database = database
         self._carrier = carrier
+        self._ticker = ticker
         self._owner = identifiers.owner()
         self._is_leader = False
         self._lead_at = self._sweep_at = float("-inf")
@@ -94,6 +102,8 @@ class Sweeper:
         self._lead_at = now + leader_lease / 3
 
     def _work(self) -> float:
+        if self._ticker is not None:
+            self._ticker.turn()
         self._announce(due.complete_due(self._database))
         self._announce(slots.sweep(self._database))
         now = clock.monotonic()
@@ -160,9 +170,9 @@ class Patience:
 class Attendant:
     """Looks after one worker: its row, its dead children's leases, its silent children's leases; and sweeps."""
 
-    def __init__(self, database: Database, carrier: Carrier, worker: WorkerRow) -> None:
+    def __init__(self, database: Database, carrier: CeleryCarrier, worker: WorkerRow) -> None:
         self._database = database
-        self._sweeper = Sweeper(database, carrier)
+        self._sweeper = Sweeper(database, carrier, _ticker(carrier))
         self._worker = worker
         self._watch = Watch(worker.pid)
         self._alert_until = clock.monotonic() + _ALERT
@@ -240,6 +250,11 @@ class Attendant:
             logger.warning("could not look after the worker; trying again", exc_info=True)
 
 
+def _ticker(carrier: CeleryCarrier) -> Ticker | None:
+    """What fires schedules in the sweeper: needed where the app's beat runs a scheduler that knows nothing of them."""
+    return None if carrier.app.conf.beat_scheduler in (CELERYS_SCHEDULER, SCHEDULER) else Ticker(carrier)
+
+
 def _process(owner: str) -> str:
     _, pid, start = identifiers.process_of(owner)
     return f"{pid}:{start}"
@@ -251,7 +266,7 @@ def _process(owner: str) -> str:
 class AttendantThread:
     """An attendant in a thread of the worker, for pools that do not fork."""
 
-    def __init__(self, carrier: Carrier, worker: WorkerRow) -> None:
+    def __init__(self, carrier: CeleryCarrier, worker: WorkerRow) -> None:
         self._attendant = Attendant(database(), carrier, worker)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orchestra-sweeper", daemon=True)

@@ -53,6 +53,8 @@ _SENDING = (
     "broker_login_method",
     "broker_failover_strategy",
     "broker_connection_timeout",
+    "beat_scheduler",
+    "task_routes",
     "task_default_queue",
     "task_default_exchange",
     "task_default_exchange_type",

@@ -25,6 +25,7 @@ _COMMANDS = {
     "work-pool": "orchestra.cli.work_pool:work_pool",
     "work-queue": "orchestra.cli.work_queue:work_queue",
     "worker": "orchestra.cli.worker:worker",
+    "beat": "orchestra.cli.beat:beat",
     "global-concurrency-limit": "orchestra.cli.global_concurrency_limit:global_concurrency_limit",
     "db": "orchestra.cli.db:db",
     "config": "orchestra.cli.config:config",

@@ -26,6 +26,8 @@ from orchestra.store.tables import deployments, installation, schedules, work_po
 _JSON = ("tags", "parameters", "parameter_schema", "job_variables", "pull_steps", "triggers")
 #: What a schedule is told by where it has no slug.
 _RULE = ("cron", "interval", "rrule", "timezone", "day_or", "anchor", "parameters")
+#: Of a schedule that is new, changed or resumed: it counts from now on, and beat looks at it at once.
+_BEGUN: dict[str, Any] = {"next_at": now(), "fired_at": now()}
 #: The row of `installation` that every change of a schedule changes.
 _CHANGED = "schedules_changed"
 
@@ -216,6 +218,8 @@ def set_paused(database: Database, deployment: str, paused: bool) -> None:
     def work(connection: Connection) -> int:
         statement = sa.update(deployments).where(_is(deployment)).values(paused=paused, updated_at=now())
         _mark_change(connection)
+        if not paused:
+            _begin_resumed(connection, _is(deployment))
         return connection.execute(statement).rowcount
 
     if not database.write(work):
@@ -251,6 +255,7 @@ def add_schedule(database: Database, deployment: str, schedule: Schedule) -> str
     # Made before: a transaction whose answer was lost knows its row again.
     schedule_id = identifiers.new_run_id()
     row = _values(schedule) | {"id": schedule_id, "deployment_id": found.id, "created_at": now(), "updated_at": now()}
+    row |= _BEGUN
 
     def work(connection: Connection) -> bool:
         connection.execute(insert(connection, schedules).values(row).on_conflict_do_nothing())
@@ -269,7 +274,7 @@ def set_active(database: Database, deployment: str, schedule: str, active: bool)
         DeploymentNotFound: There is no such deployment.
         ScheduleNotFound: It has no such schedule.
     """
-    statement = sa.update(schedules).values(active=active, updated_at=now())
+    statement = sa.update(schedules).values(active=active, updated_at=now(), **_BEGUN)
     _change_schedule(database, deployment, schedule, statement)
 
 
@@ -314,6 +319,12 @@ def changes(database: Database) -> str | None:
 # -- how rows are written ----------------------------------------------------------------------------------------
 
 
+def _begin_resumed(connection: Connection, which: sa.ColumnElement[bool]) -> None:
+    """Let the schedules of a deployment count from now on if it was paused; asked before it is resumed."""
+    resumed = sa.select(deployments.c.id).where(which, deployments.c.paused)
+    connection.execute(sa.update(schedules).where(schedules.c.deployment_id.in_(resumed)).values(**_BEGUN))
+
+
 def _keep(connection: Connection, new: NewDeployment) -> str:
     values: dict[str, Any] = {name: getattr(new, name) for name in NewDeployment.__slots__}
     values |= {name: None if values[name] is None else json.dumps(values[name]) for name in _JSON if name != "tags"}
@@ -321,6 +332,8 @@ def _keep(connection: Connection, new: NewDeployment) -> str:
     values["updated_at"] = now()
     if new.paused is None:
         del values["paused"]
+    elif not new.paused:
+        _begin_resumed(connection, _is(f"{new.flow_name}/{new.name}"))
     row = values | {"id": identifiers.new_run_id(), "created_at": now()}
     statement = insert(connection, deployments).values(row)
     key = [deployments.c.flow_name, deployments.c.name]
@@ -339,9 +352,11 @@ def _set_schedules(connection: Connection, deployment_id: str, wanted: list[Sche
         kept.add(schedule_id)
         if same is None:
             row = values | {"id": schedule_id, "deployment_id": deployment_id, "created_at": now()}
-            connection.execute(insert(connection, schedules).values(row | {"updated_at": now()}))
+            connection.execute(insert(connection, schedules).values(row | _BEGUN | {"updated_at": now()}))
         elif any(same[name] != value for name, value in values.items()):
-            changed = sa.update(schedules).where(schedules.c.id == schedule_id).values(**values, updated_at=now())
+            changed = (
+                sa.update(schedules).where(schedules.c.id == schedule_id).values(**values, **_BEGUN, updated_at=now())
+            )
             connection.execute(changed)
     gone = [row["id"] for row in there if row["id"] not in kept]
     connection.execute(sa.delete(schedules).where(schedules.c.id.in_(gone)))

@@ -125,6 +125,15 @@ def create(database: Database, new: NewRun, planned: Planned | None = None) -> C
     return created
 
 
+def add(connection: Connection, new: NewRun, moment: float) -> Announcement | None:
+    """Write a run that is due as READY, within a transaction; None where its idempotency key was used before."""
+    _keep_flow(connection, new, moment)
+    made = _CREATE.mapping(connection, _EMPTY_ROW | _run_row(new, moment))
+    if made is None:
+        return None
+    return Announcement("flow", new.id, 1, None, new.flow_name, new.queue, new.priority, made["due_at"])
+
+
 def start_child(
     database: Database,
     parent: Claim,

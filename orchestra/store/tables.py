@@ -640,10 +640,30 @@ schedules = Table(
     Column("catchup_max", Integer),
     #: A time missed by more than this is not made up for, in seconds; null: however late.
     Column("max_late", Double),
+    #: When it is to be looked at next; null: it is paused, or will not fire any more. A change makes it due at once.
+    Column("next_at", Double),
+    #: All fire times up to this instant are dealt with.
+    Column("fired_at", Double, nullable=False, server_default=text("0")),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     UniqueConstraint("deployment_id", "slug"),
     ForeignKeyConstraint(["deployment_id"], ["deployments.id"], ondelete="CASCADE"),
+    Index(
+        "ix_schedules_next",
+        "next_at",
+        sqlite_where=text("next_at IS NOT NULL"),
+        postgresql_where=text("next_at IS NOT NULL"),
+    ),
+)
+
+#: The fire times of schedules for which a run was made: one each. Those of the last days are kept.
+ticks = Table(
+    "ticks",
+    metadata,
+    Column("schedule_id", String(36), primary_key=True),
+    Column("fire_at", Double, primary_key=True),
+    Column("run_id", String(36), nullable=False),
+    ForeignKeyConstraint(["schedule_id"], ["schedules.id"], ondelete="CASCADE"),
 )
 
 workers = Table(
