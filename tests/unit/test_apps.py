@@ -69,7 +69,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("settings", [{}, SETTINGS], ids=["defaults", "own settings"])
 def test_installing_changes_no_setting_of_the_app(settings: dict[str, object]) -> None:
-    """Neither the values nor what counts as set by the user, also when all is in use; but for Celery's own scheduler."""
+    """Neither the values nor what counts as set by the user, also when all is in use; but for Celery's scheduler."""
     app, untouched = make_app(), make_app()
     for each in (app, untouched):
         each.conf.update(settings)
