@@ -15,13 +15,13 @@ from orchestra import clock, settings
 from orchestra.errors import MissingResult, ResultCorrupt
 from orchestra.store import stored_results
 from orchestra.store.database import Database
-from orchestra.store.tables import blobs, cache_entries, flow_runs, steps
+from orchestra.store.tables import blobs, metadata
 from orchestra.store.tables import stored_results as files
 
 #: Bytes of one row; larger ones make the drivers and the write-ahead log slow.
 CHUNK = 1024 * 1024
 #: The tables whose rows refer to blobs, by `result_blob`.
-_REFERRING = (steps, flow_runs, cache_entries)
+_REFERRING = tuple(table for table in metadata.sorted_tables if "result_blob" in table.c)
 #: Names looked at in one transaction of `clean`.
 _BATCH = 200
 

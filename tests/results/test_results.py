@@ -17,7 +17,7 @@ from orchestra.errors import DefinitionError, MissingResult, ResultCorrupt, Seri
 from orchestra.handles import FlowRunHandle
 from orchestra.previews import preview
 from orchestra.serializers import NAMES
-from orchestra.store import blobs, interventions, journal
+from orchestra.store import blobs, interventions, journal, transactions
 from orchestra.store.database import Database
 from orchestra.store.tables import blobs as chunks
 from orchestra.store.tables import flow_runs, steps, stored_results
@@ -332,6 +332,16 @@ def test_clean_deletes_what_nothing_refers_to(database: Database, storage: Path)
     assert [row.name != orphan for row in rows(database, stored_results)] == [True]
     assert len(files(storage)) == 1
     assert blobs.clean(database, -1) == blobs.Cleaned(0, 0, 0)
+
+
+def test_what_a_transaction_has_staged_is_no_orphan(database: Database) -> None:
+    """A large value under a user's key outlives the run that staged it."""
+    value = b"v" * (settings.current().result_inline_max_bytes + 1)
+    transactions.keep_key(database, "report", value)
+
+    assert blobs.clean(database, -1) == blobs.Cleaned(0, 0, 0)
+
+    assert transactions.read_key(database, "report") == value
 
 
 def test_a_storage_that_is_away_keeps_no_run_from_being_deleted(
