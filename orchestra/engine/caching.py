@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from orchestra import clock, identifiers, results, serializers, settings, states
@@ -89,8 +90,8 @@ class Cached:
     #: None: the database locks.
     manager: LockManager | None = None
     locks: bool = True
-    #: False: what it computes may be rolled back yet, so others must not be answered with it.
-    keeps: bool = True
+    #: The transaction in which it is made, by run attempt and key: until that is committed nobody else is answered.
+    transaction: tuple[int, str] | None = None
     is_answered: bool = False
     _is_unusable: bool = False
 
@@ -118,7 +119,7 @@ class Cached:
 
     def keeping(self, ending: Ending) -> Keeping | None:
         """What goes along with the write of its end; None: nothing."""
-        is_new = self.keeps and not self.is_answered and ending.state_type == states.StateType.COMPLETED
+        is_new = not self.is_answered and ending.state_type == states.StateType.COMPLETED
         holder = None if self.holder is None else self.holder.key
         return Keeping(self.entry() if is_new else None, holder) if is_new or holder else None
 
@@ -133,6 +134,7 @@ class Cached:
             context.flow_run_id,
             context.task_run_id,
             context.task.cache_expiration,
+            self.transaction,
         )
 
     def let_go(self, db: Database) -> list[Announcement]:
@@ -179,10 +181,10 @@ def recognise(context: TaskRunContext) -> Cached | None:
     policy = policy_of(context.task)
     assert policy is not None
     in_transaction = transaction_here() is not None or context.called_in is not None
-    # A call of the same inside of one that is being computed would wait for itself.
+    # A call of the same inside of one that is being computed would wait for itself; one in a transaction has nothing to
+    # hand on before that is committed.
     locks = policy.locks and not in_transaction and found.key not in _computing.get()
-    manager = policy.lock_manager if locks else None
-    return Cached(context, found, manager=manager, locks=locks, keeps=not in_transaction)
+    return Cached(context, found, manager=policy.lock_manager if locks else None, locks=locks)
 
 
 @contextmanager
@@ -276,7 +278,7 @@ class _Place:
 
     def keep(self, state: State[Any]) -> None:
         """Keep the result for later calls, if it is one; where it cannot be kept, that is logged."""
-        if not state.is_completed() or not self.call.keeps:
+        if not state.is_completed():
             return
         try:
             data = serializers.encode(state.data, what=f"the result of task {self.call.context.task.name!r}")
@@ -285,8 +287,13 @@ class _Place:
             self.call.say("is not kept for later calls: %s", error)
             return
         holder = None if self._holder is None else self._holder.key
+        write = partial(self._guarded, lambda: self._write(Keeping(self.call.entry(), holder), data))
+        if (txn := transaction_here()) is not None:
+            # Rolled back, it never happened.
+            txn.when_committed.append(write)
+            return
         with interrupts.shielded():
-            self._guarded(lambda: self._write(Keeping(self.call.entry(), holder), data))
+            write()
 
     def _write(self, keeping: Keeping, data: bytes) -> bool:
         cache.keep(database(), keeping, data)
@@ -353,6 +360,8 @@ def meet_inline(db: Database, claim: Claim, context: TaskRunContext) -> Hit | Bu
         claim: On the flow run.
     """
     call = context.cached = recognise(context)
+    if call is not None and (txn := transaction_here()) is not None:
+        call.transaction = claim.run_attempt, str(txn.row_key)
     if call is None or (hit := call.look(db)) is not None:
         context.cached = None
         return None if call is None else hit
@@ -379,6 +388,7 @@ def meet_step(db: Database, claim: Claim, context: TaskRunContext) -> Hit | SetB
     call = context.cached = recognise(context)
     if call is None:
         return None
+    call.transaction = context.called_in
     hit = call.look(db)
     holder = slots.of_claim(claim, _PURPOSE)
     if hit is not None:

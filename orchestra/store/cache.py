@@ -18,7 +18,8 @@ from orchestra.serializers import clean_text
 from orchestra.store import blobs
 from orchestra.store.database import Database, insert_for, now
 from orchestra.store.prepared import Prepared, prepare
-from orchestra.store.tables import LONGEST_NAME, cache_entries, slots
+from orchestra.store.tables import LONGEST_NAME, cache_entries, slots, transactions
+from orchestra.transaction_rules import Durable
 
 #: Most expired entries that go with the writing of one.
 PRUNED_WITH_EACH = 10
@@ -38,6 +39,8 @@ class NewEntry:
     step_id: str | None = None
     #: For how many seconds it is used; None: for ever.
     expires_in: float | None = None
+    #: The run attempt and key of the transaction that must be committed before it is used; None: there is none.
+    transaction: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class Query:
 
 
 def find(database: Database, key: str) -> Found | None:
-    """The result kept under `key`, unless it has expired; None where there is none.
+    """The result kept under `key`, unless it has expired or may yet be rolled back; None where there is none.
 
     Raises:
         MissingResult: There is one, and its blob is gone.
@@ -208,6 +211,8 @@ def _row(entry: NewEntry, size: int) -> dict[str, Any]:
         "run_id": entry.run_id,
         "step_id": entry.step_id,
         "b_expires_in": entry.expires_in,
+        "transaction_attempt": entry.transaction[0] if entry.transaction else None,
+        "transaction_key": entry.transaction[1] if entry.transaction else None,
     }
 
 
@@ -229,4 +234,13 @@ _GIVE_UP = prepare(sa.delete(slots).where(slots.c.holder == sa.bindparam("b_hold
 _this = cache_entries.c.key == sa.bindparam("b_key")
 _BLOB_OF = prepare(sa.select(cache_entries.c.result_blob).where(_this))
 _unexpired = sa.or_(cache_entries.c.expires_at.is_(None), cache_entries.c.expires_at > now())
-_FIND = prepare(sa.select(cache_entries.c.result, cache_entries.c.result_blob).where(_this, _unexpired))
+_stands = sa.or_(
+    cache_entries.c.transaction_key.is_(None),
+    sa.exists().where(
+        transactions.c.run_id == cache_entries.c.run_id,
+        transactions.c.run_attempt == cache_entries.c.transaction_attempt,
+        transactions.c.key == cache_entries.c.transaction_key,
+        transactions.c.state == Durable.COMMITTED.value,
+    ),
+)
+_FIND = prepare(sa.select(cache_entries.c.result, cache_entries.c.result_blob).where(_this, _unexpired, _stands))

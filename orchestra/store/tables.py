@@ -477,6 +477,9 @@ cache_entries = Table(
     #: Who computed it.
     Column("run_id", String(36)),
     Column("step_id", String(36)),
+    #: The transaction of that run in which it was computed: it answers nobody before that is committed. Null: at once.
+    Column("transaction_attempt", Integer),
+    Column("transaction_key", String(LONGEST_KEY)),
     Column("created_at", Double, nullable=False),
     #: Null: never.
     Column("expires_at", Double),

@@ -17,6 +17,7 @@ from orchestra.errors import DefinitionError
 from orchestra.runtime import task_run
 from orchestra.store import cache
 from orchestra.store.database import Database
+from orchestra.transactions import transaction
 from tests.semantics.conftest import EFFECTS, Run
 
 
@@ -145,6 +146,25 @@ def nothing(x: int) -> None:
 @flow
 def nothings() -> list[Any]:
     return [(state.name, state.result()) for state in (nothing(1, return_state=True), nothing(1, return_state=True))]
+
+
+@flow
+def doubles_in_a_block(value: int, submitted: bool, fails: bool) -> int:
+    with transaction(), transaction():
+        found = double.submit(value).result() if submitted else double(value)
+        assert not fails
+    return found
+
+
+@pytest.mark.parametrize("submitted", [False, True], ids=["called", "submitted"])
+def test_a_result_is_kept_once_its_transaction_is_committed(run: Run, effects: list[Any], submitted: bool) -> None:
+    """What was rolled back answers nobody."""
+    assert run(doubles_in_a_block, value=2, submitted=submitted, fails=True).is_failed()
+    assert run.value(doubles, values=[2]) == [("Completed", 4)]
+
+    assert run.value(doubles_in_a_block, value=3, submitted=submitted, fails=False) == 6
+    assert run.value(doubles, values=[3]) == [("Cached", 6)]
+    assert effects == [2, 2, 3]
 
 
 def test_none_is_cached(run: Run) -> None:

@@ -26,6 +26,8 @@ def upgrade() -> None:
         sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("run_id", sa.String(36)),
         sa.Column("step_id", sa.String(36)),
+        sa.Column("transaction_attempt", sa.Integer()),
+        sa.Column("transaction_key", sa.String(512)),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("expires_at", sa.Double()),
         sa.PrimaryKeyConstraint("key", name="pk_cache_entries"),
