@@ -7,7 +7,6 @@ arguments out, `INPUTS - "verbose"`. Whatever a policy says, the task itself is 
 from __future__ import annotations
 
 import copy
-import enum
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, Protocol, Self
 from orchestra import callables
 from orchestra.digests import digest
 from orchestra.errors import DefinitionError, NoDigest
+from orchestra.transaction_rules import IsolationLevel as IsolationLevel
 
 
 class LockManager(Protocol):
@@ -37,15 +37,6 @@ class LockManager(Protocol):
             ValueError: `holder` does not have it.
         """
         ...
-
-
-class IsolationLevel(enum.StrEnum):
-    """What callers that ask for one key at once see of each other."""
-
-    #: Each computes for itself; what is committed first is read by those who come later.
-    READ_COMMITTED = "READ_COMMITTED"
-    #: One computes, the others wait for it.
-    SERIALIZABLE = "SERIALIZABLE"
 
 
 @dataclass(frozen=True, slots=True)

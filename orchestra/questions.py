@@ -13,6 +13,8 @@ from typing import Any
 
 from orchestra import clock, serializers
 
+#: Names that begin so are locks: limits of 1 without a row of their own.
+LOCK = "cache:"
 #: Longer waits, and those without an end, are kept as this: a hundred years, in seconds.
 LONGEST_WAIT = 100 * 365.25 * 86400.0
 

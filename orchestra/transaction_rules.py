@@ -34,11 +34,11 @@ class CommitMode(enum.StrEnum):
 
 
 class IsolationLevel(enum.StrEnum):
-    """What a transaction with a key keeps others from."""
+    """What those who work for one key, of a transaction or of the cache, keep each other from."""
 
-    #: Nothing: two may work for the same key at once.
+    #: Nothing: two may do so at once; what is committed first is read by those who come later.
     READ_COMMITTED = "READ_COMMITTED"
-    #: Only one at a time works for a key.
+    #: Only one at a time does; the others wait for it.
     SERIALIZABLE = "SERIALIZABLE"
 
 

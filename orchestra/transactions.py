@@ -7,12 +7,20 @@ are driven to their ends by another one. `docs/howto/transactions.md` says what 
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any, Protocol
 
-from orchestra import lazy, transaction_rules
+from orchestra import identifiers, lazy, transaction_rules
+from orchestra.concurrency import blocks
 from orchestra.context import (
     FlowRunContext,
     TaskRunContext,
@@ -23,6 +31,7 @@ from orchestra.context import (
 )
 from orchestra.db_transactions import db_transaction
 from orchestra.errors import ConfigurationError, DefinitionError, RollbackFailed, Signal
+from orchestra.questions import LOCK, Slots
 from orchestra.transaction_rules import CommitMode as CommitMode
 from orchestra.transaction_rules import End, HookKind
 from orchestra.transaction_rules import IsolationLevel as IsolationLevel
@@ -396,7 +405,8 @@ def transaction(
             `is_committed()` at once.
         store: Where that is kept; None: in the database.
         commit_mode: When a block that ended well is committed; None: as the block around it, else LAZY.
-        isolation_level: READ_COMMITTED is what there is.
+        isolation_level: SERIALIZABLE lets only one at a time work for a key; others wait, on a worker in no slot. None:
+            READ_COMMITTED, by which two may do so at once.
         overwrite: Do it anew, though the key was committed before.
         write_on_commit: Keep what was staged.
         logger: Where it is told what became of it; None: the run's.
@@ -409,22 +419,23 @@ def transaction(
     made = _made(
         Transaction, key, store, commit_mode, isolation_level, overwrite, write_on_commit=write_on_commit, logger=logger
     )
-    around = transaction_context.get()
-    made._begin()
-    transaction_context.set(made)
-    try:
-        yield made
-    except BaseException as error:
-        if _is_left(made, error):
+    with _locked(made):
+        around = transaction_context.get()
+        made._begin()
+        transaction_context.set(made)
+        try:
+            yield made
+        except BaseException as error:
+            if _is_left(made, error):
+                raise
+            _leave(error, _drive(made, made._failing(error)))
             raise
-        _leave(error, _drive(made, made._failing(error)))
-        raise
-    finally:
-        made._has_ended = True
-        transaction_context.set(around)
-    leaving = _drive(made, _ended_safely(made))
-    if leaving is not None:
-        raise leaving
+        finally:
+            made._has_ended = True
+            transaction_context.set(around)
+        leaving = _drive(made, _ended_safely(made))
+        if leaving is not None:
+            raise leaving
 
 
 @asynccontextmanager
@@ -448,22 +459,23 @@ async def atransaction(
         write_on_commit=write_on_commit,
         logger=logger,
     )
-    around = transaction_context.get()
-    made._begin()
-    transaction_context.set(made)
-    try:
-        yield made
-    except BaseException as error:
-        if _is_left(made, error):
+    async with _locked_async(made):
+        around = transaction_context.get()
+        made._begin()
+        transaction_context.set(made)
+        try:
+            yield made
+        except BaseException as error:
+            if _is_left(made, error):
+                raise
+            _leave(error, await _drive_async(made, made._failing(error)))
             raise
-        _leave(error, await _drive_async(made, made._failing(error)))
-        raise
-    finally:
-        made._has_ended = True
-        transaction_context.set(around)
-    leaving = await _drive_async(made, _ended_safely(made))
-    if leaving is not None:
-        raise leaving
+        finally:
+            made._has_ended = True
+            transaction_context.set(around)
+        leaving = await _drive_async(made, _ended_safely(made))
+        if leaving is not None:
+            raise leaving
 
 
 def get_transaction() -> Transaction | None:
@@ -493,26 +505,62 @@ def _made(
     overwrite: bool,
     **options: Any,
 ) -> Any:
-    if isolation_level is IsolationLevel.SERIALIZABLE:
-        raise ConfigurationError(
-            "isolation_level=SERIALIZABLE needs a lock on the key, which is not there yet: use READ_COMMITTED, and "
-            "let only one run at a time work for a key"
-        )
     if store is not None and not all(callable(getattr(store, name, None)) for name in ("exists", "read", "write")):
         raise DefinitionError(
             f"store= of a transaction has exists(key), read(key) and write(key, value); {store!r} has not"
         )
     parent = transaction_here()
-    return kind(
+    made = kind(
         key,
         parent=parent,
         keeper=_keeper() if parent is None else parent._keeper,
         store=store,
         commit_mode=None if commit_mode is None else CommitMode(commit_mode),
-        isolation_level=isolation_level,
+        isolation_level=None if isolation_level is None else IsolationLevel(isolation_level),
         overwrite=overwrite,
         **options,
     )
+    _check_isolation(made)
+    return made
+
+
+def _check_isolation(made: Transaction) -> None:
+    if made.isolation_level is not IsolationLevel.SERIALIZABLE:
+        return
+    if made.key is None:
+        raise ConfigurationError("isolation_level=SERIALIZABLE is about a key: give the transaction one, by key=")
+    if made.parent is not None and made.commit_mode is not CommitMode.EAGER:
+        raise ConfigurationError(
+            f"isolation_level=SERIALIZABLE of {made!r} would end with its block, but it is committed with the block "
+            "around it: give it to that one, or commit_mode=CommitMode.EAGER to this one"
+        )
+
+
+def _locked(made: Transaction) -> AbstractContextManager[None]:
+    """The lock of its key, where only one at a time may work for it; held until its block is over, rolled back or not.
+
+    In a flow on a worker the wait is a step, and the run parks.
+    """
+    if made.isolation_level is not IsolationLevel.SERIALIZABLE:
+        return nullcontext()
+    asked, runner = _lock_of(made), blocks.body_runner()
+    held: AbstractContextManager[None] = lazy.load("slots").held(asked) if runner is None else runner.slots(asked)
+    return held
+
+
+def _locked_async(made: Transaction) -> AbstractAsyncContextManager[None]:
+    if made.isolation_level is not IsolationLevel.SERIALIZABLE:
+        return nullcontext()
+    asked, runner = _lock_of(made), blocks.body_runner()
+    if runner is not None:
+        return runner.slots_async(asked)
+    held: AbstractAsyncContextManager[None] = lazy.load("slots").held_async(asked)
+    return held
+
+
+def _lock_of(made: Transaction) -> Slots:
+    digest = identifiers.fingerprint((made.key or "").encode("utf-8", "surrogatepass"))
+    return Slots((f"{LOCK}transaction/{digest}",), label=json.dumps({"type": "transaction", "key": made.key}))
 
 
 def _keeper() -> Keeper:

@@ -22,6 +22,7 @@ from sqlalchemy.engine import Connection
 from orchestra import identifiers, serializers, settings
 from orchestra.errors import ClaimLost, ConcurrencySlotAcquisitionError
 from orchestra.failpoints import failpoint
+from orchestra.questions import LOCK as LOCK
 from orchestra.states import StateType
 from orchestra.store.announcements import STEP_COLUMNS, Announcement, of_step
 from orchestra.store.claims import Claim, fence, is_released
@@ -30,8 +31,6 @@ from orchestra.store.journal import Ending
 from orchestra.store.settle import complete_open, set_back
 from orchestra.store.tables import Phase, concurrency_limits, flow_runs, slots, steps
 
-#: Names that begin so are locks: limits of 1 without a row of their own.
-LOCK = "cache:"
 #: For how long the slots that were given to a waiting step are kept until a worker claims it, in seconds.
 KEPT = 300.0
 #: When a step that waits for slots is looked at even if nobody has called it, in seconds.

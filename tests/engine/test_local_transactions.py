@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from orchestra import flow, task
 from orchestra.celery.sweeper import Sweeper
+from orchestra.errors import ConfigurationError
 from orchestra.store import tables, transactions
 from orchestra.store.database import Database
 from orchestra.transaction_rules import Durable
-from orchestra.transactions import Transaction, transaction
+from orchestra.transactions import IsolationLevel, Transaction, transaction
 from tests.drive import ListCarrier
 from tests.engine.test_local import rows
 from tests.helpers import wait_until
@@ -160,3 +164,41 @@ def test_a_sweeper_rolls_back_what_a_killed_process_did(
     wait_until(is_rolled_back, "the rollback")
     wait_until(lambda: rows(database, tables.flow_runs)[0].state_name == "Crashed", "the end of the run")
     assert notes.read_text().splitlines() == ["book flight", "noted", "release seat", "cancel for Ada"]
+
+
+def test_only_one_thread_at_a_time_works_for_a_serializable_key(database: Database) -> None:
+    """The second waits for the end of the first one's block."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    @flow
+    def serial() -> str:
+        with transaction(key="invoice", isolation_level=IsolationLevel.SERIALIZABLE) as txn:
+            if txn.is_committed():
+                return "found it"
+            begun.set()
+            assert may_end.wait(30)
+            txn.stage(1)
+        return "did it"
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(serial)
+        assert begun.wait(30)
+        second = pool.submit(serial)
+        wait_until(lambda: is_waiting(database), "the second one to wait")
+        may_end.set()
+        assert (first.result(30), second.result(30)) == ("did it", "found it")
+
+
+def is_waiting(database: Database) -> bool:
+    """Whether anybody waits for a slot."""
+    query = sa.select(tables.slots.c.id).where(tables.slots.c.taken_at.is_(None))
+    return database.read(lambda connection: connection.scalar(query)) is not None
+
+
+def test_what_serializable_needs_is_said() -> None:
+    """A key; and to be committed with its own block."""
+    with pytest.raises(ConfigurationError, match="give the transaction one, by key="):
+        transaction(isolation_level=IsolationLevel.SERIALIZABLE).__enter__()
+    inner = transaction(key="k", isolation_level=IsolationLevel.SERIALIZABLE)
+    with transaction(), pytest.raises(ConfigurationError, match=r"commit_mode=CommitMode\.EAGER"):
+        inner.__enter__()

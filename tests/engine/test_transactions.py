@@ -303,3 +303,38 @@ def test_transactions_are_found_and_paged(driver: Driver) -> None:
         transactions.find(driver.database, run_id)
     with pytest.raises(TransactionNotFound):
         transactions.find(driver.database, "nobody")
+
+
+# -- keys --------------------------------------------------------------------------------------------------------
+
+
+def test_only_one_at_a_time_works_for_a_serializable_key(driver: Driver) -> None:
+    """The second waits parked while the first one's block is parked, and then finds it committed."""
+    first, second = (driver.submit(flows.one_at_a_time, key="invoice") for _ in range(2))
+    other = driver.submit(flows.one_at_a_time, key="letter")
+    driver.settle()
+    assert flows.effects == ["book invoice", "book letter"]
+    assert driver.row(second)["state_name"] == "AwaitingConcurrencySlot"
+
+    driver.end_timers(first)
+    driver.end_timers(other)
+
+    assert driver.finish(first).result() == "did it"
+    assert driver.finish(second).result() == "found it"
+    assert driver.finish(other).result() == "did it"
+    assert flows.effects[2:] == ["confirm", "confirm"]
+
+
+def test_a_serializable_key_is_free_once_it_was_rolled_back(driver: Driver) -> None:
+    """The next one does it."""
+    first = driver.submit(flows.one_at_a_time, key="invoice", fails=True)
+    second = driver.submit(flows.one_at_a_time, key="invoice")
+    driver.settle()
+    driver.end_timers(first)
+    assert driver.finish(first).is_failed()
+
+    driver.settle()
+    driver.end_timers(second)
+
+    assert driver.finish(second).result() == "did it"
+    assert flows.effects == ["book invoice", "cancel for Ada", "book invoice", "confirm"]

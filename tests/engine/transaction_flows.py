@@ -8,7 +8,7 @@ from typing import Any
 from orchestra import flow, runtime, sleep, task
 from orchestra.context import task_run_context
 from orchestra.errors import RollbackFailed
-from orchestra.transactions import Transaction, transaction
+from orchestra.transactions import IsolationLevel, Transaction, transaction
 
 #: What bodies and hooks did, in order.
 effects: list[str] = []
@@ -171,3 +171,17 @@ def many(count: int) -> None:
     for _ in range(count):
         with transaction():
             pass
+
+
+@flow
+def one_at_a_time(key: str, fails: bool = False) -> str:
+    """Books once for a key, and parks in the midst of it."""
+    with transaction(key=key, isolation_level=IsolationLevel.SERIALIZABLE) as txn:
+        if txn.is_committed():
+            return "found it"
+        txn.set("customer", "Ada")
+        book(key)
+        sleep(60)
+        assert not fails
+        txn.stage(key)
+    return "did it"
