@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from orchestra import clock, identifiers, names, results
 from orchestra.errors import OrchestraError
 from orchestra.questions import Question
-from orchestra.serializers import clean_text, encode
+from orchestra.serializers import clean_text, decode, encode
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import Paused, State
-from orchestra.store import blobs, local_runs, tables
+from orchestra.store import blobs, journal, local_runs, tables
 from orchestra.store.behind import behind
 from orchestra.store.database import database
 from orchestra.store.tables import Kind, Phase, encode_tags
@@ -55,6 +57,10 @@ class StepBook(Protocol):
         """The step has ended."""
         ...
 
+    def reader(self, step: Step) -> Callable[[], Any] | None:
+        """What reads the value of a step that has ended, if its task wants it not to be held, and it was kept."""
+        ...
+
 
 class Unrecorded:
     """Steps outside of a flow run: they get ids, and nothing is kept."""
@@ -68,6 +74,10 @@ class Unrecorded:
 
     def close(self, step: Step, state: State[Any], *, attempt: int = 1, task: TaskSpec | None = None) -> None:
         """Keeps nothing."""
+
+    def reader(self, step: Step) -> Callable[[], Any] | None:
+        """Nothing can be read again."""
+        return None
 
 
 class Recorded:
@@ -85,6 +95,8 @@ class Recorded:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._position = 0
+        #: Ids of steps whose values are kept and not to be held.
+        self._unheld: set[str] = set()
 
     def open(self, name: str, kind: Kind, path: str | None = None) -> Step:
         """The next step of this name."""
@@ -106,12 +118,23 @@ class Recorded:
         keep = task is not None and self._keeps(task) and state.is_completed()
         result = kept(state.data, step.name, task, self.flow) if task is not None and keep else NOTHING
         row = self._row(step, state, attempt, result.data)
+        if task is not None and not task.cache_result_in_memory and result.data is not None:
+            self._unheld.add(step.id)
         if result.blob is None:
             behind().add(tables.steps, row, keep=True)
         else:
             self._write_large(step, row, result)
         if attempt > 1:
             behind().add(tables.states, self._state(step, state))
+
+    def reader(self, step: Step) -> Callable[[], Any] | None:
+        """What reads the value of a step that has ended, if its task wants it not to be held, and it was kept."""
+        return partial(self._read, step) if step.id in self._unheld else None
+
+    def _read(self, step: Step) -> Any:
+        behind().flush()
+        data = journal.result_of(database(), self.run_id, self.run_attempt, clean_text(step.key or step.id))
+        return None if data is None else decode(data)
 
     def _keeps(self, task: TaskSpec) -> bool:
         return self.flow.keeps_results if task.keeps_result is None else task.keeps_result
