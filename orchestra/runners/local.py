@@ -191,10 +191,15 @@ class LocalRunner:
             txn.submitted.append(future)
         if self._is_inline:
             self.wait(upstreams, None)
-            future.box.set_result(self._run_step(task, call, step, _HERE))
+            state = self._run_step(task, call, step, _HERE)
+            future.box.set_result(future.let_go(state, self.book.reader(step)))
             return future
         call_body = bodies.call if self._processes is None else self._processes.call
-        run = partial(self._run_step, task, call, step, EVERYTHING, call_body)
+
+        def run() -> State[Any]:
+            state = self._run_step(task, call, step, EVERYTHING, call_body)
+            return future.let_go(state, self.book.reader(step))
+
         future.prepare(partial(contextvars.copy_context().run, run))
         with self._lock:
             self._submitted[future] = None

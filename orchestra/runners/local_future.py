@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures as pools
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestra import states
@@ -25,10 +26,22 @@ class LocalFuture(Future[Any]):
         self._work: Callable[[], State[Any]] | None = None
         self._lock = threading.Lock()
         self._started = False
+        #: Reads the value, where it is kept and not held here.
+        self._read: Callable[[], Any] | None = None
 
     def peek(self) -> State[Any] | None:
         """The final state, if the task run has ended."""
-        return self.box.result() if self.box.done() else None
+        if not self.box.done():
+            return None
+        state = self.box.result()
+        return state if self._read is None else replace(state, data=self._read())
+
+    def let_go(self, state: State[Any], read: Callable[[], Any] | None) -> State[Any]:
+        """The state to be held: without its value, where `read` reads it again."""
+        if read is None:
+            return state
+        self._read = read
+        return replace(state, data=None)
 
     @property
     def state(self) -> State[Any]:

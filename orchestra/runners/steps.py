@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from orchestra import clock, identifiers, names, results
-from orchestra.errors import OrchestraError
+from orchestra.errors import MissingResult, OrchestraError
 from orchestra.questions import Question
-from orchestra.serializers import clean_text, encode
+from orchestra.serializers import clean_text, decode, encode
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import AwaitingConcurrencySlot, Paused, State
-from orchestra.store import blobs, local_runs, tables
+from orchestra.store import blobs, journal, local_runs, tables
 from orchestra.store.behind import behind
 from orchestra.store.database import database
 from orchestra.store.joint import Joint
@@ -72,6 +74,10 @@ class StepBook(Protocol):
         """
         ...
 
+    def reader(self, step: Step) -> Callable[[], Any] | None:
+        """What reads the value of a step that has ended, if its task wants it not to be held, and it was kept."""
+        ...
+
 
 class Unrecorded:
     """Steps outside of a flow run: they get ids, and nothing is kept."""
@@ -99,6 +105,10 @@ class Unrecorded:
         if joint is not None:
             joint.write(lambda connection: None, None)
 
+    def reader(self, step: Step) -> Callable[[], Any] | None:
+        """Nothing can be read again."""
+        return None
+
 
 class Recorded:
     """Steps of one run attempt, written behind: one row each, when it has ended."""
@@ -116,6 +126,8 @@ class Recorded:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._position = 0
+        #: Ids of steps whose values are kept and not to be held.
+        self._unheld: set[str] = set()
 
     def open(self, name: str, kind: Kind, path: str | None = None) -> Step:
         """The next step of this name."""
@@ -151,6 +163,8 @@ class Recorded:
         if task is not None and keep:
             result = kept(state.data, step.name, task, self.flow, ahead=joint is None)
         row = self._row(step, state, attempt, result.data)
+        if task is not None and not task.cache_result_in_memory and result.data is not None:
+            self._unheld.add(step.id)
         if joint is not None:
             local_runs.end_step(joint, self.owner, row, result.data, result.blob)
         elif result.blob is None:
@@ -159,6 +173,17 @@ class Recorded:
             self._write_large(step, row, result)
         if attempt > 1:
             behind().add(tables.states, self._state(step, state))
+
+    def reader(self, step: Step) -> Callable[[], Any] | None:
+        """What reads the value of a step that has ended, if its task wants it not to be held, and it was kept."""
+        return partial(self._read, step) if step.id in self._unheld else None
+
+    def _read(self, step: Step) -> Any:
+        behind().flush()
+        data = journal.result_of(database(), self.run_id, self.run_attempt, clean_text(step.key or step.id))
+        if data is None:
+            raise MissingResult(f"the result of run {step.name!r} is not in the database any more")
+        return decode(data)
 
     def _keeps(self, task: TaskSpec) -> bool:
         return self.flow.keeps_results if task.keeps_result is None else task.keeps_result
@@ -169,6 +194,7 @@ class Recorded:
             local_runs.write_step(database(), row, result.data, result.blob)
         except OrchestraError as error:
             _logger.warning("the result of run %r is not kept: %s", step.name, error)
+            self._unheld.discard(step.id)
             behind().add(tables.steps, row | {"result": None}, keep=True)
 
     def pause_row(self, step: Step, until: float, question: Question) -> dict[str, Any]:

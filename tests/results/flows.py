@@ -178,10 +178,17 @@ def by(serializer: Any, value: Any) -> Any:
     return value_of.with_options(result_serializer=serializer)(value)
 
 
-@flow(persist_result=True, cache_result_in_memory=False)
-def unheld(size: int) -> list[int]:
+@flow
+def unheld(size: int) -> list[Any]:
     future = noise.with_options(persist_result=True, cache_result_in_memory=False).submit(size)
-    return [len(future.result()), len(future.result())]
+    one, other = future.result(), future.result()
+    return [len(one), len(other), one is other]
+
+
+@flow
+def held(size: int) -> bool:
+    future = noise.with_options(persist_result=True).submit(size)
+    return future.result() is future.result()
 
 
 @flow
