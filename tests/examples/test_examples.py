@@ -172,6 +172,7 @@ def test_the_async_api_answers_as_the_readme_shows(home: Path) -> None:
         ("flows", "2 Completed 2"),
         ("tasks", "first: 6, second: 6"),
         ("retries", "['there at try 3', 'there at try 3'"),
+        ("results", "publishing 2026-11-26\nSummary(rows=3, mean=3.0) ['summary-2026-11-26.json']"),
         ("limits", "total 14 - had both"),
         ("caching", "asking for USD\nwriting the report of 2026-11-26\nwriting the report of 2026-11-25\n"),
         ("transactions", "airline: cancel OR 816\nairline: cancel OR 815\nseat 12A is free again\nsent 7 sent 7"),
