@@ -25,6 +25,8 @@ from orchestra.store.tables import Phase, flow_runs, steps
 from tests.conftest import WorkerFactory
 from tests.drive import Driver
 
+pytestmark = pytest.mark.slow
+
 #: A broker that refuses at once: the tests carry the messages themselves.
 NOWHERE = "redis://127.0.0.1:1/0"
 

@@ -16,6 +16,8 @@ from tests.drive import Driver, Killed
 from tests.engine import flows
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def die(driver: Driver, write: int, *, after_commit: bool = False) -> bool:
     """Carry one message on a worker that dies at its n-th write; whether it came to that."""

@@ -24,6 +24,8 @@ from tests.drive import Driver
 from tests.engine import atomic_flows as flows
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
+
 #: How a task is run: in this process, called directly on a worker, or by a message of its own.
 WAYS = ("here", "inline", "message")
 

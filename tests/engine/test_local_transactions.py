@@ -24,6 +24,8 @@ from tests.drive import ListCarrier
 from tests.engine.test_local import rows
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
+
 EFFECTS: list[str] = []
 
 

@@ -18,6 +18,8 @@ from tests.drive import Driver, Killed
 from tests.engine import slot_flows
 from tests.store.test_slots import rows, taken
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def effects(sqlite_database: Database) -> Iterator[list[Any]]:

@@ -16,6 +16,8 @@ from orchestra.transaction_rules import Durable, HookState
 from tests.drive import Driver, Killed
 from tests.engine import transaction_flows as flows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:

@@ -15,6 +15,8 @@ import pytest
 
 from tests.helpers import ROOT, wait_until
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "examples"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
@@ -12,6 +13,8 @@ from orchestra.celery.dispatch import carrier
 from orchestra.store import workers
 from orchestra.store.database import Database, database
 from tests.existing import project
+
+pytestmark = pytest.mark.slow
 
 
 def test_flows_run_on_an_embedded_worker_and_nothing_of_it_stays(sqlite_database: Database, app: Celery) -> None:

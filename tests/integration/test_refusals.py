@@ -27,6 +27,8 @@ from tests.conftest import forget
 from tests.helpers import ROOT
 from tests.integration import flows
 
+pytestmark = pytest.mark.slow
+
 #: A broker that refuses at once.
 NOWHERE = "redis://127.0.0.1:1/0"
 #: A revision before the first one, of a time before releases; and one after the last.

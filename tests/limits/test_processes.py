@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from orchestra.store import limits, slots
 from orchestra.store.database import Database
 from tests.helpers import ROOT, wait_until
 from tests.limits import holders
 from tests.store.test_slots import rows, taken
+
+pytestmark = pytest.mark.slow
 
 PROCESSES, LIMIT = 8, 10
 

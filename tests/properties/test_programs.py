@@ -36,6 +36,8 @@ from tests.properties.programs import (
     sync_program,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def runnable(*, peeks: bool) -> st.SearchStrategy[Any]:
     """A program, and the flow that runs it."""

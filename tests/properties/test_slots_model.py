@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import settings, stateful
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from orchestra.store import limits, slots, tables
 from orchestra.store.database import Database, create_schema
 from orchestra.store.slots import Holder, Owner
+
+pytestmark = pytest.mark.slow
 
 #: Limits, by how many slots they have at first; a lock, which has one always; and a name without a limit.
 LIMITS = {"a": 2, "b": 1, "c": 3}

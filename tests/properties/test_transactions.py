@@ -18,6 +18,8 @@ from orchestra.transactions import CommitMode, Transaction, get_transaction, tra
 from tests.drive import Driver, Killed
 from tests.engine.conftest import sqlite_database
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["sqlite_database"]
 
 EFFECTS: list[str] = []

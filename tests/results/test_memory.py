@@ -10,6 +10,8 @@ import pytest
 
 from tests.results.flows import MIB
 
+pytestmark = pytest.mark.slow
+
 #: Of the result, in bytes.
 SIZE = 100 * MIB
 #: What a process may need at most, as multiples of the result: what holds it counts as one.

@@ -26,6 +26,8 @@ from tests.results.conftest import files
 from tests.results.flows import MIB
 from tests.semantics.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 IN_ANOTHER_PROCESS = """
 import sys
 from orchestra.handles import FlowRunHandle

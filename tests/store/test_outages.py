@@ -16,6 +16,8 @@ from orchestra.store.database import Database
 from orchestra.store.tables import flow_runs, leaders
 from tests.store.rows import add_run
 
+pytestmark = pytest.mark.slow
+
 
 def change(database: Database, statement: Any) -> None:
     """Run one UPDATE."""

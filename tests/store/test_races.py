@@ -23,6 +23,8 @@ from orchestra.store.journal import Ending, NewStep
 from orchestra.store.tables import Kind, Phase, flow_runs, joins, steps
 from orchestra.store.waits import Park
 
+pytestmark = pytest.mark.slow
+
 DONE = Ending(StateType.COMPLETED, "Completed", result=serializers.encode(1))
 BAD = Ending(StateType.FAILED, "Failed", "no", serializers.encode_exception(ValueError("no"))[0])
 

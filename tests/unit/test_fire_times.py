@@ -16,6 +16,8 @@ from dateutil.rrule import rrulestr
 from orchestra.fire_times import MOST, Due, due, fire_times, next_time, upcoming
 from orchestra.schedules import ANCHOR, Cron, Interval, RRule, Schedule
 
+pytestmark = pytest.mark.slow
+
 FROM, TO = datetime(2022, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
 #: Jumps of an hour in both halves of the world, of half an hour, at midnight, and of none.
 ZONES = (
