@@ -169,7 +169,7 @@ class Transaction:
         self._has_ended = False
 
     def __repr__(self) -> str:
-        return f"<transaction {self.key or self.row_key or ''} {self.state.value}>"
+        return f"<{' '.join(filter(None, ('transaction', self.key or self.row_key, self.state.value)))}>"
 
     # -- where it stands -----------------------------------------------------------------------------------------
 
