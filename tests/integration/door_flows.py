@@ -98,8 +98,9 @@ def asking_unread() -> list[int]:
 @task
 def held(path: str, what: str, cleanup: float = 0.0) -> str:
     """Notes that it starts, and that it is left, whichever way."""
-    note(path, what)
     try:
+        # Inside, as it may be stopped as soon as that is seen.
+        note(path, what)
         time.sleep(60)
     finally:
         time.sleep(cleanup)
