@@ -24,6 +24,8 @@ from tests.drive import Driver, Killed
 from tests.engine import hook_flows as flows
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
+
 #: Runs a flow to its end, and gives its final state.
 Run = Callable[..., State[Any]]
 

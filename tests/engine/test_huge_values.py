@@ -23,6 +23,8 @@ from tests.conftest import WorkerFactory, forget
 from tests.drive import Driver
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
+
 KIB, MIB = 1024, 1024 * 1024
 HUGE = 100 * MIB
 #: Of the claims here, in seconds: a write of 100 MB must leave room for three others in it.

@@ -28,6 +28,8 @@ from tests.drive import Driver, Killed
 from tests.engine import input_flows as flows
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 class Way(Protocol):
     """A way of running flows."""

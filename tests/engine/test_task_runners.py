@@ -19,6 +19,8 @@ from orchestra.task_runners import (
 from tests.drive import Driver, Killed
 from tests.engine import bounded_flows as flows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def effects() -> Iterator[list[str]]:

@@ -17,6 +17,8 @@ from tests.existing import project
 from tests.existing.conftest import Run
 from tests.existing.project import STEPS, seen
 
+pytestmark = pytest.mark.slow
+
 # -- running -----------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ from tests.helpers import ROOT, wait_until
 from tests.integration import hook_flows as flows
 from tests.integration.flows import notes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:

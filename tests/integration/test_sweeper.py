@@ -16,6 +16,8 @@ from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
+
 #: Of every claim and period here, in seconds.
 LEASE, SWEEP = 0.6, 0.2
 

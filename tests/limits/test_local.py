@@ -27,6 +27,8 @@ from orchestra.store.database import Database
 from tests.helpers import wait_until
 from tests.store.test_slots import rows, taken
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def limit(database: Database) -> Iterator[None]:

@@ -24,6 +24,8 @@ from orchestra.store.journal import Ending, NewStep
 from orchestra.store.tables import Kind, Phase, flow_runs, steps
 from orchestra.store.waits import Park
 
+pytestmark = pytest.mark.slow
+
 KEYS = st.integers(0, 7)
 
 

@@ -12,6 +12,8 @@ from orchestra import flow, task
 from orchestra.errors import RunTimeout
 from tests.semantics.conftest import EFFECTS, Run
 
+pytestmark = pytest.mark.slow
+
 
 @task(timeout_seconds=0.1)
 def hangs() -> None:

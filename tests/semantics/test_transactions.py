@@ -20,6 +20,8 @@ from orchestra.transactions import (
 )
 from tests.semantics.conftest import EFFECTS, Run
 
+pytestmark = pytest.mark.slow
+
 
 @task
 def book(what: str) -> str:

@@ -25,6 +25,8 @@ from tests.helpers import ROOT, wait_until
 from tests.servers import Postgres
 from tests.store.rows import add_run
 
+pytestmark = pytest.mark.slow
+
 Writers = Callable[..., WriteBehind]
 
 

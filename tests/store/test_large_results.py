@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 import sqlalchemy as sa
 
 from orchestra import settings
@@ -13,6 +14,8 @@ from orchestra.store.database import Database
 from orchestra.store.journal import Ending
 from orchestra.store.tables import blobs as table
 from tests.store.test_races import claimed, dispatch, key, new_run, task, window
+
+pytestmark = pytest.mark.slow
 
 #: Larger than a row's result may be, and more than one chunk.
 LARGE = b"x" * (blobs.CHUNK + settings.current().result_inline_max_bytes)

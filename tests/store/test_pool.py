@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from orchestra.errors import StoreUnavailable
 from orchestra.store.database import Database, instant
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def crowded(database_url: str) -> Iterator[Database]:
