@@ -28,7 +28,7 @@ deps: ## install PostgreSQL and RabbitMQ by apt where they are missing (Debian, 
 	else echo "not installed here:$$missing; only root may do that by apt: the tests say what else there is"; fi
 
 fast: setup ## tests that need no service and go quickly; under a minute
-	$(BIN)/pytest -q -m 'not services and not slow' -n auto --dist loadfile --durations=15
+	$(BIN)/pytest -q -m 'not services and not slow' -n auto --dist worksteal --durations=15
 
 test: deps setup ## the whole suite; starts its own servers
 	$(BIN)/pytest --durations=15
