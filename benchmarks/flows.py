@@ -74,6 +74,24 @@ def all_to_all() -> int:
     return add_up(layer)
 
 
+@task
+def megabytes(count: int) -> bytes:
+    """A value too large for its row."""
+    return bytes(range(256)) * (4096 * count)
+
+
+@task
+def length(value: bytes) -> int:
+    """How large it is."""
+    return len(value)
+
+
+@flow
+def large_result(count: int) -> int:
+    """A large result of a submitted task, read by another one."""
+    return length(megabytes.submit(count))
+
+
 @flow
 def empty_transactions(times: int) -> int:
     """Blocks in which nothing is done."""
@@ -102,6 +120,7 @@ SHAPES: dict[str, Callable[[], Any]] = {
     "flows": many_flows,
     "transactions-local": lambda: empty_transactions(100),
     "transactions": lambda: empty_transactions.delay(100).result(timeout=TIMEOUT),
+    "large": lambda: large_result.delay(10).result(timeout=TIMEOUT),
     "limit": limited.shared,
     "layers": lambda: all_to_all.delay().result(timeout=TIMEOUT),
 }
