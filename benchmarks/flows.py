@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -76,8 +77,8 @@ def all_to_all() -> int:
 
 @task
 def megabytes(count: int) -> bytes:
-    """A value too large for its row."""
-    return bytes(range(256)) * (4096 * count)
+    """A value too large for its row: another one each time, as equal ones are kept once, and none that compresses."""
+    return os.urandom(2**20) * count
 
 
 @task
