@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +75,24 @@ def all_to_all() -> int:
     return add_up(layer)
 
 
+@task
+def megabytes(count: int) -> bytes:
+    """A value too large for its row: another one each time, as equal ones are kept once, and none that compresses."""
+    return os.urandom(2**20) * count
+
+
+@task
+def length(value: bytes) -> int:
+    """How large it is."""
+    return len(value)
+
+
+@flow
+def large_result(count: int) -> int:
+    """A large result of a submitted task, read by another one."""
+    return length(megabytes.submit(count))
+
+
 @flow
 def empty_transactions(times: int) -> int:
     """Blocks in which nothing is done."""
@@ -102,6 +121,7 @@ SHAPES: dict[str, Callable[[], Any]] = {
     "flows": many_flows,
     "transactions-local": lambda: empty_transactions(100),
     "transactions": lambda: empty_transactions.delay(100).result(timeout=TIMEOUT),
+    "large": lambda: large_result.delay(10).result(timeout=TIMEOUT),
     "limit": limited.shared,
     "layers": lambda: all_to_all.delay().result(timeout=TIMEOUT),
 }

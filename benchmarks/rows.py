@@ -53,6 +53,7 @@ ROWS = (
     Row("hits", "200 calls answered by the cache, on a worker", None, 200, Bar(0.4, False), Bar(0.4, False), repeat=3),
     Row("transactions-local", "100 empty transactions, in process", None, 100, Bar(0.1, False), None, repeat=5),
     Row("transactions", "100 empty transactions, on a worker", None, 100, Bar(0.3, False), None, repeat=3),
+    Row("large", "a result of 10 MiB, kept and read", None, 10 * 2**20, Bar(1.0, False), Bar(1.0, False), repeat=5),
     Row("limit", "640 slots of a limit of 10, 8 processes", None, 640, Bar(10.0, False), None, repeat=3),
     Row("import", "from orchestra import flow, task", "import Celery", None, **_both(0.6), repeat=3),
 )

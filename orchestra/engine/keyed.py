@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from orchestra import results, runtime, states
+from orchestra import results, runtime, settings, states
 from orchestra.context import TaskRunContext
+from orchestra.engine import cache_keys
 from orchestra.errors import DefinitionError, OrchestraError, ResultCorrupt
 from orchestra.logging import engine_logger
 from orchestra.specs import FlowSpec, TaskSpec
@@ -17,11 +18,13 @@ from orchestra.states import State
 
 
 def find(context: TaskRunContext) -> State[object] | None:
-    """What is kept under the name of this call, as a final state; None: the body is to run.
+    """What is kept under the name of this call, as a final state; None: the body is to run, or is asked for anew.
 
     A file that is damaged, or was not written by this installation, is one that is not there, with a warning. A name
     that cannot be made, or a storage that is away, fails the attempt.
     """
+    if settings.current().tasks_disable_caching or cache_keys.refreshes(context.task):
+        return None
     try:
         record = results.store_of(*_specs(context)).find(name_of(context))
     except ResultCorrupt as error:
@@ -32,14 +35,20 @@ def find(context: TaskRunContext) -> State[object] | None:
     return None if record is None else states.Completed(name="Cached", data=record.result)
 
 
-def keep(context: TaskRunContext, state: State[object], expires_in: float | None = None) -> State[object]:
+def keep(context: TaskRunContext, state: State[object]) -> State[object]:
     """Keep the value of an attempt that ended well under the name of this call; the state that the attempt then has.
 
     In a process of its own a value that cannot be kept is a warning, as in Prefect. On a worker it fails the attempt.
-
-    Args:
-        expires_in: For how many seconds the file answers calls; None: for ever.
+    Rows of the user's that are still to be committed fail it everywhere: the file would answer for them, come what may.
     """
+    if context.atomic is not None:
+        return states.from_exception(
+            DefinitionError(
+                f"task {context.task.name!r} has both result_storage_key and db_transaction(): its file would say that "
+                "it is done before its rows are committed. Leave out result_storage_key, or use cache_policy"
+            )
+        )
+    expires_in = context.task.cache_expiration
     expiration = None if expires_in is None else timedelta(seconds=expires_in)
     try:
         results.store_of(*_specs(context)).write(state.data, name_of(context), expiration)

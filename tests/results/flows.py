@@ -14,8 +14,10 @@ import numpy
 import pandas
 import polars
 from pydantic import BaseModel
+from sqlalchemy import text
 
 from orchestra import flow, task
+from orchestra.transactions import db_transaction
 
 MIB = 1024 * 1024
 
@@ -164,6 +166,18 @@ def keyed_lock(x: int) -> Any:
 def keyed_locking() -> str:
     placed(keyed_lock)(1)
     return "went on"
+
+
+@task(result_storage_key="committed")
+def commit() -> int:
+    with db_transaction() as session:
+        session.execute(text("SELECT 1"))
+    return 1
+
+
+@flow
+def committing() -> int:
+    return int(placed(commit)())
 
 
 @task

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from orchestra import flow, serializers, settings, task
 from orchestra.errors import DefinitionError, MissingResult, ResultCorrupt, SerializationError
 from orchestra.results import ResultRecord, ResultRecordMetadata, ResultStore, get_result_store
+from orchestra.store.database import Database
 from tests.properties.test_serializers import VALUES, shape
 from tests.results import flows
 from tests.results.conftest import files
@@ -77,6 +78,31 @@ def test_a_damaged_file_answers_nothing(run: Run, storage: Path, harm: Any) -> N
     assert run.value(flows.squaring, x=3) == {"x": 3, "square": 9}
     assert run.value(flows.squaring, x=3) == {"x": 3, "square": 9}
     assert flows.calls == [3, 3]
+
+
+def test_a_call_may_ask_for_a_new_file(storage: Path) -> None:
+    """By `refresh_cache`; and a file answers for as long as `cache_expiration` says."""
+    kept = flows.placed(flows.square)
+    kept(3)
+    kept.with_options(refresh_cache=True)(3)
+    assert flows.calls == [3, 3]
+
+    kept.with_options(cache_expiration=1e-6, refresh_cache=True)(3)
+    kept(3)
+    assert flows.calls == [3, 3, 3, 3]
+    kept(3)
+    assert flows.calls == [3, 3, 3, 3]
+
+    settings.override(tasks_disable_caching=True)
+    kept(3)
+    assert len(flows.calls) == 5
+
+
+def test_a_file_does_not_answer_for_rows_that_are_not_committed(run: Run, database: Database, storage: Path) -> None:
+    """A task that commits rows of its own with its end has no such file; it says what to do instead."""
+    with pytest.raises(DefinitionError, match=r"db_transaction\(\).* use cache_policy"):
+        run.value(flows.committing)
+    assert files(storage) == []
 
 
 def test_a_file_of_another_installation_answers_nothing(run: Run, storage: Path) -> None:
