@@ -149,24 +149,9 @@ def retry_later(
         ClaimLost: Another claim was made; nothing was written.
     """
 
-    def work(connection: Connection) -> list[Announcement]:
-        try:
-            fence(connection, claim)
-        except ClaimLost:
-            if is_released(connection, claim, Phase.READY, Phase.DONE):
-                return []
-            raise
-        values = {
-            "attempt": attempt,
-            "due_at": now() + delay,
-            "announce_at": now() + delay,
-            "state_name": "AwaitingRetry",
-            "state_message": message,
-        }
-        return set_back(connection, claim, values, delay=delay)
-
+    values = {"attempt": attempt, "state_name": "AwaitingRetry", "state_message": message}
     failpoint("before_retry_later")
-    announcements = database.write(work)
+    announcements = _give_back(database, claim, values, delay)
     failpoint("after_retry_later")
     return announcements
 
@@ -177,7 +162,12 @@ def wait(database: Database, claim: Claim, seconds: float, name: str) -> list[An
     Raises:
         ClaimLost: Another claim was made; nothing was written.
     """
-    values = {"due_at": now() + seconds, "announce_at": now() + seconds, "state_name": name, "state_message": None}
+    return _give_back(database, claim, {"state_name": name, "state_message": None}, seconds)
+
+
+def _give_back(database: Database, claim: Claim, values: dict[str, Any], delay: float) -> list[Announcement]:
+    """Give a claimed step back, due after `delay` seconds, with these columns. Safe to repeat."""
+    later = {"due_at": now() + delay, "announce_at": now() + delay}
 
     def work(connection: Connection) -> list[Announcement]:
         try:
@@ -186,7 +176,7 @@ def wait(database: Database, claim: Claim, seconds: float, name: str) -> list[An
             if is_released(connection, claim, Phase.READY, Phase.DONE):
                 return []
             raise
-        return set_back(connection, claim, values, delay=seconds)
+        return set_back(connection, claim, values | later, delay=delay)
 
     return database.write(work)
 
