@@ -26,6 +26,7 @@ _COMMANDS = {
     "work-queue": "orchestra.cli.work_queue:work_queue",
     "worker": "orchestra.cli.worker:worker",
     "beat": "orchestra.cli.beat:beat",
+    "server": "orchestra.cli.server:server",
     "global-concurrency-limit": "orchestra.cli.global_concurrency_limit:global_concurrency_limit",
     "db": "orchestra.cli.db:db",
     "config": "orchestra.cli.config:config",

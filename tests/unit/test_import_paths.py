@@ -51,6 +51,7 @@ THERE = {
     "logging": "get_run_logger get_logger disable_run_logger flow_run_logger task_run_logger",
     "results": "ResultStore ResultRecord get_result_store",
     "runtime": "flow_run task_run deployment",
+    "server": "create_app",
     "schedules": "Schedule Cron Interval RRule",
     "states": """
         State StateType Scheduled Pending Running Completed Failed Crashed Cancelling Cancelled Paused Suspended Late
@@ -80,7 +81,6 @@ NOT_YET = {
     "deployments": "initialize_project",
     "events": "emit_event Event Resource DeploymentEventTrigger",
     "flows": "aserve adeploy",
-    "server": "create_app",
     "variables": "Variable",
 }
 

@@ -1,0 +1,11 @@
+"""The REST API: one file per noun, all below `/api`; health beside it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from orchestra.server.api.health import router as health
+
+__all__ = ["health", "router"]
+
+router = APIRouter()

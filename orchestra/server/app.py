@@ -1,0 +1,81 @@
+"""The application: API, pages and static files behind one guard, with strict headers on every answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import HTTPConnection
+from starlette.staticfiles import StaticFiles
+
+from orchestra.server import api, pages, problems
+from orchestra.server.access import LOCAL, Access, Principal
+from orchestra.store.database import database
+
+_HEADERS = {
+    # Scripts, styles and pictures come from us alone, nothing is inline, and nobody puts us into a frame.
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: https:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
+    """The ASGI application over the database of the settings, which it opens when it starts.
+
+    Args:
+        hosts: Names besides those of loopback under which it answers; "*" for any.
+    """
+    app = FastAPI(
+        title="orchestra",
+        version=version("celery-orchestra"),
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        lifespan=_lifespan,
+    )
+    problems.install(app)
+    app.include_router(api.health)
+    app.include_router(api.router, prefix="/api")
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    app.include_router(pages.router, include_in_schema=False)
+    app.add_middleware(Access, hosts=frozenset(hosts), identify=_identify)
+    app.add_middleware(StrictHeaders)
+    return app
+
+
+async def _identify(asked: HTTPConnection) -> Principal | None:
+    return LOCAL
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.database = database()
+    yield
+
+
+class StrictHeaders:
+    """Puts the headers on every answer that let a browser do no more than needed."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass on, with the headers added to what is answered."""
+
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                given = {name.lower() for name, _ in message["headers"]}
+                own = ((name.lower().encode(), value.encode()) for name, value in _HEADERS.items())
+                message["headers"] = [*message["headers"], *(each for each in own if each[0] not in given)]
+            await send(message)
+
+        await self._app(scope, receive, with_headers)

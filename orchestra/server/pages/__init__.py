@@ -1,0 +1,7 @@
+"""The admin view: pages rendered here, made live by htmx; one file per page."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

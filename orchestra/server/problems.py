@@ -1,0 +1,67 @@
+"""Errors as problem details (RFC 9457): `{"type", "title", "status", "detail"}`, plus what the error knows."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from orchestra import errors
+
+MEDIA_TYPE = "application/problem+json"
+
+#: The status of an error of ours; the first that fits.
+_STATUS: tuple[tuple[type[BaseException], HTTPStatus], ...] = (
+    (errors.NotFound, HTTPStatus.NOT_FOUND),
+    (errors.Conflict, HTTPStatus.CONFLICT),
+    (errors.StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.BrokerUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.NoBroker, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.OrchestraError, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+
+
+def problem(status: int, title: str, detail: str, **more: Any) -> Response:
+    """An answer that says what went wrong.
+
+    Args:
+        more: Further members, as JSON.
+    """
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    return Response(json.dumps(body), status, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the application with problem details."""
+    app.add_exception_handler(errors.OrchestraError, _of_ours)
+    app.add_exception_handler(RequestValidationError, _of_request)
+    app.add_exception_handler(HTTPException, _of_http)
+
+
+def status_of(error: BaseException) -> HTTPStatus:
+    """The status that tells an error of ours."""
+    return next(status for kind, status in _STATUS if isinstance(error, kind))
+
+
+def _of_ours(request: Request, error: Exception) -> Response:
+    return problem(status_of(error), type(error).__name__, str(error))
+
+
+def _of_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    # Without what was given: it may hold a secret, or be no JSON.
+    found = [{"loc": list(each["loc"]), "msg": each["msg"], "type": each["type"]} for each in error.errors()]
+    said = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found[:5])
+    return problem(422, "Invalid request", said, errors=found)
+
+
+def _of_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    answer = problem(error.status_code, HTTPStatus(error.status_code).phrase, str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
