@@ -38,6 +38,10 @@ class Settings:
     flows: tuple[str, ...] = ()
     #: The Celery app to use, as `module` or `module:attribute`; empty means orchestra's own.
     app: str = ""
+    #: A server to ask in the place of the database, as `http://host:4200`; empty: the database is asked.
+    api_url: str = ""
+    #: The API key that is shown to it.
+    api_key: str = ""
     #: How long a claim holds unless renewed; heartbeats come every sixth of it.
     lease_seconds: float = 30.0
     #: How often what is due is announced again.
@@ -267,7 +271,7 @@ def reset() -> None:
 
 
 #: What says where things are: within `elsewhere` none of it is the caller's.
-_PLACES = ("home", "profile", "database_url", "broker_url", "secret_key")
+_PLACES = ("home", "profile", "database_url", "broker_url", "secret_key", "api_url", "api_key")
 
 
 @contextmanager
