@@ -514,6 +514,25 @@ class MissingContextError(OrchestraError, RuntimeError):
     """Something was asked for that exists only while a flow or task runs."""
 
 
+class NotAllowed(OrchestraError):
+    """Who asks may not do this."""
+
+    def __init__(self, name: str, verb: str, what: str, scope: str) -> None:
+        """Name what was refused.
+
+        Args:
+            name: Who asked.
+            verb: What they wanted, as in "cancel".
+            what: To what, as in "flow run 1234".
+            scope: What would be needed, as in "run".
+        """
+        super().__init__(name, verb, what, scope)
+        self.name, self.verb, self.what, self.scope = name, verb, what, scope
+
+    def __str__(self) -> str:
+        return f"{self.name!r} may not {self.verb} {self.what}: this needs the scope {self.scope!r}"
+
+
 class Conflict(OrchestraError):
     """What was asked for does not fit the present state."""
 

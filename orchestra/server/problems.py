@@ -19,6 +19,7 @@ MEDIA_TYPE = "application/problem+json"
 _STATUS: tuple[tuple[type[BaseException], HTTPStatus], ...] = (
     (errors.NotFound, HTTPStatus.NOT_FOUND),
     (errors.Conflict, HTTPStatus.CONFLICT),
+    (errors.NotAllowed, HTTPStatus.FORBIDDEN),
     (errors.StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.BrokerUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.NoBroker, HTTPStatus.SERVICE_UNAVAILABLE),

@@ -36,6 +36,7 @@ FACTS: dict[str, tuple[object, ...]] = {
     "WorkQueueNotFound": ("etl", "slow"),
     "AlreadyThere": ("work pool", "etl", "take another name"),
     "IllegalTransition": ("5f0c", "COMPLETED", "cancelled"),
+    "NotAllowed": ("grafana", "cancel", "flow run 5f0c", "run"),
 }
 
 
