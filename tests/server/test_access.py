@@ -230,3 +230,30 @@ def test_a_workspace_is_a_profile(home: Path) -> None:
     assert CliRunner().invoke(cli, ["cloud", "workspace", "set", "--workspace", "staging"]).exit_code == 0
 
     assert "* staging" in CliRunner().invoke(cli, ["profile", "ls"]).stdout
+
+
+def test_admins_manage_users_and_keys(closed: TestClient) -> None:
+    """By the API too; passwords and keys are not shown again."""
+    log_in(closed)
+    new = {"name": "bob", "password": "bobs long password", "scope": "run"}
+    assert closed.post("/api/users", json=new, headers=HERE).status_code == 201
+    assert closed.post("/api/users", json=new, headers=HERE).status_code == 409
+    made = closed.post("/api/api-keys", json={"name": "ci"}, headers=HERE).json()
+    assert closed.get("/api/me", headers={"authorization": f"Bearer {made['key']}"}).json()["scope"] == "read"
+
+    listed = closed.get("/api/users").text + closed.get("/api/api-keys").text
+    assert "bob" in listed
+    assert made["key"] not in listed
+    assert "argon2" not in listed
+
+
+@pytest.mark.parametrize("scope", [Scope.READ, Scope.RUN])
+def test_others_do_not(closed: TestClient, scope: Scope) -> None:
+    """Neither see nor change who may use the server."""
+    bearer = {"authorization": f"Bearer {accounts.create_key(database(), 'ci', scope)}"}
+
+    assert closed.get("/api/users", headers=bearer).status_code == 403
+    new = {"name": "bob", "password": "bobs long password", "scope": "admin"}
+    assert closed.post("/api/users", json=new, headers=bearer).status_code == 403
+    assert closed.post("/api/api-keys", json={"name": "x"}, headers=bearer).status_code == 403
+    assert closed.delete("/api/api-keys/ci", headers=bearer).status_code == 403

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from orchestra.server.api import me
+from orchestra.server.api import accounts
 from orchestra.server.api.health import router as health
 
 __all__ = ["health", "router"]
 
 router = APIRouter()
-router.include_router(me.router)
+router.include_router(accounts.router)
