@@ -28,6 +28,7 @@ _COMMANDS = {
     "beat": "orchestra.cli.beat:beat",
     "server": "orchestra.cli.server:server",
     "dashboard": "orchestra.cli.login:dashboard",
+    "flower": "orchestra.cli.flower:flower",
     "user": "orchestra.cli.user:user",
     "api-key": "orchestra.cli.api_key:api_key",
     "login": "orchestra.cli.login:login",
