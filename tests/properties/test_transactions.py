@@ -17,11 +17,13 @@ from orchestra.store.database import Database
 from orchestra.transactions import CommitMode, Transaction, get_transaction, transaction
 from tests.drive import Driver, Killed
 from tests.engine.conftest import sqlite_database
+from tests.exploring import tries
 
 pytestmark = pytest.mark.slow
 
 __all__ = ["sqlite_database"]
 
+SUPPRESSED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 EFFECTS: list[str] = []
 
 
@@ -215,7 +217,7 @@ def fresh() -> Iterator[None]:
 
 
 @given(PROGRAMS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(150), deadline=None, suppress_health_check=SUPPRESSED)
 def test_a_script_does_what_the_rules_say(home: Path, program: list[Any]) -> None:
     """In memory."""
     EFFECTS.clear()
@@ -232,7 +234,7 @@ def test_a_script_does_what_the_rules_say(home: Path, program: list[Any]) -> Non
 @example([["block", None, False, [["block", None, True, [["fail"]]], ["do"], ["do"]]]], 5, False)
 # A task outside of every block is committed by itself, as the last part of it: both may be repeated.
 @example([["block", None, False, [["commit"], ["do"]]]], 3, False)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(60), deadline=None, suppress_health_check=SUPPRESSED)
 def test_a_flow_does_so_whatever_dies(
     sqlite_database: Database, program: list[Any], write: int, after_commit: bool
 ) -> None:
