@@ -656,6 +656,12 @@ class Adrift(Signal):
 class Fenced(Signal):
     """Another process has claimed this row; nothing more may be written for it here."""
 
+    def __init__(self, reason: str = "its claim was taken over") -> None:
+        super().__init__(reason)
+
 
 class Terminated(Fenced):
     """The worker ends this process; whoever claims the row next goes on."""
+
+    def __init__(self, reason: str = "the worker ends its process") -> None:
+        super().__init__(reason)

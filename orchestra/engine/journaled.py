@@ -213,6 +213,20 @@ class Journaled:
             return True
         return any(record.kind == Kind.TRANSACTION for record in self._records.values())
 
+    def next_asked(self, branch: str, position: int) -> int | None:
+        """The number of the first step of this run attempt that a branch asked for at a position or behind it.
+
+        None where it never got there.
+        """
+        found = (
+            record
+            for record in self._records.values()
+            if record.branch == branch
+            and record.position >= position
+            and record.recorded_attempt == self.claim.run_attempt
+        )
+        return min((record.sequence for record in found), default=None)
+
     @property
     def unfinished(self) -> bool:
         """Whether submitted work of the run may not have ended."""
