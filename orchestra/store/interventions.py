@@ -19,7 +19,7 @@ from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.failpoints import failpoint
 from orchestra.questions import Question
 from orchestra.states import StateType
-from orchestra.store import blobs, inputs
+from orchestra.store import artifacts, blobs, inputs
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_steps
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
@@ -307,6 +307,8 @@ def _were_given(connection: Connection, row: Any, wanted: Mapping[str, bytes]) -
 def delete(database: Database, run_id: str) -> None:
     """Delete a run with all that belongs to it, its child runs, and large results that no other run has.
 
+    Its artifacts that have a key stay, as versions of their keys.
+
     Raises:
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has not ended; cancel it first.
@@ -330,6 +332,7 @@ def delete(database: Database, run_id: str) -> None:
             doomed += connection.scalars(sa.select(flow_runs.c.id).where(flow_runs.c.parent_run_id == parent))
         for doomed_id in doomed:
             large.update(_large_results(connection, doomed_id))
+            artifacts.delete_of_run(connection, doomed_id)
             connection.execute(sa.delete(flow_runs).where(flow_runs.c.id == doomed_id))
         blobs.drop_unused(connection, large)
 
