@@ -431,7 +431,7 @@ def _latest(key: str | None) -> ArtifactRecord | None:
         behind.flush()
         return artifacts.find_latest(database(), key)
 
-    return _seen("latest-artifact", look)
+    return acts.seen("latest-artifact", look)
 
 
 def _kept(artifact_id: str, new: NewArtifact) -> ArtifactRecord:
@@ -443,13 +443,7 @@ def _kept(artifact_id: str, new: NewArtifact) -> ArtifactRecord:
             # It is written when the db_transaction() around it is committed.
             return artifacts.record(new.row(clock.now()) | {"id": artifact_id})
 
-    return _seen("artifact-kept", look)
-
-
-def _seen(name: str, look: Callable[[], T]) -> T:
-    """What is seen now; in a flow's body on a worker a replay sees the same."""
-    runner = durable_body()
-    return look() if runner is None else runner.observe(name, look)
+    return acts.seen("artifact-kept", look)
 
 
 def _update_progress(artifact_id: str, progress: float, description: str | None) -> str:

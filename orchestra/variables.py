@@ -221,9 +221,8 @@ def _get(name: str, default: Any) -> Any:
         found = variables.find(database(), name)
         return [] if found is None else [found.value]
 
-    runner = durable_body()
-    seen = look() if runner is None else runner.observe("variable", look)
-    return seen[0] if seen else default
+    found = acts.seen("variable", look)
+    return found[0] if found else default
 
 
 def _unset(name: str) -> bool:

@@ -7,6 +7,7 @@ body runs, under its claim; elsewhere at once.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import TypeVar
 
 from sqlalchemy.engine import Connection
@@ -18,7 +19,9 @@ from orchestra.engine.journaled import Journaled
 from orchestra.engine.slots import step_claim
 from orchestra.errors import ClaimLost, Fenced, NotFound
 from orchestra.handles import durable_body
+from orchestra.runners.base import Runner
 from orchestra.runners.local import LocalRunner
+from orchestra.runners.steps import Recorded
 from orchestra.store import claims
 from orchestra.store.claims import Claim
 from orchestra.store.database import database, instant
@@ -39,15 +42,32 @@ def act(name: str, effect: Effect, value: T, inputs: bytes) -> T:
     Raises:
         OrchestraError: What `effect` raises; nothing was done then.
     """
-    runner = durable_body()
+    runner = _body()
     if isinstance(runner, Journaled):
         return runner.act(name, effect, value, inputs)
     task_run = task_run_context.get()
     if task_run is not None and task_run.atomic is not None:
         task_run.atomic.also(effect)
-        return value
-    alone(effect, _claim_here())
+    elif runner is not None:
+        # A body that is only traced, for a canvas, refuses.
+        runner.observe(name, lambda: alone(effect))
+    else:
+        alone(effect, _claim_here())
     return value
+
+
+def seen(name: str, look: Callable[[], T]) -> T:
+    """What `look` gives; in a flow's body on a worker a replay sees the same."""
+    runner = _body()
+    return look() if runner is None else runner.observe(name, look)
+
+
+def _body() -> Runner | None:
+    """What carries out the calls of the flow's body that asks; None in a task's body and outside of runs."""
+    here = flow_run_context.get()
+    if here is None or task_run_context.get() is not None:
+        return None
+    return None if isinstance(here.runner, Journaled) and durable_body() is None else here.runner
 
 
 def removal(effect: Effect) -> Effect:
@@ -68,7 +88,9 @@ def removal(effect: Effect) -> Effect:
 def may_write_behind() -> bool:
     """Whether the calling code is of a run in this process, whose records are written behind it."""
     flow_run, task_run = flow_run_context.get(), task_run_context.get()
-    if flow_run is None or not isinstance(flow_run.runner, LocalRunner):
+    runner = None if flow_run is None else flow_run.runner
+    # Hooks have a runner that records nothing, on workers too.
+    if not isinstance(runner, LocalRunner) or not isinstance(runner.book, Recorded):
         return False
     return transaction_context.get() is None and (task_run is None or task_run.atomic is None)
 

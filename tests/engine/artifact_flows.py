@@ -18,7 +18,7 @@ from orchestra.artifacts import (
 )
 from orchestra.store.database import database
 from orchestra.store.tables import steps
-from orchestra.transactions import db_transaction
+from orchestra.transactions import db_transaction, transaction
 from orchestra.variables import Variable
 
 #: What bodies did, in order.
@@ -140,3 +140,29 @@ def overtaken() -> None:
 def losing() -> None:
     """Has a task that loses its claim."""
     overtaken.submit().result()
+
+
+def told(flow: Any, run: Any, state: Any) -> None:
+    """A hook of a flow that shows how it ended."""
+    create_markdown_artifact(state.name, key="ended")
+
+
+@task
+def reserve() -> None:
+    """Is undone where what follows fails."""
+
+
+@reserve.on_rollback
+def give_back(txn: Any) -> None:
+    """Shows that."""
+    create_markdown_artifact("given back", key="undone")
+    Variable.set("undone", True, overwrite=True)
+
+
+@flow(on_failure=[told])
+def rolled_back() -> None:
+    """Fails inside of a transaction."""
+    with transaction():
+        create_markdown_artifact("begun", key="begun")
+        reserve()
+        raise ValueError("no")

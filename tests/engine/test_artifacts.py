@@ -137,6 +137,15 @@ def test_an_artifact_goes_with_the_db_transaction_around_it(way: Way, driver: Dr
     assert shown(driver.database) == ({} if fails else {("booked", "booked"): 1})
 
 
+def test_hooks_show_artifacts(way: Way, driver: Driver) -> None:
+    """Of a state, and of a rollback."""
+    assert way(flows.rolled_back).is_failed()
+    driver.settle()
+
+    assert shown(driver.database) == {("begun", "begun"): 1, ("undone", "given back"): 1, ("ended", "Failed"): 1}
+    assert Variable.get("undone") is True
+
+
 def test_who_has_lost_its_claim_shows_nothing(driver: Driver, effects: list[str]) -> None:
     """And goes no further: its successor does."""
     driver.submit(flows.losing)
