@@ -152,12 +152,13 @@ def delete_key(database: Database, key: str) -> int:
             _fall_back(connection, key)
         return len(ids)
 
+    # Looked for before: where the answer to a commit is lost, its repetition finds fewer, or none.
+    if find_latest(database, key) is None:
+        raise ArtifactNotFound(f"of the key {key!r}")
     deleted = last = database.write(work)
     while last == _CHUNK:
         last = database.write(work)
         deleted += last
-    if not deleted:
-        raise ArtifactNotFound(f"of the key {key!r}")
     return deleted
 
 

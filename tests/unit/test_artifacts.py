@@ -98,6 +98,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: create_markdown_artifact("x", key=""), "lower-case letters, digits and dashes"),
     (lambda: create_markdown_artifact("x", key="a_b"), "'a_b' cannot be the key"),
     (lambda: create_markdown_artifact("x", key="a" * 256), "1 to 255"),
+    (lambda: create_markdown_artifact("x", key="../../etc/passwd"), "cannot be the key"),
+    (lambda: create_markdown_artifact("x", key="a\n"), "cannot be the key"),
     (lambda: create_markdown_artifact(5), "markdown is a text, not 5"),  # type: ignore[arg-type]
     (lambda: create_markdown_artifact("x" * artifacts.LARGEST_ARTIFACT, key="big"), "the markdown 'big' is 1,048,578"),
     (lambda: create_table_artifact([1, 2]), "list of dictionaries"),  # type: ignore[list-item]
