@@ -20,6 +20,8 @@ _COMMANDS = {
     "flow-run": "orchestra.cli.flow_run:flow_run",
     "task": "orchestra.cli.task:task",
     "task-run": "orchestra.cli.task_run:task_run",
+    "artifact": "orchestra.cli.artifact:artifact",
+    "variable": "orchestra.cli.variable:variable",
     "cache": "orchestra.cli.cache:cache",
     "transaction": "orchestra.cli.transaction:transaction",
     "work-pool": "orchestra.cli.work_pool:work_pool",
