@@ -448,7 +448,6 @@ class Segment:
                     window=runner.window,
                 )
             )
-            history.note(self.claim.run_id, "SCHEDULED", "AwaitingRetry", state.message)
             if announcement is not None:
                 self.carrier.announce([announcement])
             return None
@@ -478,7 +477,6 @@ class Segment:
 
     def _write_end(self, ending: Ending, final: State[Any]) -> State[Any]:
         runner = self.runner
-        history.note(self.claim.run_id, ending.state_type, ending.state_name, ending.message)
         level = logging.INFO if final.is_completed() else logging.ERROR
         engine_logger(self.context).log(level, "ended %s%s", final.name, f": {final.message}" if final.message else "")
         debt = owed.flow_debt(self.flow, self.claim, self.row, ending)
@@ -534,7 +532,6 @@ class Segment:
         """Park a run whose body no longer asks for the steps of its journal; nothing is run until a person acts."""
         engine_logger(self.context).error("%s", error)
         self.runner.take_unwritten()
-        history.note(self.claim.run_id, "PAUSED", "NonDeterministic", str(error))
         reason, message = interventions.NONDETERMINISTIC, clean_text(str(error))
         self.runner.guard(
             lambda: interventions.hold_claimed(self.database, self.claim, reason, "NonDeterministic", message)

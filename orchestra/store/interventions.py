@@ -19,7 +19,7 @@ from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.failpoints import failpoint
 from orchestra.questions import Question
 from orchestra.states import StateType
-from orchestra.store import blobs, inputs
+from orchestra.store import blobs, history, inputs
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_steps
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
@@ -163,6 +163,7 @@ def hold(database: Database, run_id: str, *, state_name: str = "Paused") -> None
             raise IllegalTransition(run_id, row.state_name, wanted)
         values = {"held": PAUSED, "state_type": StateType.PAUSED.value, "state_name": state_name}
         connection.execute(sa.update(flow_runs).where(flow_runs.c.id == run_id).values(**values))
+        history.record(connection, run_id, StateType.PAUSED, state_name)
 
     database.write(work)
 
@@ -182,7 +183,12 @@ def hold_claimed(database: Database, claim: Claim, reason: str, name: str, messa
         "state_name": name,
         "state_message": message,
     }
-    database.write(lambda connection: fence(connection, claim, going_on=True, **values))
+
+    def work(connection: Connection) -> None:
+        fence(connection, claim, going_on=True, **values)
+        history.record(connection, claim.run_id, StateType.PAUSED, name, message)
+
+    database.write(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,9 +382,11 @@ def _release(connection: Connection, run_id: str) -> list[Announcement]:
             state_name=sa.case((flow_runs.c.start_time.is_(None), "Scheduled"), (claimed, "Running"), else_="Waiting"),
             state_message=None,
         )
-        .returning(*RUN_COLUMNS)
+        .returning(*RUN_COLUMNS, flow_runs.c.state_type, flow_runs.c.state_name)
     )
-    run = of_run(connection.execute(statement).one())
+    row = connection.execute(statement).one()
+    history.record(connection, run_id, row.state_type, row.state_name)
+    run = of_run(row)
     return [run, *_announce_again(connection, run_id, run.run_attempt)]
 
 
@@ -435,6 +443,7 @@ def _mark_cancelling(connection: Connection, row: Any) -> list[Announcement]:
         values |= {"phase": Phase.READY, "due_at": now(), "announce_at": now() + settings.current().lease_seconds}
     statement = sa.update(flow_runs).where(flow_runs.c.id == row.id).values(**values).returning(*RUN_COLUMNS)
     found = connection.execute(statement).one()
+    history.record(connection, row.id, values["state_type"], values["state_name"])
     if never_started:
         # Nobody has its code here: a worker runs its hooks.
         return [] if row.has_hooks is False else owe(connection, [_debt(row)])

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store import runs
+from orchestra.store import history, runs
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database, insert, instant, now
 from orchestra.store.runs import NewRun
@@ -148,4 +148,11 @@ def mark_late(database: Database, limit: int = 500) -> list[tuple[str, str]]:
     values = {"state_type": StateType.SCHEDULED.value, "state_name": "Late"}
     statement = sa.update(flow_runs).where(column.id.in_(some), *waits).values(values)
     statement = statement.returning(column.id, column.queue)
-    return database.write(lambda connection: [(row.id, row.queue) for row in connection.execute(statement)])
+
+    def work(connection: Connection) -> list[tuple[str, str]]:
+        found = [(row.id, row.queue) for row in connection.execute(statement)]
+        for run_id, _ in found:
+            history.record(connection, run_id, StateType.SCHEDULED, "Late")
+        return found
+
+    return database.write(work)
