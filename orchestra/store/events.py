@@ -71,7 +71,7 @@ def new(
     moment = clock.now()
     resource_id = clean_text(resource[ID])
     return {
-        "id": id or str(uuid.uuid4()),
+        "id": id or new_id(),
         "occurred": moment if occurred is None else occurred,
         "received": moment,
         "event": clean_text(event),
@@ -85,19 +85,34 @@ def new(
     }
 
 
-def act(noun: str, verb: str, id: str, name: str | None = None, *, run_id: str | None = None, **payload: Any) -> Row:
+def act(
+    noun: str,
+    verb: str,
+    thing_id: str,
+    name: str | None = None,
+    *,
+    id: str | None = None,
+    run_id: str | None = None,
+    **payload: Any,
+) -> Row:
     """The row of something done to one of orchestra's own things: `act("deployment", "paused", its_id, its_name)`.
 
     Args:
         noun: What it was done to.
         verb: What was done, in the past.
-        id: Of the thing.
+        thing_id: The id of the thing.
         name: What people call it.
+        id: Of the event, where this is called within a transaction that may be repeated; None: a fresh one.
         run_id: The flow run that it is about.
         payload: More about it, for people.
     """
-    labels = {ID: f"orchestra.{noun}.{id}"} | ({} if name is None else {_NAME: name})
-    return new(f"orchestra.{noun}.{verb}", labels, payload=payload, run_id=run_id)
+    labels = {ID: f"orchestra.{noun}.{thing_id}"} | ({} if name is None else {_NAME: name})
+    return new(f"orchestra.{noun}.{verb}", labels, id=id, payload=payload, run_id=run_id)
+
+
+def new_id() -> str:
+    """A fresh id of an event."""
+    return str(uuid.uuid4())
 
 
 def record(connection: Connection, *rows: Row) -> None:

@@ -9,10 +9,27 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from orchestra.engine import firing
 from orchestra.errors import ConfigurationError
-from orchestra.store import events, history, tables
+from orchestra.schedules import Cron
+from orchestra.store import (
+    behind,
+    claims,
+    deployments,
+    events,
+    history,
+    interventions,
+    limits,
+    runs,
+    tables,
+    work_pools,
+    workers,
+)
 from orchestra.store.database import Database
+from orchestra.store.deployments import NewDeployment
 from orchestra.store.events import EventFilter, EventRecord
+from orchestra.store.runs import NewRun
+from orchestra.store.workers import WorkerRow
 from tests.store.rows import add_run
 
 
@@ -215,3 +232,135 @@ def test_no_list_of_events_scans_a_table(database: Database, wanted: EventFilter
     for plan in plans:
         assert "Seq Scan" not in plan, plan
         assert not [line for line in plan.splitlines() if "SCAN" in line and "INDEX" not in line and "(" not in line]
+
+
+def told(database: Database, **wanted: Any) -> list[tuple[str, str]]:
+    """What was done, and to what, the oldest first."""
+    found, _ = events.page(database, EventFilter(**wanted), newest=False)
+    return [(event.event.removeprefix("orchestra."), event.resource["orchestra.resource.name"]) for event in found]
+
+
+def test_what_is_done_to_pools_queues_and_limits_is_told(database: Database) -> None:
+    """Made, changed, paused, deleted: each in the transaction that does it."""
+    work_pools.create(database, "gpu", "process")
+    work_pools.create_queue(database, "gpu", "urgent")
+    work_pools.update_queue(database, "gpu", "urgent", priority=2)
+    work_pools.update(database, "gpu", paused=True)
+    work_pools.update(database, "gpu", paused=False)
+    work_pools.delete_queue(database, "gpu", "urgent")
+    limits.create(database, "database", 3)
+    limits.update(database, "database", {"slot_limit": 5})
+    limits.delete(database, "database")
+    work_pools.delete(database, "gpu")
+
+    assert told(database) == [
+        ("work-pool.created", "gpu"),
+        ("work-queue.created", "gpu/urgent"),
+        ("work-queue.updated", "gpu/urgent"),
+        ("work-pool.paused", "gpu"),
+        ("work-pool.resumed", "gpu"),
+        ("work-queue.deleted", "gpu/urgent"),
+        ("concurrency-limit.created", "database"),
+        ("concurrency-limit.updated", "database"),
+        ("concurrency-limit.deleted", "database"),
+        ("work-pool.deleted", "gpu"),
+    ]
+
+
+def test_what_is_done_to_deployments_is_told(database: Database) -> None:
+    """A deployment that is written again was updated; its schedules are told of by themselves."""
+    new = NewDeployment(name="nightly", flow_name="etl", entrypoint="flows:etl", queue="etl")
+    deployments.keep(database, new)
+    deployments.keep(database, new)
+    deployments.set_paused(database, "etl/nightly", True)
+    deployments.set_paused(database, "etl/nightly", False)
+    deployments.add_schedule(database, "etl/nightly", Cron("0 3 * * *", slug="night"))
+    deployments.set_active(database, "etl/nightly", "night", False)
+    deployments.delete_schedule(database, "etl/nightly", "night")
+    deployments.delete(database, "etl/nightly")
+
+    assert told(database) == [
+        ("deployment.created", "etl/nightly"),
+        ("deployment.updated", "etl/nightly"),
+        ("deployment.paused", "etl/nightly"),
+        ("deployment.resumed", "etl/nightly"),
+        ("schedule.created", "night"),
+        ("schedule.paused", "night"),
+        ("schedule.deleted", "night"),
+        ("deployment.deleted", "etl/nightly"),
+    ]
+
+
+def test_a_schedule_tells_what_it_fires_and_what_it_skips(database: Database) -> None:
+    """After an outage of some hours only the last time is made up for: the others were skipped."""
+    deployments.keep(database, NewDeployment(name="hourly", flow_name="etl", entrypoint="flows:etl", queue="etl"))
+    deployments.add_schedule(database, "etl/hourly", Cron("0 * * * *", slug="hour"))
+    away = {"fired_at": time.time() - 4 * 3600, "next_at": time.time() - 3 * 3600}
+    database.write(lambda connection: connection.execute(tables.schedules.update().values(away)))
+
+    firing.fire_due(database, lambda entrypoint: ("etl", None))
+
+    assert sorted(told(database, events=("orchestra.schedule.fired", "orchestra.schedule.skipped"))) == [
+        ("schedule.fired", "hour"),
+        ("schedule.skipped", "hour"),
+    ]
+
+
+def test_what_people_ask_of_a_run_is_told(database: Database) -> None:
+    """Beside the states that follow from it, which are in its history as well."""
+    run_id = runs.create(database, NewRun("etl", "flows:etl", "brave-otter", b"", queue="etl")).row["id"]
+    interventions.hold(database, run_id)
+    interventions.resume(database, run_id)
+    interventions.cancel(database, run_id)
+    interventions.retry(database, run_id)
+
+    assert [name for name, _ in told(database, flow_run_id=run_id)] == [
+        "flow-run.created",
+        "flow-run.Paused",
+        "flow-run.pause-requested",
+        "flow-run.resume-requested",
+        "flow-run.Scheduled",
+        "flow-run.cancel-requested",
+        "flow-run.Cancelled",
+        "flow-run.retry-requested",
+        "flow-run.AwaitingRetry",
+    ]
+
+
+def test_a_deleted_run_leaves_the_event_of_its_deletion(database: Database) -> None:
+    """Its states go with it."""
+    run_id = runs.create(database, NewRun("etl", "flows:etl", "brave-otter", b"", queue="etl")).row["id"]
+    interventions.cancel(database, run_id)
+    interventions.delete(database, run_id)
+
+    assert [name for name, _ in told(database)] == ["flow-run.cancel-requested", "flow-run.deleted"]
+
+
+def test_workers_come_go_and_are_lost(database: Database) -> None:
+    """One that gives no heartbeat any more is struck off, once."""
+    for name in ("celery@one", "celery@two"):
+        workers.register(database, WorkerRow(name, "host", 1, ("etl",), 2, "prefork", "1"))
+    workers.leave(database, "celery@one")
+    silent = tables.workers.update().values(heartbeat_at=time.time() - 3600)
+    database.write(lambda connection: connection.execute(silent))
+    assert workers.forget_silent(database) == 1
+    assert workers.forget_silent(database) == 0
+
+    assert told(database) == [
+        ("worker.online", "celery@one"),
+        ("worker.online", "celery@two"),
+        ("worker.offline", "celery@one"),
+        ("worker.lost", "celery@two"),
+    ]
+
+
+def test_a_run_that_is_taken_over_is_told(database: Database) -> None:
+    """Its worker died: the lease lapsed, and another one claims it."""
+    run_id = runs.create(database, NewRun("etl", "flows:etl", "brave-otter", b"", queue="etl")).row["id"]
+    claims.claim_run(database, run_id)
+    lapsed = tables.flow_runs.update().values(lease_until=time.time() - 1)
+    database.write(lambda connection: connection.execute(lapsed))
+    claims.claim_run(database, run_id)
+    behind.flush()
+
+    assert ("flow-run.taken-over", "brave-otter") in told(database, flow_run_id=run_id)
