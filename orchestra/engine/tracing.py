@@ -459,6 +459,10 @@ class _Tracer:
         """Refuse: a body that is only drawn has no effects."""
         self.refuse("sends input")
 
+    def emit(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Refuse: a body that is only drawn has no effects."""
+        self.refuse("emits an event (emit it in a task)")
+
     def observe(self, name: str, look: Callable[[], T]) -> T:
         """Refuse: what is seen while tracing is not what a run would see."""
         self.refuse(f"asks for {name!r} (hand it in as a parameter, or ask in a task)")

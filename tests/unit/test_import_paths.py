@@ -29,6 +29,7 @@ THERE = {
     "client.schemas.objects": "Flow FlowRun TaskRun Log State StateDetails StateType",
     "client.schemas.sorting": "FlowRunSort TaskRunSort FlowSort LogSort",
     "context": "FlowRunContext TaskRunContext get_run_context tags",
+    "events": "emit_event Event Resource RelatedResource get_events_client get_events_subscriber",
     "exceptions": """
         OrchestraException OrchestraSignal CrashedRun FailedRun CancelledRun UnfinishedRun MissingResult
         MissingContextError MissingFlowError MissingProfileError ScriptError ParameterTypeError ParameterBindError
@@ -78,7 +79,7 @@ NOT_YET = {
     "blocks.system": "Secret JSON String DateTime",
     "client.schemas.filters": "DeploymentFilter DeploymentFilterId FlowRunFilterDeploymentId WorkPoolFilter",
     "deployments": "initialize_project",
-    "events": "emit_event Event Resource DeploymentEventTrigger",
+    "events": "DeploymentEventTrigger EventTrigger",
     "flows": "aserve adeploy",
     "server": "create_app",
     "variables": "Variable",
