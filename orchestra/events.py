@@ -133,7 +133,7 @@ class Event(BaseModel):
     @classmethod
     def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
         try:
-            text = to_json(value, fallback=str)
+            text = to_json(value, fallback=str, inf_nan_mode="null")
         except (PydanticSerializationError, ValueError, RecursionError) as error:
             raise ValueError(f"it cannot be written as JSON: {error}") from error
         if len(text) > _MOST_PAYLOAD:

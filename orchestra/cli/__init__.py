@@ -20,6 +20,7 @@ _COMMANDS = {
     "flow-run": "orchestra.cli.flow_run:flow_run",
     "task": "orchestra.cli.task:task",
     "task-run": "orchestra.cli.task_run:task_run",
+    "events": "orchestra.cli.events:events",
     "cache": "orchestra.cli.cache:cache",
     "transaction": "orchestra.cli.transaction:transaction",
     "work-pool": "orchestra.cli.work_pool:work_pool",
@@ -35,7 +36,7 @@ _COMMANDS = {
 }
 
 #: Short names, as Prefect has them.
-_ALIASES = {"gcl": "global-concurrency-limit"}
+_ALIASES = {"gcl": "global-concurrency-limit", "event": "events"}
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
