@@ -33,8 +33,12 @@ class SharedTransaction(Protocol):
 class LineCounter(Protocol):
     """Numbers the log lines of a flow body, so that a replay skips those already written."""
 
-    def next(self) -> tuple[str, int] | None:
-        """Branch and ordinal of the next line; None: it was written before, drop it."""
+    def next(self, series: str = "") -> tuple[str, int] | None:
+        """Branch and ordinal of the next line; None: it was written before, drop it.
+
+        Args:
+            series: Lines of one series are numbered apart from the others.
+        """
         ...
 
 
@@ -80,6 +84,8 @@ class FlowRunContext:
     log_prints: bool = False
     lines: LineCounter | None = None
     depth: int = 0
+    #: The parameters, and the secrets that were found in them (`orchestra.logging`).
+    secrets: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def get(cls) -> FlowRunContext | None:
@@ -136,6 +142,8 @@ class TaskRunContext:
     transaction: OpenTransaction | None = None
     #: The block in which it was called, where that is another process's: `(run attempt, key)`.
     called_in: tuple[int, str] | None = None
+    #: As `FlowRunContext.secrets`.
+    secrets: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def get(cls) -> TaskRunContext | None:

@@ -59,6 +59,7 @@ from orchestra.store.announcements import WAKE_SUFFIX
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.journal import Ending
+from orchestra.store.tables import LONGEST_NAME
 from orchestra.store.waits import Park
 
 logger = logging.getLogger("orchestra.engine")
@@ -554,10 +555,10 @@ class Lines:
         self._written = written
         self._counts: dict[str, int] = {}
 
-    def next(self) -> tuple[str, int] | None:
+    def next(self, series: str = "") -> tuple[str, int] | None:
         """Branch and ordinal of the next line of the calling branch; None where it was written before."""
         line = current_line.get()
-        branch = self._prefix + (line.branch.id if line is not None else "")
+        branch = (self._prefix + (line.branch.id if line is not None else "") + series)[:LONGEST_NAME]
         ordinal = self._counts.get(branch, 0)
         self._counts[branch] = ordinal + 1
         return None if ordinal < self._written.get(branch, 0) else (branch, ordinal)

@@ -294,7 +294,7 @@ for _name, _operator in _LOOKS.items():
 
 
 class _NoLines:
-    def next(self) -> tuple[str, int] | None:
+    def next(self, series: str = "") -> tuple[str, int] | None:
         """Drops the line: it belongs to no run."""
         return None
 
