@@ -20,6 +20,7 @@ from orchestra.store import (
     history,
     interventions,
     limits,
+    removal,
     runs,
     tables,
     work_pools,
@@ -331,7 +332,7 @@ def test_a_deleted_run_leaves_the_event_of_its_deletion(database: Database) -> N
     """Its states go with it."""
     run_id = runs.create(database, NewRun("etl", "flows:etl", "brave-otter", b"", queue="etl")).row["id"]
     interventions.cancel(database, run_id)
-    interventions.delete(database, run_id)
+    removal.delete(database, run_id)
 
     assert [name for name, _ in told(database)] == ["flow-run.cancel-requested", "flow-run.deleted"]
 
