@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
@@ -90,7 +89,6 @@ _TASK_RUN: TypeAdapter[TaskRun] = TypeAdapter(TaskRun)
 _TASK_RUNS: TypeAdapter[list[TaskRun]] = TypeAdapter(list[TaskRun])
 _STATES: TypeAdapter[list[State[Any]]] = TypeAdapter(list[RunState])
 _LOGS: TypeAdapter[list[Log]] = TypeAdapter(list[Log])
-_EVENTS: TypeAdapter[EventPage] = TypeAdapter(EventPage)
 _ANSWER: TypeAdapter[OrchestrationResult] = TypeAdapter(OrchestrationResult)
 _COUNT: TypeAdapter[int] = TypeAdapter(int)
 _ID: TypeAdapter[str] = TypeAdapter(str)
@@ -610,8 +608,8 @@ class SyncOrchestraClient(_Client):
             limit: Most events of the page.
             after: `next` of the page before.
         """
-        asked = partial(
-            read_events,
+        self._database()
+        return read_events(
             events=events,
             resources=resources,
             since=since,
@@ -620,7 +618,6 @@ class SyncOrchestraClient(_Client):
             limit=limit,
             after=after,
         )
-        return self._seen("read_events", _EVENTS, lambda db: _EVENTS.dump_python(asked(), mode="json"))
 
     # -- concurrency limits --------------------------------------------------------------------------------------
 
