@@ -30,7 +30,7 @@ from orchestra.celery.ticker import Ticker
 from orchestra.engine import leases
 from orchestra.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from orchestra.runners.carrier import Carrier
-from orchestra.store import claims, due, leaders, local_runs, pass_ons, slots, workers
+from orchestra.store import claims, due, leaders, local_runs, pass_ons, run_slots, slots, workers
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database, database
 from orchestra.store.workers import WorkerRow
@@ -106,6 +106,7 @@ class Sweeper:
             self._ticker.turn()
         self._announce(due.complete_due(self._database))
         self._announce(slots.sweep(self._database))
+        self._announce(run_slots.serve(self._database, expire=True))
         now = clock.monotonic()
         sweep = now >= self._sweep_at
         while taken := due.take_due(self._database, limit=_PAGE, lapsed=sweep):
@@ -120,6 +121,7 @@ class Sweeper:
                 self._announce([owed])
             due.expire_local(self._database)
             slots.purge(self._database)
+            run_slots.purge(self._database)
             self._roll_back_dead()
         return self._until_next()
 

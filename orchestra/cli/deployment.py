@@ -12,6 +12,7 @@ import rich_click as click
 from orchestra import lazy
 from orchestra.cli import _options, _support, _watch
 from orchestra.engine import deployed
+from orchestra.engine import work_pools as acting
 from orchestra.schedules import CATCHUPS, Cron, Interval, RRule
 from orchestra.store import deployments, runs, workers
 from orchestra.store.database import Database, database
@@ -142,8 +143,8 @@ def delete(names: tuple[str, ...], every: bool) -> None:
         raise click.UsageError("give FLOW/DEPLOYMENT, or --all")
     db = database()
     while every and (page := deployments.list_deployments(db).items):
-        _each(tuple(each.full_name for each in page), lambda name: deployments.delete(db, name), "is deleted")
-    _each(names, lambda name: deployments.delete(db, name), "is deleted")
+        _each(tuple(each.full_name for each in page), lambda name: acting.delete_deployment(db, name), "is deleted")
+    _each(names, lambda name: acting.delete_deployment(db, name), "is deleted")
 
 
 @deployment.command()

@@ -8,6 +8,7 @@ import rich_click as click
 
 from orchestra import work_pools as types
 from orchestra.cli import _pool_views, _support
+from orchestra.engine import work_pools as acting
 from orchestra.store import queries, work_pools
 from orchestra.store.database import database
 
@@ -58,7 +59,7 @@ def create(
         "base_job_template": base,
     }
     if overwrite and work_pools.find(database(), name) is not None:
-        work_pools.update(database(), name, type=kind, **values)
+        acting.change(database(), name, type=kind, **values)
         _support.say(f"work pool {name!r} of type {kind} is changed")
         return
     work_pools.create(database(), name, kind, **values)
@@ -101,7 +102,7 @@ def update(name: str, description: str | None, template: str | None, concurrency
         changes["base_job_template"] = _read_template(template)
     if not changes:
         raise click.UsageError("nothing to change: give --description, --concurrency-limit or --base-job-template")
-    work_pools.update(database(), name, **changes)
+    acting.change(database(), name, **changes)
     _support.say(f"work pool {name!r} is changed")
 
 
@@ -109,7 +110,7 @@ def update(name: str, description: str | None, template: str | None, concurrency
 @_name
 def pause(name: str) -> None:
     """Start nothing in a pool until `resume`; what has begun goes on."""
-    work_pools.update(database(), name, paused=True)
+    acting.change(database(), name, paused=True)
     _support.say(f"work pool {name!r} is paused")
 
 
@@ -117,7 +118,7 @@ def pause(name: str) -> None:
 @_name
 def resume(name: str) -> None:
     """Let a paused pool go on."""
-    work_pools.update(database(), name, paused=False)
+    acting.change(database(), name, paused=False)
     _support.say(f"work pool {name!r} goes on")
 
 
@@ -125,7 +126,7 @@ def resume(name: str) -> None:
 @_name
 def delete(name: str) -> None:
     """Delete a work pool and its queues; its deployments stay, NOT_READY."""
-    work_pools.delete(database(), name)
+    acting.delete(database(), name)
     _support.say(f"work pool {name!r} is deleted")
 
 
@@ -134,7 +135,7 @@ def delete(name: str) -> None:
 @click.argument("limit", type=click.IntRange(min=1))
 def set_limit(name: str, limit: int) -> None:
     """Let at most so many runs be at work at once."""
-    work_pools.update(database(), name, concurrency_limit=limit)
+    acting.change(database(), name, concurrency_limit=limit)
     _support.say(f"work pool {name!r} has a concurrency limit of {limit}")
 
 
@@ -142,7 +143,7 @@ def set_limit(name: str, limit: int) -> None:
 @_name
 def clear_limit(name: str) -> None:
     """Let any number of runs be at work at once."""
-    work_pools.update(database(), name, concurrency_limit=None)
+    acting.change(database(), name, concurrency_limit=None)
     _support.say(f"work pool {name!r} has no concurrency limit")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import rich_click as click
 
 from orchestra.cli import _pool_views, _support
+from orchestra.engine import work_pools as acting
 from orchestra.store import queries, work_pools
 from orchestra.store.database import database
 
@@ -78,12 +79,12 @@ def inspect(name: str, pool: str, output: str) -> None:
 @_pool
 def delete(name: str, pool: str) -> None:
     """Delete a work queue; what waits there waits on."""
-    work_pools.delete_queue(database(), pool, name)
+    acting.delete_queue(database(), pool, name)
     _support.say(f"work queue {name!r} of pool {pool!r} is deleted")
 
 
 def _change(pool: str, name: str, done: str, **changes: Any) -> None:
-    work_pools.update_queue(database(), pool, name, **changes)
+    acting.change_queue(database(), pool, name, **changes)
     _support.say(f"work queue {name!r} of pool {pool!r} {done}")
 
 

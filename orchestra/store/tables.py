@@ -154,7 +154,7 @@ flow_runs = Table(
     Column("run_attempt", Integer, nullable=False, server_default="1"),
     Column("timeout_seconds", Double),
     Column("deadline_at", Double),
-    #: Why no claim may be made: "paused", "nondeterministic"; null: free to go.
+    #: Why no claim may be made: "paused", "nondeterministic", "slot" (see `run_slots`); null: free to go.
     Column("held", String(32)),
     #: Parked: how many of the awaited steps must still end (null: all unfinished ones), and all unfinished steps.
     Column("wait_needed", Integer),
@@ -667,6 +667,28 @@ ticks = Table(
     Column("fire_at", Double, primary_key=True),
     Column("run_id", String(36), nullable=False),
     ForeignKeyConstraint(["schedule_id"], ["schedules.id"], ondelete="CASCADE"),
+)
+
+#: Runs of deployments that have a slot of the limits that hold for them (their deployment's, work pool's and work
+#: queue's), and those that wait for one, or for a paused pool (`run_slots.py`). A row counts while its run attempt
+#: goes on.
+run_slots = Table(
+    "run_slots",
+    metadata,
+    Column("run_id", String(36), primary_key=True),
+    Column("run_attempt", Integer, nullable=False),
+    Column("deployment_id", String(36), nullable=False),
+    #: As the run's Celery queue names them; there may be no such pool.
+    Column("pool_name", String(LONGEST_NAME), nullable=False),
+    Column("queue_name", String(LONGEST_NAME), nullable=False),
+    #: When the run was to start: of one priority, the earliest goes first.
+    Column("order_at", Double, nullable=False),
+    #: Null: it waits.
+    Column("taken_at", Double),
+    Column("created_at", Double, nullable=False),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    _partial("ix_run_slots_waiting", "pool_name", "order_at", where="taken_at IS NULL"),
+    _partial("ix_run_slots_taken", "pool_name", where="taken_at IS NOT NULL"),
 )
 
 workers = Table(

@@ -265,14 +265,6 @@ def delete_queue(database: Database, pool: str, name: str) -> None:
     database.write(lambda connection: connection.execute(statement).rowcount)
 
 
-def paused_queues(database: Database) -> frozenset[str]:
-    """The Celery queues of which nothing new is started: they, or their pools, are paused."""
-    query = sa.select(work_pools.c.name, work_queues.c.name.label("queue"))
-    query = query.join_from(work_queues, work_pools, work_pools.c.id == work_queues.c.pool_id)
-    query = query.where(sa.or_(work_pools.c.paused, work_queues.c.paused))
-    return database.read(lambda connection: frozenset(pool_queue(*row) for row in connection.execute(query)))
-
-
 def _keep_queue(connection: Connection, queue_id: str, pool_id: str, name: str, **values: Any) -> bool:
     row = {"id": queue_id, "pool_id": pool_id, "name": name, "created_at": now(), "updated_at": now()}
     connection.execute(insert(connection, work_queues).values(row | values).on_conflict_do_nothing())

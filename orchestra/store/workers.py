@@ -102,9 +102,12 @@ def leave(database: Database, name: str) -> None:
 
 def live(database: Database) -> list[LiveWorker]:
     """The workers that gave a heartbeat within the last lease, by name."""
-    alive = workers.c.heartbeat_at > now() - settings.current().lease_seconds
-    query = sa.select(workers).where(alive).order_by(workers.c.name)
-    return database.read(lambda connection: [_live(row) for row in connection.execute(query)])
+    return database.read(_select_live)
+
+
+def live_queues(connection: Connection) -> frozenset[str]:
+    """The queues that live workers consume, but for those that are stopping."""
+    return frozenset(queue for worker in _select_live(connection) if not worker.stopping for queue in worker.queues)
 
 
 def slots_by_queue(database: Database) -> dict[str, int]:
@@ -128,6 +131,11 @@ def mark_claimed(database: Database, queue: str, announced_at: float) -> None:
         connection.execute(statement.on_conflict_do_update(index_elements=[queue_marks.c.queue], set_=changed))
 
     database.write(work)
+
+
+def _select_live(connection: Connection) -> list[LiveWorker]:
+    alive = workers.c.heartbeat_at > now() - settings.current().lease_seconds
+    return [_live(row) for row in connection.execute(sa.select(workers).where(alive).order_by(workers.c.name))]
 
 
 def _live(row: Any) -> LiveWorker:

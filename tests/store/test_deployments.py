@@ -192,18 +192,6 @@ def test_a_pool_is_changed_by_name(database: Database) -> None:
         work_pools.create(database, "etl", "process")
 
 
-def test_queues_of_a_paused_pool_are_paused(database: Database) -> None:
-    """And single ones."""
-    work_pools.create(database, "etl", "process")
-    work_pools.create_queue(database, "etl", "slow")
-    work_pools.create(database, "web", "process")
-    work_pools.create_queue(database, "web", "slow")
-
-    work_pools.update(database, "etl", paused=True)
-    work_pools.update_queue(database, "web", "slow", paused=True)
-    assert work_pools.paused_queues(database) == {"etl", "etl.slow", "web.slow"}
-
-
 @pytest.mark.parametrize("name", ["a.b", "a,b", "a b", "", "wake", "q@1", "ä"])
 def test_a_name_that_a_celery_queue_cannot_have_is_refused(database: Database, name: str) -> None:
     """Of a pool and of a queue alike."""
