@@ -122,6 +122,7 @@ class Sweeper:
             due.expire_local(self._database)
             slots.purge(self._database)
             run_slots.purge(self._database)
+            workers.forget_old(self._database)
             self._roll_back_dead()
         return self._until_next()
 
@@ -180,6 +181,8 @@ class Attendant:
         self._alert_until = clock.monotonic() + _ALERT
         self._patience = Patience(settings.current().hung_after)
         self._sweep_at = self._beat_at = float("-inf")
+        #: Its processes, as last noted with its heartbeat.
+        self._told: frozenset[str] = frozenset()
         self.stopping = False
 
     def start(self) -> None:
@@ -190,7 +193,7 @@ class Attendant:
         """Do what is due; gives the seconds until the next turn."""
         now = clock.monotonic()
         self._guard(self._look_after_dead)
-        if now >= self._beat_at:
+        if now >= self._beat_at or self._watch.alive != self._told:
             self._beat_at = now + settings.current().lease_seconds / 6
             self._guard(self._beat)
             self._guard(self._renew_silent)
@@ -235,8 +238,10 @@ class Attendant:
             self._sweep_at = float("-inf")
 
     def _beat(self) -> None:
-        if not workers.beat(self._database, self._worker.name, stopping=self.stopping):
+        self._told = self._watch.alive
+        if not workers.beat(self._database, self._worker.name, stopping=self.stopping, processes=self._told):
             workers.register(self._database, self._worker)
+            self._told = frozenset()
 
     def _renew_silent(self) -> None:
         nearly = claims.about_to_lapse(self._database, self._worker.host)

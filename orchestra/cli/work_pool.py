@@ -8,6 +8,7 @@ import rich_click as click
 
 from orchestra import work_pools as types
 from orchestra.cli import _pool_views, _support
+from orchestra.engine import upcoming
 from orchestra.engine import work_pools as acting
 from orchestra.store import queries, work_pools
 from orchestra.store.database import database
@@ -75,8 +76,8 @@ def ls(limit: int, after: str | None, output: str) -> None:
     if output == "json":
         _support.emit_json(page.items)
     else:
-        rows = [(p.name, p.type, "paused" if p.is_paused else "ready", p.concurrency_limit or "") for p in page.items]
-        _support.emit_table(("NAME", "TYPE", "STATE", "LIMIT"), rows)
+        rows = [(p.name, p.type, p.status, p.concurrency_limit or "") for p in page.items]
+        _support.emit_table(("NAME", "TYPE", "STATUS", "LIMIT"), rows)
     _support.say_more(page.next)
 
 
@@ -85,8 +86,10 @@ def ls(limit: int, after: str | None, output: str) -> None:
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show one work pool."""
-    found = work_pools.read(database(), name)
+    db = database()
+    found = work_pools.read(db, name)
     (_support.emit_json if output == "json" else _support.emit_record)(found)
+    _pool_views.say_unheard(db, *(each.celery_queue for each in work_pools.list_queues(db, name)))
 
 
 @work_pool.command()
@@ -159,17 +162,19 @@ def default_template(kind: str) -> None:
 @click.option("-l", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most runs to show.")
 @_support.output_option
 def preview(name: str, limit: int, output: str) -> None:
-    """Show the runs that wait to start in a pool, the first due first."""
-    queues = [each.celery_queue for each in work_pools.list_queues(database(), name)]
-    _pool_views.show_waiting(queries.waiting_runs(database(), queues, limit=limit), output)
+    """Show the runs that wait to start in a pool, the first due first, and those that schedules will make there."""
+    db = database()
+    queues = [each.celery_queue for each in work_pools.list_queues(db, name)]
+    found = queries.waiting_runs(db, queues, limit=limit)
+    _pool_views.show_waiting(found, upcoming.of_pool(db, name, limit)[: limit - len(found)], output)
 
 
 @work_pool.command()
 @_name
 @_support.output_option
 def slots(name: str, output: str) -> None:
-    """Show, of each queue of a pool, its workers' slots, and how many runs are at work and wait."""
-    _pool_views.show_slots(database(), work_pools.list_queues(database(), name), output)
+    """Show, of each queue of a pool, its workers' slots, who is at work there, and who waits for a slot."""
+    _pool_views.show_slots(database(), name, work_pools.list_queues(database(), name), output)
 
 
 def _read_template(text: str) -> dict[str, Any]:

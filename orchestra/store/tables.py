@@ -699,6 +699,8 @@ workers = Table(
     Column("pid", Integer, nullable=False),
     #: JSON list of the queues it consumes.
     Column("queues", Text, nullable=False),
+    #: JSON list of its processes, `pid:start`, by which claims are known as its own.
+    Column("processes", Text, nullable=False, server_default="[]"),
     Column("slots", Integer, nullable=False),
     Column("pool", String(32), nullable=False),
     Column("version", String(32), nullable=False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from orchestra.store.tables import Phase, flow_runs, phase_is, queue_marks, step
 
 #: How many flow runs, and how many steps, are announced soon when a worker comes.
 _HASTENED = 1000
+#: For how long one that died is still shown, in seconds.
+KEPT = 3 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ def register(database: Database, worker: WorkerRow) -> None:
         "started_at": now(),
         "heartbeat_at": now(),
         "stopping": False,
+        "processes": "[]",
     }
 
     def work(connection: Connection) -> None:
@@ -88,9 +91,15 @@ def _hasten(connection: Connection, queues: Sequence[str]) -> None:
         connection.execute(sa.update(table).where(column.id.in_(ids)).values(announce_at=column.announced_at + lease))
 
 
-def beat(database: Database, name: str, *, stopping: bool = False) -> bool:
-    """Note that a worker lives; false where it is not registered (any more)."""
-    statement = sa.update(workers).where(workers.c.name == name).values(heartbeat_at=now(), stopping=stopping)
+def beat(database: Database, name: str, *, stopping: bool = False, processes: Iterable[str] = ()) -> bool:
+    """Note that a worker lives; false where it is not registered (any more).
+
+    Args:
+        stopping: It takes no more work.
+        processes: `pid:start` of itself and of its children.
+    """
+    values = {"heartbeat_at": now(), "stopping": stopping, "processes": json.dumps(sorted(processes))}
+    statement = sa.update(workers).where(workers.c.name == name).values(values)
     return database.write(lambda connection: connection.execute(statement).rowcount == 1)
 
 
@@ -98,6 +107,12 @@ def leave(database: Database, name: str) -> None:
     """Forget a worker that ended."""
     statement = sa.delete(workers).where(workers.c.name == name)
     database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def forget_old(database: Database) -> int:
+    """Delete the rows of workers that have not been heard of for long; returns how many. Safe to repeat."""
+    statement = sa.delete(workers).where(workers.c.heartbeat_at < now() - KEPT)
+    return database.write(lambda connection: connection.execute(statement).rowcount)
 
 
 def live(database: Database) -> list[LiveWorker]:

@@ -66,7 +66,7 @@ def test_all_deployments_of_a_file_are_written_down() -> None:
     by_hand, nightly = data("deployment", "ls")
     assert (by_hand["name"], by_hand["work_pool_name"]) == ("by-hand", None)
     assert (nightly["version"], nightly["tags"], nightly["parameters"]) == ("abc123", ["data", "etl"], {"n": 5})
-    assert (nightly["queue"], nightly["status"], nightly["flow_name"]) == ("my-pool.slow", "READY", "job")
+    assert (nightly["queue"], nightly["status"], nightly["flow_name"]) == ("my-pool.slow", "NOT_READY", "job")
     assert [(each["cron"], each["interval"], each["active"]) for each in nightly["schedules"]] == [
         ("0 3 * * *", None, True),
         (None, 3600.0, False),

@@ -1,4 +1,4 @@
-"""Runs of deployments that have a slot of the limits that hold for them, or wait for one."""
+"""Runs of deployments that have a slot of the limits that hold for them, or wait for one; the processes of workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the table; runs that are at work have no slot yet, and count from the next change of a limit on."""
+    """Add the table and the column. Runs that are at work have no slot yet; they count once a limit is changed."""
     op.create_table(
         "run_slots",
         sa.Column("run_id", sa.String(36), nullable=False),
@@ -29,4 +29,5 @@ def upgrade() -> None:
         of_a_run("run_slots"),
     )
     add_index("ix_run_slots_waiting", "run_slots", ["pool_name", "order_at"], where="taken_at IS NULL")
+    op.add_column("workers", sa.Column("processes", sa.Text(), nullable=False, server_default="[]"))
     add_index("ix_run_slots_taken", "run_slots", ["pool_name"], where="taken_at IS NOT NULL")
