@@ -26,7 +26,7 @@ from orchestra import clock, identifiers, settings
 from orchestra.celery.apps import CELERYS_SCHEDULER, SCHEDULER
 from orchestra.celery.dispatch import CeleryCarrier
 from orchestra.celery.processes import Watch
-from orchestra.celery.ticker import Ticker
+from orchestra.celery.ticker import Lateness, Ticker
 from orchestra.engine import leases
 from orchestra.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from orchestra.runners.carrier import Carrier
@@ -67,6 +67,7 @@ class Sweeper:
         self._database = database
         self._carrier = carrier
         self._ticker = ticker
+        self._lateness = Lateness()
         self._owner = identifiers.owner()
         self._is_leader = False
         self._lead_at = self._sweep_at = float("-inf")
@@ -104,6 +105,8 @@ class Sweeper:
     def _work(self) -> float:
         if self._ticker is not None:
             self._ticker.turn()
+        # Beat does so too, and may not be there.
+        self._lateness.look(self._database)
         self._announce(due.complete_due(self._database))
         self._announce(slots.sweep(self._database))
         self._announce(run_slots.serve(self._database, expire=True))

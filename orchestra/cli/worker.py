@@ -160,5 +160,7 @@ def inspect(name: str, output: str) -> None:
         _support.emit_json(found)
         return
     shown = {each.name: getattr(found, each.name) for each in fields(found)}
-    shown["at_work"] = "\n".join(f"{each.type} {each.id} {each.name}, since {each.since}" for each in found.at_work)
+    shown["at_work"] = "\n".join(
+        f"{each.type} {each.id} {each.name}, since {_support.cell(each.since)}" for each in found.at_work
+    )
     _support.emit_record(shown)

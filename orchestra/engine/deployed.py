@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +26,7 @@ from orchestra.results import check_parameters
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text, encode, encode_exception
 from orchestra.states import StateType
-from orchestra.store import deployments, interventions, journal, run_slots, runs
+from orchestra.store import deployments, interventions, journal, precedence, run_slots, runs
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.deployments import Deployment
@@ -132,35 +133,52 @@ def entrypoint_here(database: Database, row: Mapping[str, Any]) -> str:
         raise DefinitionNotFound(entrypoint, str(error)) from error
 
 
-def hold_back(database: Database, claimed: Claimed, carrier: Carrier) -> bool:
-    """See whether a claimed run of a deployment may go on: whether its pool is paused, and there is a slot for it.
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What becomes of a claimed run of a deployment."""
+
+    goes_on: bool
+    #: The run that is to have the worker slot instead.
+    instead: str | None = None
+
+
+def admit(database: Database, claimed: Claimed, carrier: Carrier) -> Admission:
+    """See whether a claimed run of a deployment may go on: its pool is not paused, and there is a slot for it.
 
     Where it must wait, its claim is given up, and whoever frees a slot, or resumes the pool, lets it go on. One more
-    than its deployment's limit allows may be cancelled instead. What ends now needs no slot.
-
-    Returns:
-        Whether it does not go on here.
+    than its deployment's limit allows may be cancelled instead. One that is about to start leaves the worker slot to a
+    run of a work queue that is served before its own. What ends now needs no slot.
 
     Raises:
         ClaimLost: Another claim was made.
     """
+    row = claimed.row
     if claimed.claim.cancelled or claimed.over_budget:
-        return False
-    row, claim = claimed.row, claimed.claim
-    found = run_slots.gate(database, row)
-    if found.holds or not (found.limits or found.paused):
-        return False
+        return Admission(True)
+    gate = run_slots.gate(database, row)
+    if gate.holds or not (gate.limits or gate.paused or gate.is_outranked):
+        return Admission(True)
     begun = _has_begun(database, row)
-    if begun and not found.limits:
-        return False
+    other = precedence.outranking(database, row, carrier.queues) if gate.is_outranked and not begun else None
+    if other is not None and (stepped_back := precedence.step_back(database, claimed.claim)):
+        carrier.announce(stepped_back)
+        return Admission(False, other)
+    if not gate.limits and (begun or not gate.paused):
+        return Admission(True)
+    return Admission(_has_slot(database, claimed, carrier, begun=begun))
+
+
+def _has_slot(database: Database, claimed: Claimed, carrier: Carrier, *, begun: bool) -> bool:
+    """Ask for a slot of each limit; where there is none, the run waits, or is cancelled."""
+    claim, row = claimed.claim, claimed.row
     asked = run_slots.ask(database, claim, row, begun=begun)
     carrier.announce(asked.announcements)
     if asked.refused:
         _cancel(database, claim, row, carrier, asked.reason)
     elif not asked.granted:
-        logger.info("flow run %s %s", claim.run_id, asked.reason)
-        history.note(claim.run_id, "SCHEDULED", run_slots.AWAITING, asked.reason)
-    return not asked.granted
+        logger.info("flow run %s: %s", claim.run_id, asked.reason)
+        history.note(claim.run_id, "SCHEDULED", asked.shown, asked.reason)
+    return asked.granted
 
 
 def _has_begun(database: Database, row: Mapping[str, Any]) -> bool:

@@ -77,9 +77,13 @@ def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart)
     heart.mark(claimed.row["queue"] + wake, claimed.row["announced_at"])
     if claimed.row["deployment_id"] is None:
         _carry_on(database, claimed, carrier, heart)
-    elif not deployed.hold_back(database, claimed, carrier):
+        return
+    admission = deployed.admit(database, claimed, carrier)
+    if admission.goes_on:
         _carry_on(database, claimed, carrier, heart)
         deployed.hand_on(database, run_id, carrier)
+    elif admission.instead is not None:
+        run_segment(database, admission.instead, carrier, heart)
 
 
 def _carry_on(database: Database, claimed: Claimed, carrier: Carrier, heart: Heart) -> None:

@@ -69,6 +69,8 @@ class Gate:
     cancels_new: bool
     #: It has a slot of each.
     holds: bool
+    #: Another work queue of its pool is served before its own.
+    is_outranked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Asked:
     granted: bool
     #: Why not: for people.
     reason: str = ""
+    #: What it is shown as.
+    shown: str = AWAITING
     #: It is not to wait, but to be cancelled.
     refused: bool = False
     #: What to announce.
@@ -125,7 +129,7 @@ def ask(database: Database, claim: Claim, run: Mapping[str, Any], *, begun: bool
         shown = "Scheduled" if paused else AWAITING
         # One that is being cancelled since has its claim still, and ends under it.
         is_set_back = _set_back(connection, claim, reason, begun=begun, shown=shown)
-        return Asked(not is_set_back, reason, announcements=announcements)
+        return Asked(not is_set_back, reason, shown, announcements=announcements)
 
     failpoint("before_run_slot")
     asked = database.write(work)
@@ -333,6 +337,7 @@ def _gate(connection: Connection, run: Mapping[str, Any]) -> Gate:
         names=names,
         cancels_new=row.collision_strategy == "CANCEL_NEW",
         holds=row.taken_at is not None and row.slot_attempt == run["run_attempt"],
+        is_outranked=bool(row.is_outranked),
     )
 
 
@@ -395,6 +400,7 @@ _LIMITS = (
     work_queues.c.concurrency_limit.label("queue_limit"),
 )
 _priority = sa.func.coalesce(work_queues.c.priority, 1)
+_other = work_queues.alias("other")
 
 
 def _line(asking: str | None, begun: bool, live: list[str], full: set[Key]) -> Any:
@@ -471,6 +477,10 @@ _GATE = sa.select(
     work_queues.c.paused.label("queue_paused"),
     run_slots.c.taken_at,
     run_slots.c.run_attempt.label("slot_attempt"),
+    sa.exists()
+    .where(_other.c.pool_id == work_pools.c.id, _other.c.priority < _priority)
+    .correlate(work_pools, work_queues)
+    .label("is_outranked"),
 ).select_from(
     sa.select(sa.literal(1).label("one"))
     .subquery()

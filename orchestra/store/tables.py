@@ -186,6 +186,7 @@ flow_runs = Table(
     Index("ix_flow_runs_state", "state_type", "created_at", "id"),
     _partial("ix_flow_runs_tagged", "created_at", "id", where="tags <> '[]'"),
     _partial("ix_flow_runs_deployment", "deployment_id", "created_at", "id", where="deployment_id IS NOT NULL"),
+    _partial("ix_flow_runs_queued", "queue", "due_at", where="phase = 'READY' AND deployment_id IS NOT NULL"),
     _partial("ix_flow_runs_parent", "parent_run_id", where="parent_run_id IS NOT NULL"),
     _partial("ix_flow_runs_announce", "announce_at", where="phase = 'READY'"),
     _partial("ix_flow_runs_lease", "lease_until", where="phase = 'CLAIMED'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,10 @@ from orchestra import settings
 from orchestra.deployments import Deployment, run_deployment
 from orchestra.engine import work_pools as acting
 from orchestra.handles import FlowRunHandle
-from orchestra.store import queries, work_pools
+from orchestra.store import queries, work_pools, worker_records
 from orchestra.store.database import Database
 from tests.conftest import WorkerFactory
-from tests.helpers import wait_until
+from tests.helpers import ROOT, wait_until
 from tests.integration import pool_flows
 from tests.limits.test_processes import most_at_once
 from tests.servers import Broker
@@ -135,3 +137,40 @@ def test_a_killed_worker_frees_the_pools_only_slot(
     assert [run.result(timeout=SOON) for run in [*waiting, hangs]][-1] == "hangs"
     assert most_at_once([(float(words[2]), float(words[3])) for words in lines(ledger, "span")]) == 1
     assert len(lines(ledger, "in")) == 5
+
+
+def test_without_a_limit_the_urgent_have_the_free_worker_slot_first(
+    database: Database, ledger: Path, worker_factory: WorkerFactory
+) -> None:
+    """Though their messages came last. A worker that is told to work off what is due ends by itself."""
+    defaults = [start(f"default-{number}", seconds=0.2) for number in range(3)]
+    urgent = [start(f"urgent-{number}", "urgent", seconds=0.2) for number in range(3)]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestra", "worker", "start", "--pool", "etl", "-l", "1", "-n", "once", "--run-once"],
+        capture_output=True,
+        timeout=SOON,
+        check=False,
+        cwd=ROOT,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    order = [words[1].rpartition("-")[0] for words in lines(ledger, "in")]
+    assert order == ["urgent"] * 3 + ["default"] * 3
+    assert {queries.flow_run_state(database, run.id).name for run in defaults + urgent} == {"Completed"}
+    assert worker_records.list_workers(database).items == ()
+
+
+def test_a_worker_is_seen_at_work(database: Database, ledger: Path, worker_factory: WorkerFactory) -> None:
+    """On which run, in which process; killed, it is OFFLINE once its heartbeat is overdue."""
+    worker = worker_factory(queues="etl", concurrency=1, name="loader")
+    run = start("long", seconds=600)
+    wait_until(lambda: worker_records.read(database, "loader").running == 1, "it to be at work", SOON)
+
+    found = worker_records.read(database, "loader")
+    assert (found.status, found.work_pools, [each.id for each in found.at_work]) == ("ONLINE", ("etl",), [run.id])
+    assert work_pools.read(database, "etl").status == "READY"
+    worker.kill_group()
+    wait_until(lambda: worker_records.read(database, "loader").status == "OFFLINE", "it to be offline", LEASE + 10)
+    assert work_pools.read(database, "etl").status == "NOT_READY"

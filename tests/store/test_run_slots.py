@@ -6,7 +6,17 @@ import pytest
 import sqlalchemy as sa
 
 from orchestra.states import StateType
-from orchestra.store import claims, deployments, interventions, run_slots, runs, work_pools, workers
+from orchestra.store import (
+    claims,
+    deployments,
+    interventions,
+    precedence,
+    run_slots,
+    runs,
+    slot_records,
+    work_pools,
+    workers,
+)
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database
 from orchestra.store.deployments import NewDeployment
@@ -224,3 +234,37 @@ def test_a_queue_without_a_worker_gets_no_slot(database: Database) -> None:
     workers.register(database, WorkerRow("w@h", "h", 1, ("etl", "etl.urgent"), 2, "prefork", "1"))
     assert claim is not None
     assert end(database, claim) == [urgent]
+
+
+def test_a_run_about_to_start_leaves_its_worker_slot_to_a_more_urgent_one(database: Database) -> None:
+    """Of those that are due and that the worker may take; what has started is not stopped."""
+    low, later = make(database), make(database, queue="etl.urgent")
+    claimed = claims.claim_run(database, low)
+    assert claimed is not None
+    assert run_slots.gate(database, claimed.row).is_outranked
+    assert precedence.outranking(database, claimed.row, ["etl"]) is None
+    assert precedence.outranking(database, claimed.row, ["etl", "etl.urgent"]) == later
+
+    assert [each.run_id for each in precedence.step_back(database, claimed.claim)] == [low]
+    assert runs.read(database, low)["start_time"] is None
+    urgent = claims.claim_run(database, later)
+    assert urgent is not None
+    assert not run_slots.gate(database, urgent.row).is_outranked
+    again = claims.claim_run(database, low)
+    assert again is not None
+    assert precedence.outranking(database, again.row, ["etl", "etl.urgent"]) is None
+
+
+def test_who_has_slots_and_who_waits_is_shown_in_order(database: Database) -> None:
+    """With where they are at work, or why they wait."""
+    work_pools.update(database, "etl", concurrency_limit=1)
+    first, second, urgent = make(database), make(database), make(database, queue="etl.urgent")
+    for run_id in (first, second, urgent):
+        start(database, run_id)
+
+    found = slot_records.holders(database, "etl", ["default", "urgent"])
+
+    assert [(each.id, each.has_slot) for each in found] == [(first, True), (urgent, False), (second, False)]
+    assert [each.process is not None for each in found] == [True, False, False]
+    assert "work pool 'etl'" in (found[1].state_message or "")
+    assert [each.id for each in slot_records.holders(database, "etl", ["urgent"])] == [urgent]

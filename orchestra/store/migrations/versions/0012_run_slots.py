@@ -29,5 +29,8 @@ def upgrade() -> None:
         of_a_run("run_slots"),
     )
     add_index("ix_run_slots_waiting", "run_slots", ["pool_name", "order_at"], where="taken_at IS NULL")
+    add_index(
+        "ix_flow_runs_queued", "flow_runs", ["queue", "due_at"], where="phase = 'READY' AND deployment_id IS NOT NULL"
+    )
     op.add_column("workers", sa.Column("processes", sa.Text(), nullable=False, server_default="[]"))
     add_index("ix_run_slots_taken", "run_slots", ["pool_name"], where="taken_at IS NOT NULL")
