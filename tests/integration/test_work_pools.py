@@ -15,6 +15,7 @@ from orchestra.handles import FlowRunHandle
 from orchestra.store import queries, work_pools, worker_records
 from orchestra.store.database import Database
 from tests.conftest import WorkerFactory
+from tests.crash.test_failpoints import ON_RUN_SLOTS
 from tests.helpers import ROOT, wait_until
 from tests.integration import pool_flows
 from tests.limits.test_processes import most_at_once
@@ -22,6 +23,8 @@ from tests.servers import Broker
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
+#: What the store does of it is tried on both databases (tests/store/test_run_slots.py).
+ONLY_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 SOON = 60.0
 LEASE = 4.0
 
@@ -96,6 +99,7 @@ def test_no_more_than_the_limit_are_at_work_and_the_urgent_go_first(
     holding.cancel()
 
 
+@ONLY_SQLITE
 def test_one_run_more_than_a_deployment_allows_is_cancelled(
     database: Database, ledger: Path, worker_factory: WorkerFactory
 ) -> None:
@@ -139,6 +143,27 @@ def test_a_killed_worker_frees_the_pools_only_slot(
     assert len(lines(ledger, "in")) == 5
 
 
+def test_workers_killed_around_their_slots_lose_no_run(
+    database: Database, ledger: Path, worker_factory: WorkerFactory, tmp_path: Path
+) -> None:
+    """Just before and just after a run asks, and before and after the next one is let go: all end, one at a time."""
+    work_pools.update(database, "etl", concurrency_limit=1)
+    visits = tmp_path / "visits"
+    visits.mkdir()
+    points = ",".join(f"{point}=kill::{nth}" for nth, point in enumerate(ON_RUN_SLOTS, start=1))
+    worker_factory(
+        queues="etl",
+        concurrency=2,
+        env={"ORCHESTRA_FAILPOINTS": points, "ORCHESTRA_FAILPOINT_DIR": str(visits)},
+    )
+    handles = [start(f"run-{number}") for number in range(6)]
+
+    assert [handle.result(timeout=SOON) for handle in handles] == [f"run-{number}" for number in range(6)]
+    assert most_at_once([(float(words[2]), float(words[3])) for words in lines(ledger, "span")]) == 1
+    assert len(list(visits.iterdir())) >= len(ON_RUN_SLOTS), "a point was never passed"
+
+
+@ONLY_SQLITE
 def test_without_a_limit_the_urgent_have_the_free_worker_slot_first(
     database: Database, ledger: Path, worker_factory: WorkerFactory
 ) -> None:
@@ -162,6 +187,7 @@ def test_without_a_limit_the_urgent_have_the_free_worker_slot_first(
     assert worker_records.list_workers(database).items == ()
 
 
+@ONLY_SQLITE
 def test_a_worker_is_seen_at_work(database: Database, ledger: Path, worker_factory: WorkerFactory) -> None:
     """On which run, in which process; killed, it is OFFLINE once its heartbeat is overdue."""
     worker = worker_factory(queues="etl", concurrency=1, name="loader")
