@@ -116,7 +116,8 @@ def ask(database: Database, claim: Claim, run: Mapping[str, Any], *, begun: bool
         if is_released(connection, claim, Phase.READY):
             return Asked(False)
         connection.execute(_keep(connection, taken_at=None), _line_row(run))
-        announcements, taken = _grant(connection, asking=run["id"], begun=begun)
+        taken = _taken(connection, run["id"])
+        announcements = [] if _none_free(found.limits, taken) else _grant(connection, taken, run["id"], begun=begun)
         if _gate(connection, run).holds:
             return Asked(True, announcements=announcements)
         deployment = ("deployment", run["deployment_id"])
@@ -221,26 +222,26 @@ def _serve(connection: Connection, expire: bool) -> list[Announcement]:
     if expire and leaders.may_expire(connection, settings.current().lease_seconds):
         names = {"b_lease": settings.current().lease_seconds, "b_live": sorted(live_queues(connection))}
         connection.execute(_EXPIRE, names)
-    return _grant(connection)[0]
+    return _grant(connection, _taken(connection))
 
 
 def _grant(
-    connection: Connection, *, asking: str | None = None, begun: bool = False
-) -> tuple[list[Announcement], Counter[Key]]:
-    """Let the first ones of the line go on, as far as there are slots; what to announce, and how many have one then.
+    connection: Connection, taken: Counter[Key], asking: str | None = None, *, begun: bool = False
+) -> list[Announcement]:
+    """Let the first ones of the line go on, as far as there are slots; what to announce.
 
     Args:
+        connection: Under the lock.
+        taken: How many have a slot, of what; those that go on are added.
         asking: The run that asks under its claim; it takes its slot and goes on by itself.
         begun: Whether that one's body was called before.
     """
-    taken = _taken(connection, asking)
     full: set[Key] = set()
     announcements: list[Announcement] = []
     live = sorted(live_queues(connection))
     while rows := connection.execute(_line(asking, begun, live, full).limit(_PAGE)).all():
         for row in rows:
-            limits = _limits(row)
-            if none_free := [key for key, limit in limits.items() if taken[key] >= limit]:
+            if none_free := _none_free(_limits(row), taken):
                 full.update(none_free)
                 continue
             if row.run_id != asking:
@@ -251,7 +252,12 @@ def _grant(
             connection.execute(_of(row.run_id, sa.update(run_slots)).values(taken_at=now()))
         if len(rows) < _PAGE or len(announcements) >= _MOST_GRANTS:
             break
-    return announcements, taken
+    return announcements
+
+
+def _none_free(limits: Mapping[Key, int], taken: Mapping[Key, int]) -> list[Key]:
+    """Of these limits, those that have no slot left."""
+    return [key for key, limit in limits.items() if taken[key] >= limit]
 
 
 def _still_waits(connection: Connection, run_id: str) -> bool:
@@ -260,7 +266,7 @@ def _still_waits(connection: Connection, run_id: str) -> bool:
     return connection.execute(sa.select(flow_runs.c.id).where(*same).with_for_update()).first() is not None
 
 
-def _taken(connection: Connection, asking: str | None) -> Counter[Key]:
+def _taken(connection: Connection, asking: str | None = None) -> Counter[Key]:
     """How many have a slot, of each deployment, pool and queue, but for the one that asks."""
     query = _COUNT.where(run_slots.c.run_id != asking) if asking is not None else _COUNT
     found: Counter[Key] = Counter()
@@ -357,8 +363,7 @@ def _limits_of(keys: list[Key], row: Any) -> dict[Key, int]:
 
 def _reason(found: Gate, taken: Mapping[Key, int]) -> str:
     """Why a run waits, for people."""
-    full = [key for key, limit in found.limits.items() if taken[key] >= limit]
-    told = [f"{found.names[key]}, which has {found.limits[key]}" for key in full]
+    told = [f"{found.names[key]}, which has {found.limits[key]}" for key in _none_free(found.limits, taken)]
     return f"waits for a slot of {' and of '.join(told)}" if told else "waits for its turn"
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Callable
+
 import pytest
 import sqlalchemy as sa
 
@@ -49,14 +53,18 @@ def make(database: Database, deployment: str = "nightly", queue: str = "etl") ->
     return runs.create(database, NewRun("f", "f:f", "run", b"{}", queue=queue, deployment_id=deployment_id)).row["id"]
 
 
-def start(database: Database, run_id: str, *, begun: bool = False) -> Claim | None:
-    """Claim a run and ask; its claim where it goes on."""
+def start(
+    database: Database, run_id: str, *, begun: bool = False, tell: Callable[[str], None] = lambda run_id: None
+) -> Claim | None:
+    """Claim a run and ask; its claim where it goes on. `tell` is told of others that go on for it."""
     claimed = claims.claim_run(database, run_id)
     assert claimed is not None
     found = run_slots.gate(database, claimed.row)
     if found.holds or not (found.limits or found.paused):
         return claimed.claim
     asked = run_slots.ask(database, claimed.claim, claimed.row, begun=begun)
+    for each in asked.announcements:
+        tell(each.run_id)
     return claimed.claim if asked.granted else None
 
 
@@ -268,3 +276,40 @@ def test_who_has_slots_and_who_waits_is_shown_in_order(database: Database) -> No
     assert [each.process is not None for each in found] == [True, False, False]
     assert "work pool 'etl'" in (found[1].state_message or "")
     assert [each.id for each in slot_records.holders(database, "etl", ["urgent"])] == [urgent]
+
+
+def test_many_that_ask_at_once_never_exceed_a_limit(database: Database) -> None:
+    """Threads that start, end and hand on; all runs get their turn."""
+    work_pools.update(database, "etl", concurrency_limit=2)
+    deploy(database, "single", concurrency_limit=1)
+    todo: queue.Queue[str] = queue.Queue()
+    for number in range(20):
+        todo.put(make(database, "single" if number % 3 else "nightly"))
+    lock, at_work, most, ended = threading.Lock(), [0], [0], []
+
+    def turns() -> None:
+        while len(ended) < 20:
+            try:
+                run_id = todo.get(timeout=0.02)
+            except queue.Empty:
+                workers.beat(database, "w@h")
+                continue
+            claim = start(database, run_id, tell=todo.put)
+            if claim is None:
+                continue
+            with lock:
+                at_work[0] += 1
+                most[0] = max(most[0], at_work[0])
+            with lock:
+                at_work[0] -= 1
+            for gone_on in end(database, claim):
+                todo.put(gone_on)
+            ended.append(run_id)
+
+    threads = [threading.Thread(target=turns) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(set(ended)) == len(ended) == 20
+    assert most[0] <= 2
