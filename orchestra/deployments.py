@@ -27,6 +27,7 @@ from orchestra.deployment_options import (
 )
 from orchestra.docker import DockerImage
 from orchestra.engine import definitions
+from orchestra.engine import work_pools as acting
 from orchestra.engine.parameters import signature, validate
 from orchestra.errors import ConfigurationError, DefinitionError, NotImportable, SignatureMismatchError
 from orchestra.handles import FlowRunHandle
@@ -161,7 +162,7 @@ class Deployment:
             timeout_seconds=self.flow.timeout_seconds,
             has_hooks=has_final_hooks(self.flow),
         )
-        return store.keep(database(), new, self.schedules)
+        return acting.keep_deployment(database(), new, self.schedules)
 
     def _prepare_pool(self, name: str) -> work_pools.WorkPool | None:
         work_pools.check_name("work pool", name)

@@ -439,6 +439,22 @@ class ScheduleNotFound(NotFound):
         )
 
 
+class WorkerNotFound(NotFound):
+    """There is no worker with this name, or several."""
+
+    def __init__(self, worker: str, like_it: list[str]) -> None:
+        super().__init__(worker, like_it)
+        self.worker, self.like_it = worker, like_it
+
+    def __str__(self) -> str:
+        if self.like_it:
+            return f"{self.worker!r} may be {' or '.join(self.like_it)}: give the whole name"
+        return (
+            f"there is no worker {self.worker!r}; `orchestra worker ls` lists those that live, and those that died "
+            "lately"
+        )
+
+
 class WorkPoolNotFound(NotFound):
     """There is no work pool with this name."""
 

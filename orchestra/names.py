@@ -59,3 +59,9 @@ DEFAULT_QUEUE = "default"
 def pool_queue(pool: str, queue: str | None = None) -> str:
     """The Celery queue of a work pool's queue: `P` of its default one, else `P.q`."""
     return pool if queue in (None, "", DEFAULT_QUEUE) else f"{pool}.{queue}"
+
+
+def pool_of(queue: str) -> tuple[str, str]:
+    """The names of the work pool, and of its work queue, that a Celery queue belongs to if there is such a pool."""
+    pool, _, name = queue.partition("@")[0].partition(".")
+    return pool, name or DEFAULT_QUEUE

@@ -76,11 +76,23 @@ def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart)
         return
     wake = WAKE_SUFFIX if claimed.claim.number > 1 else ""
     heart.mark(claimed.row["queue"] + wake, claimed.row["announced_at"])
-    if claimed.row["deployment_id"] is not None and deployed.hold_back(database, claimed):
+    if claimed.row["deployment_id"] is None:
+        _carry_on(database, claimed, carrier, heart)
         return
+    admission = deployed.admit(database, claimed, carrier)
+    if admission.goes_on:
+        _carry_on(database, claimed, carrier, heart)
+        deployed.hand_on(database, run_id, carrier)
+    elif admission.instead is not None:
+        run_segment(database, admission.instead, carrier, heart)
+
+
+def _carry_on(database: Database, claimed: Claimed, carrier: Carrier, heart: Heart) -> None:
     flow = _load(database, claimed)
     if flow is not None:
         Segment(database, flow, claimed, carrier, heart).run()
+    elif claimed.row["deployment_id"] is not None:
+        deployed.give_up(database, claimed.claim.run_id, carrier)
 
 
 def _load(database: Database, claimed: Claimed) -> FlowSpec | None:

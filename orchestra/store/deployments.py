@@ -22,6 +22,7 @@ from orchestra.store import events
 from orchestra.store.database import Database, insert, instant, now
 from orchestra.store.queries import Page, page_of
 from orchestra.store.tables import deployments, installation, schedules, work_pools
+from orchestra.store.workers import live_queues
 
 #: The columns that hold JSON.
 _JSON = ("tags", "parameters", "parameter_schema", "job_variables", "pull_steps", "triggers")
@@ -112,7 +113,8 @@ class Deployment:
     collision_strategy: str
     triggers: tuple[Any, ...]
     paused: bool
-    #: "NOT_READY" where its work pool is not there, else "READY".
+    #: "READY" where its work pool, if it names one, is there, and a worker that lives consumes its queue; else
+    #: "NOT_READY".
     status: str
     schedules: tuple[ScheduleRecord, ...]
     created: datetime | None
@@ -470,10 +472,14 @@ def _select(connection: Connection, *conditions: sa.ColumnElement[bool], limit: 
     found: dict[str, list[ScheduleRecord]] = {}
     for row in connection.execute(of_these.order_by(schedules.c.created_at, schedules.c.id)):
         found.setdefault(row.deployment_id, []).append(_schedule(row))
-    return [_deployment(row, tuple(found.get(row.id, ()))) for row in rows]
+    heard = frozenset(queue.partition("@")[0] for queue in live_queues(connection))
+    return [_deployment(row, tuple(found.get(row.id, ())), heard) for row in rows]
 
 
-def _deployment(row: Any, of_it: tuple[ScheduleRecord, ...]) -> Deployment:
+def _deployment(row: Any, of_it: tuple[ScheduleRecord, ...], heard: frozenset[str]) -> Deployment:
+    # Without a queue, its app's routes say where it goes, which are not known here.
+    is_heard = row.queue in heard if row.queue else bool(heard)
+    has_pool = row.work_pool_name is None or row.pool_id is not None
     data = {name: json.loads(getattr(row, name) or "null") for name in _JSON}
     return Deployment(
         id=row.id,
@@ -495,7 +501,7 @@ def _deployment(row: Any, of_it: tuple[ScheduleRecord, ...]) -> Deployment:
         collision_strategy=row.collision_strategy,
         triggers=tuple(data["triggers"]),
         paused=row.paused,
-        status="NOT_READY" if row.work_pool_name is not None and row.pool_id is None else "READY",
+        status="READY" if has_pool and is_heard else "NOT_READY",
         schedules=of_it,
         created=clock.to_datetime(row.created_at),
         updated=clock.to_datetime(row.updated_at),

@@ -154,7 +154,7 @@ flow_runs = Table(
     Column("run_attempt", Integer, nullable=False, server_default="1"),
     Column("timeout_seconds", Double),
     Column("deadline_at", Double),
-    #: Why no claim may be made: "paused", "nondeterministic"; null: free to go.
+    #: Why no claim may be made: "paused", "nondeterministic", "slot" (see `run_slots`); null: free to go.
     Column("held", String(32)),
     #: Parked: how many of the awaited steps must still end (null: all unfinished ones), and all unfinished steps.
     Column("wait_needed", Integer),
@@ -186,6 +186,7 @@ flow_runs = Table(
     Index("ix_flow_runs_state", "state_type", "created_at", "id"),
     _partial("ix_flow_runs_tagged", "created_at", "id", where="tags <> '[]'"),
     _partial("ix_flow_runs_deployment", "deployment_id", "created_at", "id", where="deployment_id IS NOT NULL"),
+    _partial("ix_flow_runs_queued", "queue", "due_at", where="phase = 'READY' AND deployment_id IS NOT NULL"),
     _partial("ix_flow_runs_parent", "parent_run_id", where="parent_run_id IS NOT NULL"),
     _partial("ix_flow_runs_announce", "announce_at", where="phase = 'READY'"),
     _partial("ix_flow_runs_lease", "lease_until", where="phase = 'CLAIMED'"),
@@ -759,6 +760,28 @@ ticks = Table(
     ForeignKeyConstraint(["schedule_id"], ["schedules.id"], ondelete="CASCADE"),
 )
 
+#: Runs of deployments that have a slot of the limits that hold for them (their deployment's, work pool's and work
+#: queue's), and those that wait for one, or for a paused pool (`run_slots.py`). A row counts while its run attempt
+#: goes on.
+run_slots = Table(
+    "run_slots",
+    metadata,
+    Column("run_id", String(36), primary_key=True),
+    Column("run_attempt", Integer, nullable=False),
+    Column("deployment_id", String(36), nullable=False),
+    #: As the run's Celery queue names them; there may be no such pool.
+    Column("pool_name", String(LONGEST_NAME), nullable=False),
+    Column("queue_name", String(LONGEST_NAME), nullable=False),
+    #: When the run was to start: of one priority, the earliest goes first.
+    Column("order_at", Double, nullable=False),
+    #: Null: it waits.
+    Column("taken_at", Double),
+    Column("created_at", Double, nullable=False),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    _partial("ix_run_slots_waiting", "pool_name", "order_at", where="taken_at IS NULL"),
+    _partial("ix_run_slots_taken", "pool_name", where="taken_at IS NOT NULL"),
+)
+
 workers = Table(
     "workers",
     metadata,
@@ -767,6 +790,8 @@ workers = Table(
     Column("pid", Integer, nullable=False),
     #: JSON list of the queues it consumes.
     Column("queues", Text, nullable=False),
+    #: JSON list of its processes, `pid:start`, by which claims are known as its own.
+    Column("processes", Text, nullable=False, server_default="[]"),
     Column("slots", Integer, nullable=False),
     Column("pool", String(32), nullable=False),
     Column("version", String(32), nullable=False),

@@ -161,7 +161,7 @@ def mark_late(database: Database, limit: int = 500) -> list[tuple[str, str]]:
     waits = (
         phase_is(flow_runs, Phase.READY),
         column.deployment_id.is_not(None),
-        column.claim_number == 0,
+        column.start_time.is_(None),
         column.held.is_(None),
         column.due_at < now() - LATE_AFTER,
         column.state_name.in_(("Scheduled", "Pending")),

@@ -344,8 +344,8 @@ def test_workers_come_go_and_are_lost(database: Database) -> None:
     workers.leave(database, "celery@one")
     silent = tables.workers.update().values(heartbeat_at=time.time() - 3600)
     database.write(lambda connection: connection.execute(silent))
-    assert workers.forget_silent(database) == 1
-    assert workers.forget_silent(database) == 0
+    assert workers.tell_lost(database) == 1
+    assert workers.tell_lost(database) == 0
 
     assert told(database) == [
         ("worker.online", "celery@one"),
