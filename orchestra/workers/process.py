@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -150,6 +150,7 @@ class _Isolated:
                 if not is_released:
                     process.stop(limits.grace)
                     return None
+                limits = replace(limits, deadline=None)
         return None
 
     def _limits(self) -> Limits:

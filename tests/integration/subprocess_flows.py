@@ -69,7 +69,7 @@ def dies(how: str, wait: bool = False) -> None:
         lost()
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "hangs":
+    if how.startswith("hangs"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGALRM])
         time.sleep(300)
     if how == "leaks":

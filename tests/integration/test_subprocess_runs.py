@@ -88,16 +88,19 @@ def test_a_run_has_a_process_of_its_own(
 
 def test_each_bad_end_is_told_apart(pool: str, worker_factory: WorkerFactory, database: Database, home: Path) -> None:
     """By the state of the run and what it says; its hooks run in a process like its own."""
-    worker_factory(queues=pool, concurrency=5)
+    worker_factory(queues=pool, concurrency=6)
 
-    def ending(how: str, **job_variables: Any) -> FlowRunHandle:
-        return start(pool, subprocess_flows.dies, {"how": how}, env={"TEST_COLOUR": how}, **job_variables)
+    def ending(how: str, flow: Any = subprocess_flows.dies, **job_variables: Any) -> FlowRunHandle:
+        return start(pool, flow, {"how": how}, env={"TEST_COLOUR": how}, **job_variables)
+
+    impatient = subprocess_flows.dies.with_options(name="impatient", timeout_seconds=2)
 
     runs = {
         "exits": ending("exits"),
         "exits below": ending("exits below"),
         "killed": ending("killed"),
         "hangs": ending("hangs", timeout_seconds=5, grace_seconds=0.5),
+        "hangs too": ending("hangs too", impatient, grace_seconds=0.5),
         "leaks": ending("leaks", memory_limit="400MiB"),
     }
 
@@ -107,6 +110,7 @@ def test_each_bad_end_is_told_apart(pool: str, worker_factory: WorkerFactory, da
         "exits below": "Crashed",
         "killed": "Crashed",
         "hangs": "TimedOut",
+        "hangs too": "TimedOut",
         "leaks": "Crashed",
     }
     told = {how: state.message or "" for how, state in states.items()}
@@ -114,8 +118,9 @@ def test_each_bad_end_is_told_apart(pool: str, worker_factory: WorkerFactory, da
     assert "exit code 3" in told["exits below"]
     assert "killed by SIGKILL" in told["killed"]
     assert "timeout_seconds=5" in told["hangs"]
+    assert "the flow's timeout_seconds" in told["hangs too"]
     assert "memory_limit is 400 MiB" in told["leaks"]
-    wait_until(lambda: len(noted(home, "hooks")) == 5, "the hooks to have run")
+    wait_until(lambda: len(noted(home, "hooks")) == 6, "the hooks to have run")
     assert sorted(noted(home, "hooks")) == sorted(f"{how} {state.name}" for how, state in states.items())
 
 
