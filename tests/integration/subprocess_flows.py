@@ -100,5 +100,5 @@ def steps_along(count: int) -> int:
     for _ in range(count):
         pid()
         note("pids", os.getpid())
-        time.sleep(0.3)
+        time.sleep(0.1)
     return count

@@ -13,7 +13,7 @@ import pytest
 from orchestra import work_pools as types
 from orchestra.deployments import Deployment, run_deployment
 from orchestra.handles import FlowRunHandle
-from orchestra.store import logs, work_pools
+from orchestra.store import logs, queries, work_pools
 from orchestra.store.database import Database
 from tests.conftest import WorkerFactory
 from tests.helpers import process_state, wait_until
@@ -159,3 +159,17 @@ def test_a_killed_worker_takes_its_runs_processes_along(pool: str, worker_factor
     wait_until(lambda: all(is_gone(pid) for pid in left), "the processes of a killed worker's run to end", 5)
     second = run.result(timeout=40)
     assert noted(home, "pids")[1:] == [str(second)]
+
+
+def test_a_stopped_worker_does_not_wait_for_its_runs_processes(
+    pool: str, worker_factory: WorkerFactory, database: Database, home: Path
+) -> None:
+    """They park at their next step, as runs in the worker do, and end; the run waits for another worker."""
+    worker = worker_factory(queues=pool, concurrency=1)
+    run = start(pool, subprocess_flows.steps_along, {"count": 1000})
+    wait_until(lambda: len(noted(home, "pids")) > 1, "some steps", 40)
+
+    worker.terminate(timeout=40)
+
+    assert is_gone(int(noted(home, "pids")[0]))
+    assert queries.read_flow_run(database, run.id).run.state_type == "SCHEDULED"
