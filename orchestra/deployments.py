@@ -41,7 +41,7 @@ from orchestra.store import work_pools
 from orchestra.store.database import database
 from orchestra.store.tables import LONGEST_NAME
 from orchestra.unbuilt import absent
-from orchestra.work_pools import check_job_variables, type_named
+from orchestra.work_pools import check_job, type_named
 
 logger = logging.getLogger("orchestra.deployments")
 
@@ -174,7 +174,7 @@ class Deployment:
                 stacklevel=3,
             )
             return None
-        check_job_variables(pool.base_job_template, self.job_variables, f"deployment {self.full_name!r}")
+        check_job(pool.type, pool.base_job_template, self.job_variables, f"deployment {self.full_name!r}")
         if self.work_queue_name is not None:
             work_pools.keep_queue(database(), name, self.work_queue_name)
         return pool

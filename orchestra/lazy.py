@@ -34,6 +34,7 @@ DOORS = {
     "db_transaction": "orchestra.engine.atomic:block",
     "heart": "orchestra.engine.heartbeat:heart",
     "run_segment": "orchestra.engine.segment:run_segment",
+    "carry_out_job": "orchestra.workers.base:carry_out",
     "run_step": "orchestra.engine.step:run_step",
     "run_hooks": "orchestra.engine.owed:run_hooks",
     "require_installed": "orchestra.celery.apps:require_installed",

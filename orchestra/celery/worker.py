@@ -123,7 +123,7 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         apps.remember_worker(worker.app)
         use_carrier(self.carrier)
         # Loaded before the pool forks: every child has it from the start, and they share the memory.
-        for door in ("run_segment", "run_step", "run_hooks", "heart"):
+        for door in ("run_segment", "run_step", "run_hooks", "heart", "carry_out_job"):
             lazy.load(door)
         self.attending = _attending(worker, self.carrier, _row(worker, queues, options.get("autoscale")))
         self.attending.start()
@@ -251,18 +251,18 @@ def _version() -> str:
 def _attending(worker: Any, carrier: CeleryCarrier, row: WorkerRow) -> Attending:
     if row.pool in _IN_PROCESS:
         return AttendantThread(carrier, row)
-    return HelperProcess(_sending_conf(worker.app), row)
+    return HelperProcess(sending_conf(worker.app), row)
 
 
-def _sending_conf(app: Any) -> dict[str, Any]:
-    """What of the app's configuration the helper needs; what cannot be pickled is left out, and named in the log."""
+def sending_conf(app: Any) -> dict[str, Any]:
+    """What of the app's configuration another process needs; the log names what is left out, as it is not pickled."""
     found = {}
     for key in _SENDING:
         value = getattr(app.conf, key, None)
         try:
             pickle.dumps(value)
         except Exception:
-            logger.warning("the sweeper's process cannot be given the setting %s", key)
+            logger.warning("other processes of this worker cannot be given the setting %s", key)
             continue
         found[key] = value
     return found

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from orchestra import clock, graph, names
-from orchestra.engine import history, input_schema, sources
+from orchestra import clock, graph, lazy, names
+from orchestra import work_pools as types
+from orchestra.engine import history, sources
 from orchestra.errors import (
     CancelledRun,
     ConfigurationError,
@@ -26,7 +27,7 @@ from orchestra.results import check_parameters
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text, encode, encode_exception
 from orchestra.states import StateType
-from orchestra.store import deployments, interventions, journal, precedence, run_slots, runs
+from orchestra.store import deployments, interventions, journal, precedence, run_slots, runs, work_pools
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.deployments import Deployment
@@ -59,7 +60,10 @@ def new_run(
     Raises:
         ParameterTypeError: The parameters do not fit the deployment's schema.
         SerializationError: The parameters cannot be encoded.
+        ConfigurationError: The job variables do not fit the work pool.
     """
+    if job_variables:
+        _check_job(database, deployment, job_variables)
     spec = deployments.spec_row(database, deployment.id)
     what = f"the set of parameters of deployment {deployment.full_name!r}"
     values = fitting(deployment, parameters)
@@ -84,6 +88,15 @@ def new_run(
     )
 
 
+def _check_job(database: Database, deployment: Deployment, job_variables: Mapping[str, Any]) -> None:
+    where = f"a run of deployment {deployment.full_name!r}"
+    found = work_pools.of_deployment(database, deployment.id)
+    if found is None:
+        raise ConfigurationError(f"{where} is given job variables, and there is no work pool to take them")
+    pool, variables = found
+    types.check_job(pool.type, pool.base_job_template, variables | dict(job_variables), where)
+
+
 def fitting(deployment: Deployment, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a run: these over those of the deployment, as JSON holds them.
 
@@ -91,7 +104,9 @@ def fitting(deployment: Deployment, parameters: Mapping[str, Any]) -> dict[str, 
         ParameterTypeError: They do not fit the deployment's schema; names each misfit.
     """
     try:
-        given = {name: input_schema.as_json(value) for name, value in parameters.items()}
+        # jsonschema loads where a run is started, and not in the process of each run.
+        as_json = lazy.load("input_schema").as_json
+        given = {name: as_json(value) for name, value in parameters.items()}
     except ValueError as error:
         raise ParameterTypeError(
             f"a parameter for deployment {deployment.full_name!r} cannot be written as JSON, which is what a run of "
@@ -113,7 +128,7 @@ def check(deployment: str, schema: Mapping[str, Any], values: Mapping[str, Any],
         ParameterTypeError: Names each misfit.
     """
     wanted = {name: each for name, each in schema.items() if not (partial and name == "required")}
-    if problems := input_schema.problems(wanted, dict(values)):
+    if problems := lazy.load("input_schema").problems(wanted, dict(values)):
         raise ParameterTypeError(f"the parameters of deployment {deployment!r} do not fit: {'; '.join(problems)}")
 
 
@@ -131,6 +146,26 @@ def entrypoint_here(database: Database, row: Mapping[str, Any]) -> str:
         return str(sources.pull(found.pull_steps) / entrypoint)
     except (SourceUnavailable, ConfigurationError) as error:
         raise DefinitionNotFound(entrypoint, str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """How a run of a deployment is carried out: the type of its work pool, and the template, filled in for the run."""
+
+    pool: str
+    kind: str
+    configuration: dict[str, Any]
+
+
+def job_of(database: Database, row: Mapping[str, Any]) -> Job | None:
+    """The job of a run's row, for a subflow that of the run above it; None where it has no work pool."""
+    if row["deployment_id"] is None and row["parent_run_id"] is None:
+        return None
+    found = work_pools.of_run(database, row["id"])
+    if found is None:
+        return None
+    pool, variables = found
+    return Job(pool.name, pool.type, types.job_of(pool.base_job_template, variables))
 
 
 @dataclass(frozen=True, slots=True)

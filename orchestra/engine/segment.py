@@ -88,14 +88,17 @@ def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart)
 
 
 def _carry_on(database: Database, claimed: Claimed, carrier: Carrier, heart: Heart) -> None:
-    flow = _load(database, claimed)
+    job = None if claimed.over_budget else deployed.job_of(database, claimed.row)
+    if job is not None and lazy.load("carry_out_job")(database, claimed, job, carrier, heart):
+        return
+    flow = load(database, claimed)
     if flow is not None:
         Segment(database, flow, claimed, carrier, heart).run()
     elif claimed.row["deployment_id"] is not None:
         deployed.give_up(database, claimed.claim.run_id, carrier)
 
 
-def _load(database: Database, claimed: Claimed) -> FlowSpec | None:
+def load(database: Database, claimed: Claimed) -> FlowSpec | None:
     """The run's flow; None where the run was left to a worker that has its code."""
     row = claimed.row
     if claimed.over_budget:
@@ -215,6 +218,27 @@ class Segment:
         if self.flow.log_prints is None and above is not None:
             self.context.log_prints = above.log_prints
         self.runner.context = self.context
+
+    def keep_outcome(self, error: BaseException) -> bool:
+        """Note that the body ended by this error, for a process that died in it and could not say so itself.
+
+        The next segment, or whoever goes on under this claim, ends the run so. A crash before leaves the claim to its
+        lapse, one after a run whose body is over.
+
+        Returns:
+            Whether the claim is held on: there is no submitted work to wait for.
+
+        Raises:
+            Fenced: The claim was taken over, or the run has ended.
+            Cancelled: The run is being cancelled; nothing was kept.
+        """
+        self._open()
+        outcome = self._encode_outcome(states.from_exception(error))
+        parking = self.runner.guard(
+            lambda: runs.body_ended(self.database, self.claim, outcome, (), window=self.runner.window)
+        )
+        self.carrier.announce(parking.announcements)
+        return not parking.parked
 
     # -- a static flow -------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from orchestra.names import DEFAULT_QUEUE, pool_of, pool_queue
 from orchestra.store import events
 from orchestra.store.database import Database, insert, now
 from orchestra.store.queries import Page, page_of
-from orchestra.store.tables import work_pools, work_queues
+from orchestra.store.tables import deployments, flow_runs, work_pools, work_queues
 from orchestra.store.workers import live_queues
 
 #: Letters that neither Celery's `-Q a,b`, nor `P.q`, nor `queue@version` reads as something else.
@@ -156,6 +156,38 @@ def find(database: Database, name: str) -> WorkPool | None:
     query = sa.select(work_pools).where(work_pools.c.name == name)
     found = database.read(lambda connection: _pools(connection, query))
     return found[0] if found else None
+
+
+def of_deployment(database: Database, deployment_id: str) -> tuple[WorkPool, dict[str, Any]] | None:
+    """The work pool of a deployment, and the job variables that the deployment sets; None where it has no pool."""
+    query = _select_of_deployment().where(deployments.c.id == deployment_id)
+    row = database.read(lambda connection: connection.execute(query).one_or_none())
+    # It is looked at for what it holds, not for who listens.
+    return None if row is None else (_pool(row, heard=True), json.loads(row.of_deployment))
+
+
+def of_run(database: Database, run_id: str) -> tuple[WorkPool, dict[str, Any]] | None:
+    """The work pool of a flow run's deployment, and the job variables that this and the run set.
+
+    Those of the nearest run above it, for a subflow: its segments go on where that one's do. None where there is none.
+    """
+    columns = (flow_runs.c.deployment_id, flow_runs.c.parent_run_id, flow_runs.c.job_variables)
+    above = sa.select(sa.literal(0).label("level"), *columns).where(flow_runs.c.id == run_id).cte(recursive=True)
+    next_above = sa.select(above.c.level + 1, *columns).join(above, flow_runs.c.id == above.c.parent_run_id)
+    above = above.union_all(next_above.where(above.c.deployment_id.is_(None)))
+    query = _select_of_deployment().add_columns(above.c.job_variables.label("of_run"))
+    query = query.join(above, above.c.deployment_id == deployments.c.id)
+    row = database.read(lambda connection: connection.execute(query).one_or_none())
+    return (
+        None
+        if row is None
+        else (_pool(row, heard=True), json.loads(row.of_deployment) | json.loads(row.of_run or "{}"))
+    )
+
+
+def _select_of_deployment() -> sa.Select[Any]:
+    query = sa.select(work_pools, deployments.c.job_variables.label("of_deployment"))
+    return query.select_from(deployments).join(work_pools, work_pools.c.name == deployments.c.work_pool_name)
 
 
 def list_pools(database: Database, *, limit: int = 100, after: str | None = None) -> Page[WorkPool]:
