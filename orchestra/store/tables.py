@@ -71,6 +71,8 @@ class Kind(enum.StrEnum):
     SLOT = "slot"
     #: Something the body saw of the outside: a clock, a state, an order of completion, a timeout.
     OBSERVATION = "observation"
+    #: That the body went by a patch of its code (`orchestra.patched`).
+    PATCH = "patch"
     #: The opening of a transaction, or a value set in one: done anew in each attempt of the run.
     TRANSACTION = "transaction"
 
