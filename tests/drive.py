@@ -116,6 +116,8 @@ class ListCarrier:
         self.queues = frozenset(queues)
         self.messages: list[Announcement] = []
         self.stops = False
+        #: The queues of versions on which other workers listen.
+        self.versions: set[str] = set()
         self._slots = slots
 
     def announce(self, announcements: Sequence[Announcement]) -> None:
@@ -131,7 +133,7 @@ class ListCarrier:
         pass
 
     def slots(self, queue: str) -> int:
-        return self._slots
+        return self._slots if "@" not in queue or queue in self.versions else 0
 
     def stopping(self) -> bool:
         return self.stops
@@ -171,6 +173,7 @@ class Driver:
             parameters=serializers.encode(parameters),
             queue=spec.queue or "default",
             timeout_seconds=spec.timeout_seconds,
+            version=spec.version,
             tags=sorted(tags_context.get()),
             **({"id": run_id} if run_id else {}),
         )

@@ -23,6 +23,7 @@ from orchestra.engine import (
     owed,
     tracing,
     unknown,
+    versions,
 )
 from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
@@ -42,6 +43,7 @@ from orchestra.errors import (
     DefinitionNotFound,
     Fenced,
     NonDeterministic,
+    OtherVersion,
     ParameterError,
     Parked,
     ResultStorageUnavailable,
@@ -77,25 +79,34 @@ def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart)
     heart.mark(claimed.row["queue"] + wake, claimed.row["announced_at"])
     if claimed.row["deployment_id"] is not None and deployed.hold_back(database, claimed):
         return
-    flow = _load(database, claimed)
+    flow = _load(database, claimed, carrier)
     if flow is not None:
         Segment(database, flow, claimed, carrier, heart).run()
 
 
-def _load(database: Database, claimed: Claimed) -> FlowSpec | None:
-    """The run's flow; None where the run was left to a worker that has its code."""
+def _load(database: Database, claimed: Claimed, carrier: Carrier) -> FlowSpec | None:
+    """The run's flow; None where the run was left to a worker that has its code, in its version."""
     row = claimed.row
     if claimed.over_budget:
         # Its code may be what kills the process; it is ended without.
         return unknown.unknown_flow(row["path"], row["flow_name"])
     try:
         path = row["path"] if row["deployment_id"] is None else deployed.entrypoint_here(database, row)
-        return definitions.load_flow(path, row["entrypoint"], row["options"])
+        flow = definitions.load_flow(path, row["entrypoint"], row["options"])
+        versions.check(flow, row["version"])
+        return flow
     except DefinitionNotFound as error:
         if not claimed.claim.cancelled:
-            unknown.wait_for_code(database, claimed.claim, error)
+            _leave(database, claimed, carrier, error)
             return None
         return unknown.unknown_flow(row["path"], row["flow_name"])
+
+
+def _leave(database: Database, claimed: Claimed, carrier: Carrier, error: DefinitionNotFound) -> None:
+    if isinstance(error, OtherVersion):
+        versions.leave(database, claimed, carrier, error)
+    else:
+        unknown.wait_for_code(database, claimed.claim, error)
 
 
 class Segment:

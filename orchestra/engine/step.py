@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from orchestra import clock, graph, identifiers, lazy, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context
-from orchestra.engine import caching, definitions, history, interrupts, owed, unknown
+from orchestra.engine import caching, definitions, history, interrupts, owed, unknown, versions
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.inputs import kept_tags, resolved_inputs
@@ -29,6 +29,7 @@ from orchestra.errors import (
     CrashedRun,
     DefinitionNotFound,
     Fenced,
+    OtherVersion,
     ResultStorageUnavailable,
     StoreError,
 )
@@ -100,7 +101,12 @@ class _Step:
             self._end(_crashed(self.row["lapses"]), self.row["attempt"])
             return
         try:
+            if (version := self.row["version"]) is not None:
+                versions.check(_flow_of(_run_row(self.database, self.claim.run_id)), version)
             task = definitions.load_task(self.row["path"], self.row["options"])
+        except OtherVersion as error:
+            versions.leave(self.database, self.claimed, self.carrier, error)
+            return
         except DefinitionNotFound as error:
             unknown.wait_for_code(self.database, self.claim, error)
             return

@@ -495,6 +495,7 @@ class _Tracer:
             queue=queue,
             priority=priority,
             lease_seconds=task.lease_seconds,
+            version=self.flow.version,
             most_in_flight=self.flow.most_in_flight,
             tags=tags_of(task.tags),
         )

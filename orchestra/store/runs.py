@@ -116,7 +116,7 @@ def create(database: Database, new: NewRun, planned: Planned | None = None) -> C
             first = Claim("flow", new.id, 1, None, "", made["claim_number"], 0.0, 0.0)
             return Created(made, True, write(connection, first, planned.steps, window=planned.window, moment=moment))
         due = made["due_at"] <= moment
-        announcement = Announcement("flow", new.id, 1, None, new.flow_name, new.queue, new.priority, made["due_at"])
+        announcement = _first(new, made["due_at"])
         return Created(made, True, [announcement] if due else [])
 
     failpoint("before_submit_commit")
@@ -131,7 +131,12 @@ def add(connection: Connection, new: NewRun, moment: float) -> Announcement | No
     made = _CREATE.mapping(connection, _EMPTY_ROW | _run_row(new, moment))
     if made is None:
         return None
-    return Announcement("flow", new.id, 1, None, new.flow_name, new.queue, new.priority, made["due_at"])
+    return _first(new, made["due_at"])
+
+
+def _first(new: NewRun, due_at: float) -> Announcement:
+    """The first announcement of a run."""
+    return Announcement("flow", new.id, 1, None, new.flow_name, new.queue, new.priority, due_at, version=new.version)
 
 
 def start_child(

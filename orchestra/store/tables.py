@@ -218,6 +218,8 @@ steps = Table(
     Column("options", LargeBinary),
     #: The run attempt in which it was recorded; older than `run_attempt` once a retry has moved it on.
     Column("recorded_attempt", Integer, nullable=False),
+    #: The run's, where that is pinned to one: only a worker that has the flow in it may claim the step.
+    Column("version", String(LONGEST_NAME)),
     #: Tries of this step so far, counted up by retries only.
     Column("attempt", Integer, nullable=False, server_default="1"),
     #: Run in the segment's own process.
