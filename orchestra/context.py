@@ -80,6 +80,8 @@ class FlowRunContext:
     log_prints: bool = False
     lines: LineCounter | None = None
     depth: int = 0
+    #: Of the deployment whose run it is.
+    deployment_id: str | None = None
 
     @classmethod
     def get(cls) -> FlowRunContext | None:

@@ -29,7 +29,7 @@ from orchestra.store.claims import Claim
 from orchestra.store.database import Database
 from orchestra.store.journal import StepRecord
 from orchestra.store.runs import NewRun
-from orchestra.store.tables import Phase, flow_runs, owed_hooks, queue_marks, steps
+from orchestra.store.tables import Phase, flow_runs, owed_hooks, queue_marks, schedules, steps
 
 T = TypeVar("T")
 
@@ -252,6 +252,12 @@ class Driver:
 
         self.database.write(work)
         self.carrier.messages[:] = [replace(each, due_at=each.due_at - seconds) for each in self.carrier.messages]
+
+    def elapse_schedules(self, seconds: float) -> None:
+        """As if that much time had passed since the schedules were made."""
+        column = schedules.c
+        values = {"fired_at": column.fired_at - seconds, "next_at": column.next_at - seconds}
+        self.database.write(lambda connection: connection.execute(sa.update(schedules).values(**values)).rowcount)
 
     def end_timers(self, run_id: str) -> None:
         """Let the sleeps, pauses and timeouts of a run be over, and nothing else."""

@@ -33,6 +33,7 @@ from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import FlowRunHooks, running_state
 from orchestra.engine.outcomes import flow_state
 from orchestra.engine.parameters import bind_named, call_with, validate
+from orchestra.engine.run_names import flow_run_name
 from orchestra.engine.values import ending_of
 from orchestra.errors import (
     Adrift,
@@ -208,6 +209,7 @@ class Segment:
             log_prints=bool(self.flow.log_prints),
             lines=Lines(self.claim.run_attempt, written),
             depth=self.row["depth"],
+            deployment_id=self.row["deployment_id"],
         )
         above = flow_run_context.get()
         if self.flow.log_prints is None and above is not None:
@@ -327,7 +329,15 @@ class Segment:
         self.context.parameters = parameters
         if self.flow.validate_parameters:
             self.context.parameters = validate(self.flow.fn, parameters)
+        if self.row["deployment_id"] is not None and not self.row["named"]:
+            self._name()
         return self.context.parameters
+
+    def _name(self) -> None:
+        """Name a run of a deployment by its flow's template: where it was started there was no code to do so."""
+        if self.flow.flow_run_name is not None:
+            name = self.context.run_name = clean_text(flow_run_name(self.flow, self.context.parameters))
+            self.runner.guard(lambda: runs.rename(self.database, self.claim, name))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.runner.guard(lambda: claims.ensure(self.database, self.claim))

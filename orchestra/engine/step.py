@@ -248,6 +248,7 @@ class _Step:
             start_time=row.start_time,
             log_prints=bool(flow.log_prints),
             depth=row.depth,
+            deployment_id=row.deployment_id,
         )
 
     def _end(
@@ -334,6 +335,7 @@ _FLOW_RUN = prepare(
         flow_runs.c.name,
         flow_runs.c.flow_name,
         flow_runs.c.path,
+        flow_runs.c.deployment_id,
         flow_runs.c.options,
         flow_runs.c.entrypoint,
         flow_runs.c.runner,

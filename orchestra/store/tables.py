@@ -178,6 +178,8 @@ flow_runs = Table(
     Column("hooks_attempt", Integer),
     #: The deployment that it is a run of; kept when that is deleted.
     Column("deployment_id", String(36)),
+    #: Its name was chosen: the template of the flow of a deployment does not make another one.
+    Column("named", Boolean, nullable=False, server_default=text("false")),
     #: JSON: what this run changes of the job variables of its deployment; null: nothing.
     Column("job_variables", Text),
     *_claim_columns(),

@@ -39,6 +39,7 @@ _OF_DEPLOYMENT = (
     deployments.c.paused, deployments.c.flow_name, deployments.c.entrypoint, deployments.c.description,
     deployments.c.tags, deployments.c.queue, deployments.c.options, deployments.c.flow_version,
     deployments.c.priority, deployments.c.timeout_seconds, deployments.c.has_hooks,
+    deployments.c.parameter_schema, deployments.c.enforce_parameter_schema,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The version of the flow that a step's worker must have."""
+"""The version of the flow that a step's worker must have, and whether a run's name was chosen."""
 
 from __future__ import annotations
 
@@ -12,5 +12,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column; steps that are there go on on any worker."""
+    """Add the columns; steps that are there go on on any worker, and runs keep the names that they have."""
     op.add_column("steps", sa.Column("version", sa.String(255)))
+    op.add_column("flow_runs", sa.Column("named", sa.Boolean(), nullable=False, server_default=sa.text("false")))
