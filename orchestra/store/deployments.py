@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers
 from orchestra.errors import AlreadyThere, DeploymentNotFound, ScheduleNotFound
+from orchestra.failpoints import failpoint
 from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
 from orchestra.store.database import Database, insert, instant, now
@@ -136,6 +137,7 @@ def keep(database: Database, new: NewDeployment, schedules: Iterable[Schedule] |
 
     def work(connection: Connection) -> str:
         deployment_id = _keep(connection, new)
+        failpoint("amid_deploy")
         if schedules is not None:
             _set_schedules(connection, deployment_id, list(schedules))
         _mark_change(connection)

@@ -90,6 +90,7 @@ def fire(database: Database, firings: Iterable[Firing]) -> list[Announcement]:
         announcements = []
         for each in ordered:
             if _move_on(connection, each):
+                failpoint("amid_fire")
                 announcements += _add_runs(connection, each, moment)
         return announcements
 
