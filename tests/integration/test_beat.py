@@ -149,7 +149,7 @@ def test_a_beat_goes_on_when_its_database_is_back(
     wait_until(lambda: len(fired(database)) >= 2, "ticks", 20)
     proxy.cut()
     moment = database.now()
-    wait_until(lambda: database.now() > moment + 6 and "trying on" in beat.log(), "word of it", 40)
+    wait_until(lambda: database.now() > moment + 6 and "does not answer" in beat.log(), "word of it", 40)
     assert fired(database)[-1] < moment + 1
 
     proxy.mend()
