@@ -16,7 +16,7 @@ from orchestra.names import versioned_queue
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec
-from orchestra.store import claims
+from orchestra.store import claims, journal
 from orchestra.store.announcements import Announcement
 from orchestra.store.claims import Claimed
 from orchestra.store.database import Database
@@ -48,8 +48,17 @@ def leave(database: Database, claimed: Claimed, carrier: Carrier, error: OtherVe
     message = _waits(error, queue, listened)
     _logger.warning("%s: %s", claims.name_of(claim), message)
     wait = 0.0 if elsewhere else unknown.UNKNOWN_WAIT
-    if claims.give_back(database, claim, due_in=wait, message=clean_text(message)) and elsewhere:
+    unstarted = claim.step_key is None and not _has_begun(database, claimed)
+    if claims.give_back(database, claim, due_in=wait, message=clean_text(message), unstarted=unstarted) and elsewhere:
         carrier.announce([_announcement(row, claimed, error.wanted)])
+
+
+def _has_begun(database: Database, claimed: Claimed) -> bool:
+    """Whether anything of a flow run was done; its deadline counts from then on, not while it waits to begin."""
+    row, claim = claimed.row, claimed.claim
+    if row["streak_parks"] or row["outcome"] is not None or claim.run_attempt > 1:
+        return True
+    return bool(journal.load(database, claim.run_id, 1))
 
 
 def _waits(error: OtherVersion, queue: str, listened: bool) -> str:

@@ -27,6 +27,8 @@ def test_a_worker_of_another_version_leaves_a_run_alone(driver: Driver, effects:
 
     assert "no worker of version '1' listens on queue 'default'" in row["state_message"]
     assert (row["phase"], row["state_type"], effects) == (Phase.READY, "SCHEDULED", [])
+    # Its deadline counts from when it begins.
+    assert (row["start_time"], row["deadline_at"]) == (None, None)
     driver.elapse(6)
     assert driver.finish(run_id).result() == ["left", "right"]
 
