@@ -494,6 +494,19 @@ class DefinitionNotFound(NotFound):
         return f"{self.path!r} cannot be imported here: {self.reason}"
 
 
+class OtherVersion(DefinitionNotFound):
+    """The code of a flow is here in another version than the one that its run is pinned to."""
+
+    def __init__(self, path: str, wanted: str, found: str | None) -> None:
+        super().__init__(path, f"the run is pinned to version {wanted!r}, and {_version_text(found)} is here")
+        self.args = (path, wanted, found)
+        self.wanted, self.found = wanted, found
+
+
+def _version_text(version: str | None) -> str:
+    return "code without a version" if version is None else f"version {version!r}"
+
+
 class LimitNotFound(NotFound):
     """There is no concurrency limit of this name."""
 

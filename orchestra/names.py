@@ -52,6 +52,16 @@ def run_name() -> str:
     return f"{random.choice(_ADJECTIVES)}-{random.choice(_NOUNS)}"
 
 
+#: Longest name of a queue, in bytes: RabbitMQ takes 255, of which the suffix for wake-ups needs some.
+_LONGEST_QUEUE = 240
+
+
+def versioned_queue(queue: str, version: str) -> str:
+    """The Celery queue on which messages of `queue` travel that are for workers of one version: `queue@version`."""
+    name = f"{queue}@{version}"
+    return name if len(name.encode()) <= _LONGEST_QUEUE else f"{queue}@{fingerprint(version.encode())[:16]}"
+
+
 #: The queue of a work pool that takes what names no other.
 DEFAULT_QUEUE = "default"
 

@@ -84,6 +84,7 @@ def new_run(
         timeout_seconds=spec.timeout_seconds,
         has_hooks=spec.has_hooks,
         deployment_id=deployment.id,
+        named=bool(name),
         job_variables=json.dumps(dict(job_variables)) if job_variables else None,
     )
 

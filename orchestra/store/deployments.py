@@ -17,6 +17,8 @@ from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers
 from orchestra.errors import AlreadyThere, DeploymentNotFound, ScheduleNotFound
+from orchestra.failpoints import failpoint
+from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
 from orchestra.store import events
 from orchestra.store.database import Database, insert, instant, now
@@ -141,6 +143,7 @@ def keep(database: Database, new: NewDeployment, schedules: Iterable[Schedule] |
 
     def work(connection: Connection) -> str:
         deployment_id = _keep(connection, new, fresh)
+        failpoint("amid_deploy")
         if schedules is not None:
             _set_schedules(connection, deployment_id, list(schedules))
         _mark_change(connection)
@@ -232,6 +235,35 @@ def set_paused(database: Database, deployment: str, paused: bool) -> None:
             _begin_resumed(connection, _is(deployment))
         found = connection.execute(statement.returning(*_NAMED)).first()
         return _tell(connection, "paused" if paused else "resumed", found, event_id)
+
+    if not database.write(work):
+        raise DeploymentNotFound(deployment)
+
+
+def update(database: Database, deployment: str, **changes: Any) -> None:
+    """Change columns of a deployment; those not named stay. Safe to repeat.
+
+    A work pool or work queue that is named moves its new runs to the Celery queue of that.
+
+    Raises:
+        DeploymentNotFound: There is none with this name or id.
+    """
+    found = read(database, deployment)
+    values = {name: json.dumps(value) if name in _JSON else value for name, value in changes.items()}
+    if "tags" in changes:
+        values["tags"] = json.dumps(sorted(changes["tags"]))
+    if not {"work_pool_name", "work_queue_name"}.isdisjoint(changes):
+        pool = changes.get("work_pool_name", found.work_pool_name)
+        values["queue"] = (
+            "" if pool is None else pool_queue(pool, changes.get("work_queue_name", found.work_queue_name))
+        )
+
+    def work(connection: Connection) -> int:
+        _mark_change(connection)
+        if changes.get("paused") is False:
+            _begin_resumed(connection, _is(found.id))
+        statement = sa.update(deployments).where(_is(found.id)).values(**values, updated_at=now())
+        return connection.execute(statement).rowcount
 
     if not database.write(work):
         raise DeploymentNotFound(deployment)

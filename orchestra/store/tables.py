@@ -71,6 +71,8 @@ class Kind(enum.StrEnum):
     SLOT = "slot"
     #: Something the body saw of the outside: a clock, a state, an order of completion, a timeout.
     OBSERVATION = "observation"
+    #: That the body went by a patch of its code (`orchestra.patched`).
+    PATCH = "patch"
     #: The opening of a transaction, or a value set in one: done anew in each attempt of the run.
     TRANSACTION = "transaction"
 
@@ -176,6 +178,8 @@ flow_runs = Table(
     Column("hooks_attempt", Integer),
     #: The deployment that it is a run of; kept when that is deleted.
     Column("deployment_id", String(36)),
+    #: Its name was chosen: the template of the flow of a deployment does not make another one.
+    Column("named", Boolean, nullable=False, server_default=text("false")),
     #: JSON: what this run changes of the job variables of its deployment; null: nothing.
     Column("job_variables", Text),
     *_claim_columns(),
@@ -217,6 +221,8 @@ steps = Table(
     Column("options", LargeBinary),
     #: The run attempt in which it was recorded; older than `run_attempt` once a retry has moved it on.
     Column("recorded_attempt", Integer, nullable=False),
+    #: The run's, where that is pinned to one: only a worker that has the flow in it may claim the step.
+    Column("version", String(LONGEST_NAME)),
     #: Tries of this step so far, counted up by retries only.
     Column("attempt", Integer, nullable=False, server_default="1"),
     #: Run in the segment's own process.

@@ -102,7 +102,7 @@ def _carry_on(briefing: Briefing, channel: ProcessEnd) -> None:
     carrier = CeleryCarrier(_app(briefing), queues=briefing.queues, stop=_Stop(channel))
     apps.remember_worker(carrier.app)
     use_carrier(carrier)
-    flow = load(database(), claimed)
+    flow = load(database(), claimed, carrier)
     if flow is None:
         return
     with loops.kept():

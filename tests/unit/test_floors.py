@@ -32,7 +32,7 @@ FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for folder in ("orchestra", "celery_app")
     for path in (ROOT / folder).rglob("*.py")
-    if "versions" not in path.parts
+    if "versions" not in path.relative_to(ROOT).parts
 }
 TREES = {module: ast.parse(path.read_text()) for module, path in FILES.items()}
 OURS = sorted(module for module in TREES if module.startswith("orchestra."))
