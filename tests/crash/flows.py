@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import time
@@ -71,12 +72,13 @@ def cling(seconds: float) -> int:
     """As `hold`, but lets nothing interrupt it: what it gives comes late, and is offered all the same."""
     ledger.write("start")
     end = time.monotonic() + (seconds if ledger.is_first() else SHORT)
-    while (left := end - time.monotonic()) > 0:
-        try:
-            time.sleep(left)
-        except BaseException:
-            ledger.write("interrupted")
-    ledger.write("end")
+    has_ended = False
+    while not has_ended:
+        # Only once is it told: wherever that reaches it, it goes on.
+        with contextlib.suppress(BaseException):
+            time.sleep(max(end - time.monotonic(), 0))
+            ledger.write("end")
+            has_ended = True
     return os.getpid()
 
 
