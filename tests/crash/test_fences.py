@@ -51,7 +51,7 @@ STOPS = pytest.mark.parametrize("stopped", [stop_group, stop_child], ids=["group
 @pytest.mark.parametrize("flow", [flows.clinging, flows.clinging_submitted], ids=["direct", "submitted"])
 def test_a_zombies_late_write_is_refused(arena: Arena, stopped: Any, flow: Any) -> None:
     """A stopped process loses its claim; when it goes on and offers its result, the other's stands."""
-    handle = flow.delay(0.5)
+    handle = flow.delay()
     zombie = arena.wait_for_start(handle.id)
     worker = arena.worker_of(zombie.pid)
     with stopped(arena, zombie.pid):
