@@ -43,6 +43,7 @@ def test_flows_of_every_shape_survive_a_kill(arena: Arena, every_shape: Any, kil
     assert len(runs.restarts()) <= slots * IN_FLIGHT
 
 
+@pytest.mark.alone
 @KILLS
 @pytest.mark.parametrize("flow", [flows.holding, flows.holding_submitted], ids=["direct", "submitted"])
 def test_a_killed_body_is_started_again_within_lease_and_sweep(arena: Arena, kill: Any, slots: int, flow: Any) -> None:
