@@ -294,6 +294,12 @@ class Driver:
         return journal.load(self.database, run_id, run_attempt)
 
 
+def emptied(database: Database) -> Database:
+    """A database without the runs that were in it: nobody goes on with what an example that failed has left."""
+    database.write(lambda connection: connection.execute(sa.delete(flow_runs)).rowcount)
+    return database
+
+
 @contextlib.contextmanager
 def counting(calls: list[Any]) -> Iterator[list[Any]]:
     """A list of effects, emptied before and after."""
