@@ -14,6 +14,7 @@ PUBLIC = [kind for kind in vars(errors).values() if inspect.isclass(kind) and is
 FACTS: dict[str, tuple[object, ...]] = {
     "NoBroker": (),
     "ForeignThread": ("task 'load'",),
+    "OtherVersion": ("flows:etl", "2", "1"),
     "StaticFlowError": ("etl", "sleeps", "flows.py:12"),
     "ValueTooLarge": ("the result", 3_000, 2_000),
     "TaskFailed": ("KeyError", "'a'", "Traceback…"),
