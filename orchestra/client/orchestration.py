@@ -42,7 +42,6 @@ from orchestra.engine.values import state_of
 from orchestra.errors import FlowNotFound, IllegalTransition, MissingResult, OrchestraError
 from orchestra.flows import Flow as FlowDefinition
 from orchestra.handles import durable_body
-from orchestra.states import FINAL
 from orchestra.store import journal, queries, runs, search
 from orchestra.store.database import Database, database
 from orchestra.store.search import Selection
@@ -274,7 +273,7 @@ class SyncOrchestraClient(_Client):
         run_id = str(flow_run_id)
 
         def act(db: Database) -> Mapping[str, Any]:
-            _verb(run_id, queries.flow_run_state(db, run_id), state, force)(db, run_id)
+            operations.set_state(db, run_id, state.type, state.name, force=force)
             return {"status": SetStateStatus.ACCEPT, "state": queries.flow_run_state(db, run_id)}
 
         return self._seen("set_flow_run_state", _ANSWER, act)
@@ -567,26 +566,6 @@ def _ending(row: Mapping[str, Any], data: bytes | None, what: str) -> State[Any]
             f"the result of {what} was not kept: in one process it is with persist_result=True only, on workers always"
         )
     return state_of(row["state_type"], row["state_name"], row["state_message"], data)
-
-
-def _verb(run_id: str, now: queries.StateRecord, wanted: State[Any], force: bool) -> Callable[[Database, str], object]:
-    """What brings a run from the state it is in into the one that is wanted."""
-    is_final = StateType(now.type) in FINAL
-    if force:
-        raise IllegalTransition(run_id, now.name, f"forced to be {wanted.name}: a state is never written over")
-    if wanted.type in (StateType.CANCELLING, StateType.CANCELLED):
-        return operations.cancel
-    if wanted.type is StateType.PAUSED:
-        return operations.suspend if wanted.name == "Suspended" else operations.pause
-    if wanted.type is StateType.SCHEDULED and (is_final or now.name == "NonDeterministic"):
-        return operations.retry
-    if wanted.type in (StateType.SCHEDULED, StateType.RUNNING) and now.type == StateType.PAUSED:
-        return operations.resume
-    refused = (
-        f"set {wanted.name} by hand: it may be cancelled, paused, resumed where it is paused, and retried (Scheduled) "
-        "where it has ended"
-    )
-    raise IllegalTransition(run_id, now.name, refused)
 
 
 def _selection(

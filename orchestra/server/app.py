@@ -14,7 +14,16 @@ from starlette.staticfiles import StaticFiles
 
 from orchestra.server import api, pages, problems
 from orchestra.server.access import LOCAL, Access, Principal
+from orchestra.server.requests import Requests
 from orchestra.store.database import database
+
+_DESCRIPTION = """
+Flows, flow runs, deployments and what belongs to them, by Prefect's field names.
+
+Lists give `{"items": [...], "next": ...}`: hand `next` as `after` to get the next page. `POST .../filter` searches by
+filters of Prefect's form. Errors are problem details (RFC 9457). Send `Idempotency-Key` with what starts a run, and
+repeat it as often as you like.
+"""
 
 _HEADERS = {
     # Scripts, styles and pictures come from us alone, nothing is inline, and nobody puts us into a frame.
@@ -34,22 +43,35 @@ def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
     Args:
         hosts: Names besides those of loopback under which it answers; "*" for any.
     """
-    app = FastAPI(
+    app = _Application(
         title="orchestra",
+        description=_DESCRIPTION,
         version=version("celery-orchestra"),
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
         openapi_url="/api/openapi.json",
         lifespan=_lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
     app.include_router(api.health)
     app.include_router(api.router, prefix="/api")
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.include_router(pages.router, include_in_schema=False)
+    app.add_middleware(Requests)
     app.add_middleware(Access, hosts=frozenset(hosts), identify=_identify)
     app.add_middleware(StrictHeaders)
     return app
+
+
+class _Application(FastAPI):
+    """Knows how a problem looks."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        document = super().openapi()
+        document["components"]["schemas"]["Problem"] = problems.SCHEMA
+        return document
 
 
 async def _identify(asked: HTTPConnection) -> Principal | None:

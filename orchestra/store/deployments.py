@@ -208,6 +208,20 @@ def list_deployments(
     return page_of(database.read(look), limit, lambda each: each.full_name)
 
 
+def update(database: Database, deployment: str, **changes: Any) -> Deployment:
+    """Change a deployment: its columns by name, those not named stay. Safe to repeat.
+
+    Raises:
+        DeploymentNotFound: There is none with this name or id.
+    """
+    found = read(database, deployment)
+    values = {name: json.dumps(value) if name in _JSON else value for name, value in changes.items()}
+    statement = sa.update(deployments).where(deployments.c.id == found.id).values(**values, updated_at=now())
+    if not database.write(lambda connection: connection.execute(statement).rowcount):
+        raise DeploymentNotFound(deployment)
+    return read(database, found.id)
+
+
 def set_paused(database: Database, deployment: str, paused: bool) -> None:
     """Pause or resume all schedules of a deployment; each keeps whether it is active. Safe to repeat.
 
