@@ -25,14 +25,10 @@ _HEADER = b"x-request-id"
 
 
 class Requests:
-    """Holds each request to that. One ASGI middleware within the guard.
+    """Holds each request to that. One ASGI middleware within the guard."""
 
-    Args:
-        longest: Seconds within which an answer begins.
-    """
-
-    def __init__(self, app: Any, longest: float = LONGEST) -> None:
-        self._app, self._longest = app, longest
+    def __init__(self, app: Any) -> None:
+        self._app, self._longest = app, LONGEST
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, and answer it here where that fails."""
@@ -107,17 +103,19 @@ class _Request:
 
     async def send(self, message: Any) -> None:
         """A part of the answer, with the id; nothing more once we have answered ourselves."""
-        if self.is_closed:
-            return
+        if not self.is_closed:
+            await self._pass_on(message)
+
+    async def close(self, answer: Any) -> None:
+        """Answer in the place of the application, which is not heard any more."""
+        self.is_closed = True
+        await answer(self.scope, self._receive, self._pass_on)
+
+    async def _pass_on(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.has_begun, self._status = True, message["status"]
             message = {**message, "headers": [*message["headers"], (_HEADER, self.id.encode())]}
         await self._send(message)
-
-    async def close(self, answer: Any) -> None:
-        """Answer in the place of the application."""
-        await answer(self.scope, self._receive, self.send)
-        self.is_closed = True
 
     def log(self) -> None:
         """One line of who asked for what, and how long it took."""

@@ -65,7 +65,7 @@ def test_a_run_is_held_and_goes_on(driver: Driver, web: TestClient) -> None:
         "Cancelled",
     ]
     driver.settle()
-    assert web.post(f"/api/flow_runs/{run_id}/cancel").status_code == 409
+    assert web.post(f"/api/flow_runs/{run_id}/pause").status_code == 409
 
 
 def test_a_failed_run_is_retried_and_deleted(driver: Driver, web: TestClient) -> None:
