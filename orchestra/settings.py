@@ -30,6 +30,10 @@ class Settings:
     profile: str = ""
     #: SQLAlchemy URL of the database; empty means `orchestra.db` under `home`.
     database_url: str = ""
+    #: The API of a server, as `http://host:4200/api`; the command line and clients ask it instead of the database.
+    api_url: str = ""
+    #: Says to that server who asks.
+    api_key: str = ""
     #: Celery broker URL of the app that orchestra builds itself.
     broker_url: str = ""
     #: Key that signs pickles and typed values; empty means one made under `home`, mode 0600.
@@ -267,7 +271,7 @@ def reset() -> None:
 
 
 #: What says where things are: within `elsewhere` none of it is the caller's.
-_PLACES = ("home", "profile", "database_url", "broker_url", "secret_key")
+_PLACES = ("home", "profile", "database_url", "api_url", "api_key", "broker_url", "secret_key")
 
 
 @contextmanager

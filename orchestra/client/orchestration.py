@@ -1,7 +1,7 @@
 """`get_client()`: read flows, runs, states and logs, and act on runs, from Python.
 
-A client asks the database directly, so it needs no server. In a flow body on a worker each of its calls is a step, so
-that a replay sees, and does, the same.
+A client asks the database directly, so it needs no server; where ORCHESTRA_API_URL names one, it asks that. In a flow
+body on a worker each of its calls is a step, so that a replay sees, and does, the same.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter
 
-from orchestra import clock, lazy
+from orchestra import clock, lazy, settings
+from orchestra.client.backend import DatabaseBackend, backend
+from orchestra.client.http import HttpBackend
 from orchestra.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
-from orchestra.client.schemas.filters import FlowFilter, FlowRunFilter, LogFilter, TaskRunFilter
+from orchestra.client.schemas.filters import Filters, FlowFilter, FlowRunFilter, LogFilter, TaskRunFilter
 from orchestra.client.schemas.objects import (
     Flow,
     FlowRun,
@@ -35,16 +37,11 @@ from orchestra.client.schemas.objects import (
     TaskRun,
 )
 from orchestra.client.schemas.sorting import FlowRunSort, FlowSort, LogSort, TaskRunSort
-from orchestra.concurrency import limits
-from orchestra.engine import definitions, leases, operations
+from orchestra.engine import definitions
 from orchestra.engine.parameters import bind_named
-from orchestra.engine.values import state_of
-from orchestra.errors import FlowNotFound, IllegalTransition, MissingResult, OrchestraError
+from orchestra.errors import ConfigurationError, FlowNotFound, IllegalTransition, OrchestraError
 from orchestra.flows import Flow as FlowDefinition
 from orchestra.handles import durable_body
-from orchestra.store import journal, queries, runs, search
-from orchestra.store.database import Database, database
-from orchestra.store.search import Selection
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -151,19 +148,19 @@ class SyncOrchestraClient(_Client):
             limit: Most flows given; None: all.
             offset: How many to leave out before.
         """
-        wanted, order = _selection(flow_filter, flow_run_filter, task_run_filter), sort or FlowSort.NAME_ASC
+        wanted, order = _wanted(flow_filter, flow_run_filter, task_run_filter), sort or FlowSort.NAME_ASC
         return self._seen(
             "read_flows",
             _FLOWS,
-            lambda db: search.find_flows(db, wanted, sort=order.value, limit=limit, offset=offset),
+            lambda at: at.find_flows(wanted, sort=order.value, limit=limit, offset=offset),
         )
 
     def count_flows(
         self, *, flow_filter: FlowFilter | None = None, flow_run_filter: FlowRunFilter | None = None
     ) -> int:
         """How many flows fit."""
-        wanted = _selection(flow_filter, flow_run_filter, None)
-        return self._seen("count_flows", _COUNT, lambda db: search.count_flows(db, wanted))
+        wanted = _wanted(flow_filter, flow_run_filter, None)
+        return self._seen("count_flows", _COUNT, lambda at: at.count_flows(wanted))
 
     # -- flow runs -----------------------------------------------------------------------------------------------
 
@@ -192,9 +189,16 @@ class SyncOrchestraClient(_Client):
         Raises:
             DefinitionNotFound: The flow cannot be imported here.
             NoBroker: There is nothing to send it through.
+            ConfigurationError: ORCHESTRA_API_URL is set: a server never loads code of flows.
             ParameterError: The parameters do not fit.
             IdempotencyConflict: The key was used with other parameters.
         """
+        if settings.current().api_url:
+            raise ConfigurationError(
+                "a run of a flow's code is written and sent by this process, which knows the API only "
+                "(ORCHESTRA_API_URL): start a run of a deployment (`orchestra deployment run`), or set "
+                "ORCHESTRA_DATABASE_URL and ORCHESTRA_BROKER_URL and unset ORCHESTRA_API_URL"
+            )
         spec = definitions.load_flow(flow) if isinstance(flow, str) else flow.spec
         handle = lazy.load("submit_flow_run")(
             spec,
@@ -213,7 +217,7 @@ class SyncOrchestraClient(_Client):
         Raises:
             FlowRunNotFound: There is none with this id.
         """
-        found = self._seen("read_flow_run", _FLOW_RUN, lambda db: queries.read_flow_run(db, str(flow_run_id)).run)
+        found = self._seen("read_flow_run", _FLOW_RUN, lambda at: at.read_flow_run(str(flow_run_id)).run)
         return self._with_value(found)
 
     def read_flow_runs(
@@ -233,11 +237,11 @@ class SyncOrchestraClient(_Client):
             limit: Most runs given; None: all.
             offset: How many to leave out before.
         """
-        wanted, order = _selection(flow_filter, flow_run_filter, task_run_filter), sort or FlowRunSort.CREATED_DESC
+        wanted, order = _wanted(flow_filter, flow_run_filter, task_run_filter), sort or FlowRunSort.CREATED_DESC
         found = self._seen(
             "read_flow_runs",
             _FLOW_RUNS,
-            lambda db: search.find_flow_runs(db, wanted, sort=order.value, limit=limit, offset=offset),
+            lambda at: at.find_flow_runs(wanted, sort=order.value, limit=limit, offset=offset),
         )
         return [self._with_value(run) for run in found]
 
@@ -249,12 +253,12 @@ class SyncOrchestraClient(_Client):
         task_run_filter: TaskRunFilter | None = None,
     ) -> int:
         """How many flow runs fit."""
-        wanted = _selection(flow_filter, flow_run_filter, task_run_filter)
-        return self._seen("count_flow_runs", _COUNT, lambda db: search.count_flow_runs(db, wanted))
+        wanted = _wanted(flow_filter, flow_run_filter, task_run_filter)
+        return self._seen("count_flow_runs", _COUNT, lambda at: at.count_flow_runs(wanted))
 
     def read_flow_run_states(self, flow_run_id: Id) -> list[State[Any]]:
         """The states a flow run was in, the oldest first; empty where there is no such run."""
-        return self._seen("read_states", _STATES, lambda db: list(queries.state_history(db, str(flow_run_id))))
+        return self._seen("read_states", _STATES, lambda at: at.state_history(str(flow_run_id)))
 
     def set_flow_run_state(self, flow_run_id: Id, state: State[Any], force: bool = False) -> OrchestrationResult:
         """Bring a run into a state, by the verb that does so.
@@ -272,9 +276,9 @@ class SyncOrchestraClient(_Client):
         """
         run_id = str(flow_run_id)
 
-        def act(db: Database) -> Mapping[str, Any]:
-            operations.set_state(db, run_id, state.type, state.name, force=force)
-            return {"status": SetStateStatus.ACCEPT, "state": queries.flow_run_state(db, run_id)}
+        def act(at: Backend) -> Mapping[str, Any]:
+            then = at.set_state(run_id, state.type, state.name, force=force)
+            return {"status": SetStateStatus.ACCEPT, "state": then}
 
         return self._seen("set_flow_run_state", _ANSWER, act)
 
@@ -285,7 +289,7 @@ class SyncOrchestraClient(_Client):
             FlowRunNotFound: There is no such run.
             IllegalTransition: It has ended already.
         """
-        self._act("cancel", lambda db: operations.cancel(db, str(flow_run_id)))
+        self._act("cancel", lambda at: at.cancel(str(flow_run_id)))
 
     def pause_flow_run(self, flow_run_id: Id) -> None:
         """Start no more of a run until it is resumed; what runs now ends.
@@ -294,7 +298,7 @@ class SyncOrchestraClient(_Client):
             FlowRunNotFound: There is no such run.
             IllegalTransition: It has ended, is being cancelled, or runs in a process of its own.
         """
-        self._act("pause", lambda db: operations.pause(db, str(flow_run_id)))
+        self._act("pause", lambda at: at.pause(str(flow_run_id)))
 
     def suspend_flow_run(self, flow_run_id: Id) -> None:
         """As `pause_flow_run`; the run shows as Suspended.
@@ -303,7 +307,7 @@ class SyncOrchestraClient(_Client):
             FlowRunNotFound: There is no such run.
             IllegalTransition: It has ended, is being cancelled, or runs in a process of its own.
         """
-        self._act("suspend", lambda db: operations.suspend(db, str(flow_run_id)))
+        self._act("suspend", lambda at: at.suspend(str(flow_run_id)))
 
     def resume_flow_run(self, flow_run_id: Id, run_input: Any = None, *, key: str | None = None) -> None:
         """Let a paused run go on.
@@ -318,7 +322,7 @@ class SyncOrchestraClient(_Client):
             InvalidRunInput: What was given does not fit what it waits for; it waits on.
         """
         given = run_input.model_dump(mode="json") if isinstance(run_input, BaseModel) else run_input
-        self._act("resume", lambda db: operations.resume(db, str(flow_run_id), run_input=given, key=key))
+        self._act("resume", lambda at: at.resume(str(flow_run_id), run_input=given, key=key))
 
     def retry_flow_run(self, flow_run_id: Id) -> None:
         """Run an ended run again in place: what completed is kept.
@@ -327,7 +331,7 @@ class SyncOrchestraClient(_Client):
             FlowRunNotFound: There is no such run.
             IllegalTransition: It has not ended, or ran in a process of its own.
         """
-        self._act("retry", lambda db: operations.retry(db, str(flow_run_id)))
+        self._act("retry", lambda at: at.retry(str(flow_run_id)))
 
     def delete_flow_run(self, flow_run_id: Id) -> None:
         """Delete an ended run with its child runs, steps, results and logs.
@@ -336,7 +340,7 @@ class SyncOrchestraClient(_Client):
             FlowRunNotFound: There is no such run.
             IllegalTransition: It has not ended; cancel it first.
         """
-        self._act("delete", lambda db: operations.delete(db, str(flow_run_id)))
+        self._act("delete", lambda at: at.delete(str(flow_run_id)))
 
     # -- task runs and logs --------------------------------------------------------------------------------------
 
@@ -346,7 +350,7 @@ class SyncOrchestraClient(_Client):
         Raises:
             TaskRunNotFound: There is none with this id.
         """
-        found = self._seen("read_task_run", _TASK_RUN, lambda db: queries.read_task_run(db, str(task_run_id)).run)
+        found = self._seen("read_task_run", _TASK_RUN, lambda at: at.read_task_run(str(task_run_id)).run)
         return self._with_value(found)
 
     def read_task_runs(
@@ -360,11 +364,11 @@ class SyncOrchestraClient(_Client):
         offset: int = 0,
     ) -> list[TaskRun]:
         """Task runs that fit, and whose flow run and flow do; the newest first. As `read_flow_runs` otherwise."""
-        wanted, order = _selection(flow_filter, flow_run_filter, task_run_filter), sort or TaskRunSort.CREATED_DESC
+        wanted, order = _wanted(flow_filter, flow_run_filter, task_run_filter), sort or TaskRunSort.CREATED_DESC
         found = self._seen(
             "read_task_runs",
             _TASK_RUNS,
-            lambda db: search.find_task_runs(db, wanted, sort=order.value, limit=limit, offset=offset),
+            lambda at: at.find_task_runs(wanted, sort=order.value, limit=limit, offset=offset),
         )
         return [self._with_value(run) for run in found]
 
@@ -376,8 +380,8 @@ class SyncOrchestraClient(_Client):
         task_run_filter: TaskRunFilter | None = None,
     ) -> int:
         """How many task runs fit."""
-        wanted = _selection(flow_filter, flow_run_filter, task_run_filter)
-        return self._seen("count_task_runs", _COUNT, lambda db: search.count_task_runs(db, wanted))
+        wanted = _wanted(flow_filter, flow_run_filter, task_run_filter)
+        return self._seen("count_task_runs", _COUNT, lambda at: at.count_task_runs(wanted))
 
     def read_task_run_states(self, task_run_id: Id) -> list[State[Any]]:
         """The states a task run was in, where it had more than one, the oldest first.
@@ -385,7 +389,7 @@ class SyncOrchestraClient(_Client):
         Raises:
             TaskRunNotFound: There is none with this id.
         """
-        return self._seen("read_states", _STATES, lambda db: list(queries.read_task_run(db, str(task_run_id)).states))
+        return self._seen("read_states", _STATES, lambda at: list(at.read_task_run(str(task_run_id)).states))
 
     def set_task_run_state(self, task_run_id: Id, state: State[Any], force: bool = False) -> OrchestrationResult:
         """Refuse: the states of task runs are their flow run's journal, which only who carries it out writes.
@@ -416,10 +420,10 @@ class SyncOrchestraClient(_Client):
             limit: Most lines given; None: all.
             offset: How many to leave out before.
         """
-        tests, order = log_filter.tests() if log_filter else (), sort or LogSort.TIMESTAMP_ASC
+        order = sort or LogSort.TIMESTAMP_ASC
 
-        def look(db: Database) -> list[dict[str, Any]]:
-            found = search.find_logs(db, tests, sort=order.value, limit=limit, offset=offset)
+        def look(at: Backend) -> list[dict[str, Any]]:
+            found = at.find_logs(log_filter, sort=order.value, limit=limit, offset=offset)
             return [_log(line) for line in found]
 
         return self._seen("read_logs", _LOGS, look)
@@ -434,7 +438,7 @@ class SyncOrchestraClient(_Client):
             ConfigurationError: A value cannot be.
         """
         given = concurrency_limit.model_dump()
-        return self._seen("create_limit", _ID, lambda db: limits.create_limit(**given).id)
+        return self._seen("create_limit", _ID, lambda at: at.create_limit(**given).id)
 
     def read_global_concurrency_limit_by_name(self, name: str) -> GlobalConcurrencyLimit:
         """A limit.
@@ -442,7 +446,7 @@ class SyncOrchestraClient(_Client):
         Raises:
             LimitNotFound: There is none of this name.
         """
-        return self._seen("read_limit", _LIMIT, lambda db: asdict(limits.read_limit(name)))
+        return self._seen("read_limit", _LIMIT, lambda at: asdict(at.read_limit(name)))
 
     def read_global_concurrency_limits(self, *, limit: int = 100, offset: int = 0) -> list[GlobalConcurrencyLimit]:
         """Limits by name.
@@ -452,8 +456,8 @@ class SyncOrchestraClient(_Client):
             offset: How many to leave out before.
         """
 
-        def look(db: Database) -> list[dict[str, Any]]:
-            return [asdict(each) for each in limits.list_limits()[offset : offset + limit]]
+        def look(at: Backend) -> list[dict[str, Any]]:
+            return [asdict(each) for each in at.list_limits()[offset : offset + limit]]
 
         return self._seen("read_limits", _LIMITS, look)
 
@@ -465,7 +469,7 @@ class SyncOrchestraClient(_Client):
             ConfigurationError: A value cannot be, or nothing is to change.
         """
         given = concurrency_limit.model_dump()
-        self._act("update_limit", lambda db: limits.update_limit(name, **given))
+        self._act("update_limit", lambda at: at.update_limit(name, **given))
 
     def delete_global_concurrency_limit_by_name(self, name: str) -> None:
         """Delete a limit; who waits goes on.
@@ -473,7 +477,7 @@ class SyncOrchestraClient(_Client):
         Raises:
             LimitNotFound: There is none of this name.
         """
-        self._act("delete_limit", lambda db: limits.delete_limit(name))
+        self._act("delete_limit", lambda at: at.delete_limit(name))
 
     # -- the database --------------------------------------------------------------------------------------------
 
@@ -483,7 +487,7 @@ class SyncOrchestraClient(_Client):
         Raises:
             StoreUnavailable: It does not.
         """
-        database().now()
+        self._backend().hello()
         return "👋"
 
     def api_healthcheck(self) -> Exception | None:
@@ -496,28 +500,25 @@ class SyncOrchestraClient(_Client):
 
     # -- how it is done ------------------------------------------------------------------------------------------
 
-    def _database(self) -> Database:
-        """The database, in which local runs of dead processes show as Crashed."""
-        db = database()
-        if not self._has_looked:
-            self._has_looked = True
-            leases.mark_dead(db)
-        return db
+    def _backend(self) -> Backend:
+        """What is asked: the database, in which local runs of dead processes show as Crashed, or the API."""
+        looks, self._has_looked = not self._has_looked, True
+        return backend(of_runs=looks)
 
-    def _seen(self, name: str, shape: TypeAdapter[T], look: Callable[[Database], Any]) -> T:
+    def _seen(self, name: str, shape: TypeAdapter[T], look: Callable[[Backend], Any]) -> T:
         """What `look` gives, as records; in a flow body on a worker it is kept, and a replay gets the same."""
         runner = durable_body()
         if runner is None:
-            return shape.validate_python(look(self._database()))
+            return shape.validate_python(look(self._backend()))
 
         def kept() -> Any:
-            return shape.dump_python(shape.validate_python(look(self._database())), mode="json")
+            return shape.dump_python(shape.validate_python(look(self._backend())), mode="json")
 
         return shape.validate_python(runner.observe(f"client-{name}", kept))
 
-    def _act(self, name: str, act: Callable[[Database], object]) -> None:
-        def once(db: Database) -> None:
-            act(db)
+    def _act(self, name: str, act: Callable[[Backend], object]) -> None:
+        def once(at: Backend) -> None:
+            act(at)
 
         self._seen(name, _DONE, once)
 
@@ -529,51 +530,30 @@ class SyncOrchestraClient(_Client):
 
     def _with_value(self, run: Run) -> Run:
         """The record, whose state reads the run's value when that is asked for."""
-        if isinstance(run, FlowRun):
-            details, ending = StateDetails(run.id), _flow_run_ending
-        else:
-            details, ending = StateDetails(run.flow_run_id, run.id), _task_run_ending
-        read = functools.partial(self._value, ending, run.id)
+        details = StateDetails(run.id) if isinstance(run, FlowRun) else StateDetails(run.flow_run_id, run.id)
+        read = functools.partial(self._value, run)
         state = KeptState(run.state.type, run.state.name, run.state.message, timestamp=run.state.timestamp)
         return run.model_copy(update={"state": replace(state, state_details=details, read=read)})
 
-    def _value(self, ending: Callable[[Database, str], State[Any]], run_id: str) -> State[Any]:
+    def _value(self, run: FlowRun | TaskRun) -> State[Any]:
+        def ending() -> State[Any]:
+            at = backend()
+            return at.flow_run_ending(run.id) if isinstance(run, FlowRun) else at.task_run_ending(run.id)
+
         runner = durable_body()
         if runner is None:
-            return ending(database(), run_id)
-        return State(
-            StateType.COMPLETED, data=runner.observe("client-result", lambda: ending(database(), run_id).outcome())
-        )
+            return ending()
+        return State(StateType.COMPLETED, data=runner.observe("client-result", lambda: ending().outcome()))
 
 
 Run = TypeVar("Run", FlowRun, TaskRun)
+Backend = DatabaseBackend | HttpBackend
 
 
-def _flow_run_ending(db: Database, run_id: str) -> State[Any]:
-    row = runs.read(db, run_id)
-    return _ending(row, runs.result_of(db, row), f"flow run {run_id}")
-
-
-def _task_run_ending(db: Database, run_id: str) -> State[Any]:
-    row = journal.step_row(db, run_id)
-    data = journal.result_of(db, row["run_id"], row["run_attempt"], row["step_key"])
-    return _ending(row, data, f"task run {run_id}")
-
-
-def _ending(row: Mapping[str, Any], data: bytes | None, what: str) -> State[Any]:
-    if data is None and row["state_type"] == StateType.COMPLETED:
-        raise MissingResult(
-            f"the result of {what} was not kept: in one process it is with persist_result=True only, on workers always"
-        )
-    return state_of(row["state_type"], row["state_name"], row["state_message"], data)
-
-
-def _selection(
+def _wanted(
     flow_filter: FlowFilter | None, flow_run_filter: FlowRunFilter | None, task_run_filter: TaskRunFilter | None
-) -> Selection:
-    return Selection(
-        *(() if given is None else given.tests() for given in (flow_filter, flow_run_filter, task_run_filter))
-    )
+) -> Filters:
+    return Filters(flows=flow_filter, flow_runs=flow_run_filter, task_runs=task_run_filter)
 
 
 def _log(line: Any) -> dict[str, Any]:

@@ -421,6 +421,7 @@ def database() -> Database:
     """The database of this process, by the settings; opened, and its schema checked, at first use.
 
     Raises:
+        ConfigurationError: ORCHESTRA_API_URL says that another one is meant, which this process does not know.
         SchemaMismatch: Its schema is of another version.
         SecretKeyMismatch: It was written under another signing key.
         StoreUnavailable: It does not answer.
@@ -431,7 +432,7 @@ def database() -> Database:
         return held[1]
     with _lock:
         if _current is None or _current[0] != os.getpid():
-            opened = Database(settings.current().resolved_database_url)
+            opened = Database(_url())
             try:
                 check_schema(opened)
                 check_key(opened)
@@ -440,6 +441,17 @@ def database() -> Database:
                 raise
             _current = (os.getpid(), opened)
         return _current[1]
+
+
+def _url() -> str:
+    current = settings.current()
+    if current.api_url and not current.database_url:
+        # The home's own database would be another one than the server's.
+        raise ConfigurationError(
+            f"this needs the database itself, and ORCHESTRA_API_URL={current.api_url!r} names a server only: set "
+            "ORCHESTRA_DATABASE_URL to that server's database too, or unset ORCHESTRA_API_URL"
+        )
+    return current.resolved_database_url
 
 
 def reset() -> None:

@@ -255,6 +255,16 @@ class LogFilter(_Filter):
     task_run_id: LogFilterTaskRunId | None = None
 
 
+class Filters(BaseModel):
+    """Which records a search is for: those that fit, and whose flow, flow run and task runs do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    flows: FlowFilter | None = None
+    flow_runs: FlowRunFilter | None = None
+    task_runs: TaskRunFilter | None = None
+
+
 __getattr__ = absent(
     __name__,
     "deployments and work pools",

@@ -74,7 +74,7 @@ def list_deployments(
     )
 
 
-@router.get("/name/{flow_name}/{deployment_name}")
+@router.get("/name/{flow_name:path}/{deployment_name}")
 def read_deployment_by_name(db: Db, flow_name: Id, deployment_name: Id) -> Deployment:
     """The deployment of this name."""
     return deployments.read(db, f"{flow_name}/{deployment_name}")

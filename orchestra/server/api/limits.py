@@ -53,20 +53,20 @@ def create_limit(who: Asker, new: NewLimit) -> ConcurrencyLimit:
     )
 
 
-@router.get("/{name}")
-def read_limit(name: Id) -> ConcurrencyLimit:
-    """A limit."""
-    return limits.read_limit(name)
-
-
-@router.get("/{name}/holders")
+@router.get("/{name:path}/holders")
 def list_holders(name: Id) -> list[HolderRecord]:
     """Who has slots of a limit, then who waits for some, in their order; 1,000 at most."""
     limits.read_limit(name)
     return limits.read_holders(name)
 
 
-@router.patch("/{name}")
+@router.get("/{name:path}")
+def read_limit(name: Id) -> ConcurrencyLimit:
+    """A limit."""
+    return limits.read_limit(name)
+
+
+@router.patch("/{name:path}")
 def update_limit(who: Asker, name: Id, change: LimitChange) -> ConcurrencyLimit:
     """Change a limit. Who waits is served at once; who has slots keeps them."""
 
@@ -76,7 +76,7 @@ def update_limit(who: Asker, name: Id, change: LimitChange) -> ConcurrencyLimit:
     return perform(who, "change", f"concurrency limit {name}", act, needs=Scope.ADMIN)
 
 
-@router.delete("/{name}", status_code=204)
+@router.delete("/{name:path}", status_code=204)
 def delete_limit(who: Asker, name: Id) -> None:
     """Delete a limit; who waits goes on."""
 
