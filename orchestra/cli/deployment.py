@@ -9,12 +9,12 @@ from typing import Any
 
 import rich_click as click
 
-from orchestra import lazy
 from orchestra.cli import _options, _support, _watch
+from orchestra.client.backend import Backend, backend
 from orchestra.engine import deployed
 from orchestra.schedules import CATCHUPS, Cron, Interval, RRule
-from orchestra.store import deployments, runs, workers
-from orchestra.store.database import Database, database
+from orchestra.store import deployments
+from orchestra.store.database import database
 from orchestra.store.deployments import Deployment, ScheduleRecord
 
 
@@ -39,9 +39,7 @@ def ls(flow_names: tuple[str, ...], work_pool_name: str | None, limit: int, afte
     Example:
       orchestra deployment ls --flow-name etl -o json
     """
-    page = deployments.list_deployments(
-        database(), limit=limit, after=after, flow_names=flow_names, work_pool_name=work_pool_name
-    )
+    page = backend().list_deployments(limit=limit, after=after, flow_names=flow_names, work_pool_name=work_pool_name)
     if output == "json":
         _support.emit_json(page.items)
     else:
@@ -55,14 +53,15 @@ def ls(flow_names: tuple[str, ...], work_pool_name: str | None, limit: int, afte
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show one deployment: what it runs, with which parameters, where and when."""
-    found = deployments.read(database(), name)
+    at = backend()
+    found = at.read_deployment(name)
     if output == "json":
         _support.emit_json(found)
         return
     shown = {field: getattr(found, field) for field in Deployment.__slots__ if field != "schedules"}
     shown["schedules"] = "\n".join(f"{_slug(each)}: {_rule(each)}" for each in found.schedules)
     _support.emit_record(shown)
-    _say_unheard(database(), found.queue)
+    _say_unheard(at, found.queue)
 
 
 @deployment.command()
@@ -122,15 +121,16 @@ def run(
         job_variables=job_variables,
     )
     if watch:
-        _watch.watch(database(), run_id, timeout=watch_timeout)
+        _watch.watch(backend(), run_id, timeout=watch_timeout)
 
 
 def start(name: str, parameters: dict[str, Any], **options: Any) -> str:
     """Start a run of a deployment, print its id, and say where nobody would take it up."""
-    handle = lazy.load("start_deployment")(name, parameters, **options)
-    _support.emit(handle.id)
-    _say_unheard(database(), runs.read(database(), handle.id)["queue"])
-    return str(handle.id)
+    at = backend()
+    run_id = at.start_deployment(name, parameters, **options)
+    _support.emit(run_id)
+    _say_unheard(at, at.read_flow_run(run_id).run.work_queue_name or "")
+    return run_id
 
 
 @deployment.command()
@@ -150,16 +150,16 @@ def delete(names: tuple[str, ...], every: bool) -> None:
 @_names
 def pause(names: tuple[str, ...]) -> None:
     """Let no schedule of deployments fire until `resume`; runs can still be started by hand."""
-    db = database()
-    _each(names, lambda name: deployments.set_paused(db, name, True), "is paused")
+    at = backend()
+    _each(names, lambda name: at.set_paused(name, True), "is paused")
 
 
 @deployment.command()
 @_names
 def resume(names: tuple[str, ...]) -> None:
     """Let the active schedules of deployments fire again."""
-    db = database()
-    _each(names, lambda name: deployments.set_paused(db, name, False), "is resumed")
+    at = backend()
+    _each(names, lambda name: at.set_paused(name, False), "is resumed")
 
 
 # -- schedules ---------------------------------------------------------------------------------------------------
@@ -288,9 +288,9 @@ def _each(names: tuple[str, ...], act: Callable[[str], object], done: str) -> No
         _support.say(f"deployment {name} {done}")
 
 
-def _say_unheard(db: Database, queue: str) -> None:
+def _say_unheard(at: Backend, queue: str) -> None:
     """Say that what goes to a queue would wait, where nobody consumes it."""
-    if queue and not workers.slots_by_queue(db).get(queue):
+    if queue and not at.slots_by_queue().get(queue):
         _support.say(f"No worker listens on queue {queue!r}: start one with `orchestra worker start -q {queue}`")
 
 

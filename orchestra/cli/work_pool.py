@@ -8,6 +8,7 @@ import rich_click as click
 
 from orchestra import work_pools as types
 from orchestra.cli import _pool_views, _support
+from orchestra.client.backend import backend
 from orchestra.store import queries, work_pools
 from orchestra.store.database import database
 
@@ -70,7 +71,7 @@ def create(
 @_support.output_option
 def ls(limit: int, after: str | None, output: str) -> None:
     """List work pools by name."""
-    page = work_pools.list_pools(database(), limit=limit, after=after)
+    page = backend().list_pools(limit=limit, after=after)
     if output == "json":
         _support.emit_json(page.items)
     else:
@@ -84,7 +85,7 @@ def ls(limit: int, after: str | None, output: str) -> None:
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show one work pool."""
-    found = work_pools.read(database(), name)
+    found = backend().read_pool(name)
     (_support.emit_json if output == "json" else _support.emit_record)(found)
 
 

@@ -277,3 +277,7 @@ class DatabaseBackend:
 def _selection(wanted: Filters) -> Selection:
     given = (wanted.flows, wanted.flow_runs, wanted.task_runs)
     return Selection(*(() if each is None else each.tests() for each in given))
+
+
+#: What is asked.
+Backend = DatabaseBackend | HttpBackend

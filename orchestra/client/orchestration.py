@@ -18,8 +18,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter
 
 from orchestra import clock, lazy, settings
-from orchestra.client.backend import DatabaseBackend, backend
-from orchestra.client.http import HttpBackend
+from orchestra.client.backend import Backend, backend
 from orchestra.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
 from orchestra.client.schemas.filters import Filters, FlowFilter, FlowRunFilter, LogFilter, TaskRunFilter
 from orchestra.client.schemas.objects import (
@@ -547,7 +546,6 @@ class SyncOrchestraClient(_Client):
 
 
 Run = TypeVar("Run", FlowRun, TaskRun)
-Backend = DatabaseBackend | HttpBackend
 
 
 def _wanted(
