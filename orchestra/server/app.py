@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.requests import HTTPConnection
 from starlette.staticfiles import StaticFiles
 
-from orchestra.server import api, pages, problems
+from orchestra.server import api, metrics, pages, problems
 from orchestra.server.access import LOCAL, Access, Principal
 from orchestra.server.requests import Requests
 from orchestra.store.database import database
@@ -55,6 +55,7 @@ def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
     )
     problems.install(app)
     app.include_router(api.health)
+    app.include_router(metrics.router)
     app.include_router(api.router, prefix="/api")
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.include_router(pages.router, include_in_schema=False)

@@ -155,7 +155,7 @@ class NewSchedule(Body):
     )
 
     cron: Name | None = Field(default=None, description="As `0 9 * * mon-fri`.")
-    interval: Seconds | None = Field(default=None, description="In seconds.")
+    interval: Annotated[float, Field(ge=1, lt=1e10)] | None = Field(default=None, description="In seconds.")
     rrule: Text | None = Field(default=None, description="As `FREQ=WEEKLY;BYDAY=MO`.")
     timezone: Name | None = Field(default=None, description="An IANA name, as Europe/Berlin; null: UTC.")
     anchor_date: datetime | None = Field(default=None, description="When an interval begins.")
