@@ -5,6 +5,7 @@ What the environment says counts before what the profile in use says, and that b
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +13,13 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from orchestra import profiles
 from orchestra.errors import ConfigurationError
+
+#: What is kept for a time of its own.
+RETAINED = ("runs", "logs", "events", "artifacts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +35,6 @@ class Settings:
     profile: str = ""
     #: SQLAlchemy URL of the database; empty means `orchestra.db` under `home`.
     database_url: str = ""
-    #: The API of a server, as `http://host:4200/api`; the command line and clients ask it instead of the database.
-    api_url: str = ""
-    #: Says to that server who asks.
-    api_key: str = ""
     #: Celery broker URL of the app that orchestra builds itself.
     broker_url: str = ""
     #: Key that signs pickles and typed values; empty means one made under `home`, mode 0600.
@@ -42,6 +43,10 @@ class Settings:
     flows: tuple[str, ...] = ()
     #: The Celery app to use, as `module` or `module:attribute`; empty means orchestra's own.
     app: str = ""
+    #: A server to ask in the place of the database, as `http://host:4200`; empty: the database is asked.
+    api_url: str = ""
+    #: The API key that is shown to it.
+    api_key: str = ""
     #: How long a claim holds unless renewed; heartbeats come every sixth of it.
     lease_seconds: float = 30.0
     #: How often what is due is announced again.
@@ -64,10 +69,16 @@ class Settings:
     log_line_max_bytes: int = 64 * 1024
     #: Most log lines of one run that one process keeps; it says where it stopped.
     log_run_max_lines: int = 50_000
+    #: Days for which ended runs are kept, and, as in "90,logs=30", what goes earlier; 0: for ever.
+    retention_days: tuple[str, ...] = ("90",)
     #: Lowest level of run log lines that are kept.
     log_level: str = "INFO"
     #: Whether run logs are also written to the console.
     log_to_console: bool = True
+    #: Loggers of libraries whose lines in runs are kept, too; comma-separated.
+    logging_extra_loggers: tuple[str, ...] = ()
+    #: Environment variables whose values are masked in log lines; comma-separated.
+    logging_masked_variables: tuple[str, ...] = ()
     #: How often tasks that do not say it are tried again.
     tasks_default_retries: int = 0
     #: The pause before that.
@@ -100,10 +111,39 @@ class Settings:
         return path
 
     @property
+    def retention_seconds(self) -> dict[str, float]:
+        """For how long what is over is kept, by what it is.
+
+        Raises:
+            ConfigurationError: `retention_days` cannot be read.
+        """
+        by_table = {"": "90", **dict(part.rpartition("=")[::2] for part in self.retention_days)}
+        every = by_table.pop("")
+        if unknown := by_table.keys() - RETAINED:
+            raise ConfigurationError(
+                f"ORCHESTRA_RETENTION_DAYS: {', '.join(sorted(unknown))} cannot be kept by itself; "
+                f"only {', '.join(RETAINED)} can"
+            )
+        return {what: _seconds_of_days(by_table.get(what, every)) for what in RETAINED}
+
+    @property
     def resolved_database_url(self) -> str:
         """The database URL in force."""
         return self.database_url or f"sqlite:///{self.home_path / 'orchestra.db'}"
 
+
+def _seconds_of_days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days < math.inf:
+        raise ConfigurationError(f"ORCHESTRA_RETENTION_DAYS: {text!r} is no number of days; write 90, or 90,logs=30")
+    return days * 86_400 if days else math.inf
+
+
+#: From so many characters on a password is masked wherever it stands.
+_SHORTEST_PASSWORD = 8
 
 #: Settings that no profile can hold, as they say where profiles are.
 NOT_IN_PROFILES = frozenset({"home", "profile"})
@@ -204,6 +244,7 @@ def _from_process() -> _Found:
 _override: Settings | None = None
 #: The profile that the command line names, before what the environment names.
 _chosen_profile = ""
+_asks_api_only = False
 
 
 def current() -> Settings:
@@ -240,6 +281,18 @@ def override(**changes: Any) -> Settings:
     return _override
 
 
+def ask_api_only() -> None:
+    """Let this process ask the server of ORCHESTRA_API_URL only, where that is set: another database is not meant."""
+    global _asks_api_only
+    _asks_api_only = True
+
+
+def asks_api_only() -> bool:
+    """Whether the database of these settings would be another one than is meant."""
+    now = current()
+    return _asks_api_only and bool(now.api_url) and not now.database_url
+
+
 def choose_profile(name: str) -> None:
     """Use this profile in this process, whatever the environment names. It is looked for at the next use."""
     global _chosen_profile
@@ -264,14 +317,15 @@ def sources() -> dict[str, str]:
 
 def reset() -> None:
     """Forget what was overridden, chosen or read, so that environment and profile are read again."""
-    global _override, _chosen_profile
+    global _override, _chosen_profile, _asks_api_only
     _override = None
     _chosen_profile = ""
+    _asks_api_only = False
     _from_process.cache_clear()
 
 
 #: What says where things are: within `elsewhere` none of it is the caller's.
-_PLACES = ("home", "profile", "database_url", "api_url", "api_key", "broker_url", "secret_key")
+_PLACES = ("home", "profile", "database_url", "broker_url", "secret_key", "api_url", "api_key")
 
 
 @contextmanager
@@ -295,6 +349,21 @@ def elsewhere(home: Path) -> Iterator[None]:
                 os.environ[name] = value
         reset()
         _override, _chosen_profile = kept
+
+
+def secrets() -> set[str]:
+    """What log lines must not show: the key, passwords of URLs, the values of `logging_masked_variables`."""
+    now = current()
+    urls = (now.database_url, now.broker_url, now.result_storage)
+    passwords = [password for url in urls if "://" in url and (password := _password(url))]
+    # A short password is as likely a word that lines are full of: it is masked in URLs only.
+    long = {each for each in (now.secret_key, *passwords, *map(unquote, passwords)) if len(each) >= _SHORTEST_PASSWORD}
+    return long | {os.environ.get(name, "") for name in now.logging_masked_variables}
+
+
+def _password(url: str) -> str:
+    place = url.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    return place.partition(":")[2]
 
 
 def runtime_override(what: str, name: str) -> str | None:

@@ -20,6 +20,9 @@ _COMMANDS = {
     "flow-run": "orchestra.cli.flow_run:flow_run",
     "task": "orchestra.cli.task:task",
     "task-run": "orchestra.cli.task_run:task_run",
+    "artifact": "orchestra.cli.artifact:artifact",
+    "variable": "orchestra.cli.variable:variable",
+    "events": "orchestra.cli.events:events",
     "cache": "orchestra.cli.cache:cache",
     "transaction": "orchestra.cli.transaction:transaction",
     "work-pool": "orchestra.cli.work_pool:work_pool",
@@ -27,6 +30,13 @@ _COMMANDS = {
     "worker": "orchestra.cli.worker:worker",
     "beat": "orchestra.cli.beat:beat",
     "server": "orchestra.cli.server:server",
+    "dashboard": "orchestra.cli.login:dashboard",
+    "flower": "orchestra.cli.flower:flower",
+    "user": "orchestra.cli.user:user",
+    "api-key": "orchestra.cli.api_key:api_key",
+    "login": "orchestra.cli.login:login",
+    "logout": "orchestra.cli.login:logout",
+    "cloud": "orchestra.cli.login:cloud",
     "global-concurrency-limit": "orchestra.cli.global_concurrency_limit:global_concurrency_limit",
     "db": "orchestra.cli.db:db",
     "config": "orchestra.cli.config:config",
@@ -35,8 +45,14 @@ _COMMANDS = {
     "doctor": "orchestra.cli.doctor:doctor",
 }
 
+#: Commands that are about this host, its settings and processes; the others look at, and change, what a server has.
+_OF_THIS_HOST = frozenset(
+    "version dev task worker beat server flower db config profile completion doctor login logout dashboard "
+    "cloud".split()
+)
+
 #: Short names, as Prefect has them.
-_ALIASES = {"gcl": "global-concurrency-limit"}
+_ALIASES = {"gcl": "global-concurrency-limit", "event": "events"}
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -56,6 +72,8 @@ def cli(ctx: click.Context, profile: str | None) -> None:
     """
     if profile:
         settings.choose_profile(profile)
+    if ctx.invoked_subcommand not in _OF_THIS_HOST:
+        settings.ask_api_only()
     # As `celery -A proj orchestra …` the context brings Celery's app; imported, it is the one in use.
     if ctx.parent is not None and ctx.parent.params.get("app"):
         lazy.load("require_installed")(ctx.obj.app, f"-A {ctx.obj.app.main}")

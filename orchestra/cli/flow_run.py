@@ -154,6 +154,7 @@ def logs(
     head: int | None,
     tail: int | None,
     level: str | None,
+    reverse: bool,
     follow: bool,
     output: str,
 ) -> None:
@@ -166,7 +167,9 @@ def logs(
     """
     at = backend(of_runs=True)
     at.flow_run_state(flow_run_id)
-    _logs.show(at, flow_run_id, task_run_id, head=head, tail=tail, level=level, follow=follow, output=output)
+    _logs.show(
+        at, flow_run_id, task_run_id, head=head, tail=tail, level=level, reverse=reverse, follow=follow, output=output
+    )
 
 
 @flow_run.command()

@@ -11,6 +11,8 @@ from orchestra import settings
 from orchestra.cli import _support
 from orchestra.server import running
 from orchestra.server.access import is_loopback
+from orchestra.store import access
+from orchestra.store.database import database
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -39,8 +41,12 @@ def start(host: str, port: int, background: bool, log_level: str, no_services: b
       orchestra server start
       orchestra server start --port 8080 --background
     """
-    if not is_loopback(host):
-        raise click.UsageError(f"--host {host} is open to others: the server answers on loopback only")
+    is_open = not is_loopback(host)
+    if is_open and not access.is_any(database()):
+        _support.fail(
+            f"--host {host} lets others in, and nobody could log in yet: make a user by `orchestra user create NAME`",
+            _support.ExitCode.USAGE,
+        )
     home = settings.current().home_path
     if background:
         found = running.run_in_background(home, host, port, _environment())
@@ -49,7 +55,7 @@ def start(host: str, port: int, background: bool, log_level: str, no_services: b
     logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("orchestra").setLevel(log_level.upper())
     _support.say("The server starts; Ctrl-C ends it, `orchestra server status` says where it is")
-    running.run(home, host, port)
+    running.run(home, host, port, hosts=["*"] if is_open else [])
 
 
 @server.command()

@@ -29,7 +29,6 @@ from orchestra.store.queries import (
     TaskRun,
     TaskRunDetails,
 )
-from orchestra.store.search import Selection
 from orchestra.store.work_pools import WorkPool
 
 
@@ -82,11 +81,11 @@ class DatabaseBackend:
 
     def find_flow_runs(self, wanted: Filters, *, sort: str, limit: int | None, offset: int) -> list[FlowRun]:
         """As `search.find_flow_runs`."""
-        return search.find_flow_runs(self.db, _selection(wanted), sort=sort, limit=limit, offset=offset)
+        return search.find_flow_runs(self.db, wanted.selection(), sort=sort, limit=limit, offset=offset)
 
     def count_flow_runs(self, wanted: Filters) -> int:
         """As `search.count_flow_runs`."""
-        return search.count_flow_runs(self.db, _selection(wanted))
+        return search.count_flow_runs(self.db, wanted.selection())
 
     def flow_run_ending(self, flow_run_id: str) -> State[Any]:
         """The state of a run with its value or exception.
@@ -142,11 +141,11 @@ class DatabaseBackend:
 
     def find_task_runs(self, wanted: Filters, *, sort: str, limit: int | None, offset: int) -> list[TaskRun]:
         """As `search.find_task_runs`."""
-        return search.find_task_runs(self.db, _selection(wanted), sort=sort, limit=limit, offset=offset)
+        return search.find_task_runs(self.db, wanted.selection(), sort=sort, limit=limit, offset=offset)
 
     def count_task_runs(self, wanted: Filters) -> int:
         """As `search.count_task_runs`."""
-        return search.count_task_runs(self.db, _selection(wanted))
+        return search.count_task_runs(self.db, wanted.selection())
 
     def task_run_ending(self, task_run_id: str) -> State[Any]:
         """As `flow_run_ending`, of a task run."""
@@ -175,11 +174,11 @@ class DatabaseBackend:
 
     def find_flows(self, wanted: Filters, *, sort: str, limit: int | None, offset: int) -> list[Flow]:
         """As `search.find_flows`."""
-        return search.find_flows(self.db, _selection(wanted), sort=sort, limit=limit, offset=offset)
+        return search.find_flows(self.db, wanted.selection(), sort=sort, limit=limit, offset=offset)
 
     def count_flows(self, wanted: Filters) -> int:
         """As `search.count_flows`."""
-        return search.count_flows(self.db, _selection(wanted))
+        return search.count_flows(self.db, wanted.selection())
 
     # -- deployments, pools, workers -----------------------------------------------------------------------------
 
@@ -272,11 +271,6 @@ class DatabaseBackend:
             StoreUnavailable: It does not.
         """
         self.db.now()
-
-
-def _selection(wanted: Filters) -> Selection:
-    given = (wanted.flows, wanted.flow_runs, wanted.task_runs)
-    return Selection(*(() if each is None else each.tests() for each in given))
 
 
 #: What is asked.

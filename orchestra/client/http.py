@@ -13,11 +13,11 @@ import httpx2
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
-from orchestra import errors
+from orchestra import errors, settings
 from orchestra.client.endings import ending
 from orchestra.client.schemas.filters import Filters, LogFilter
 from orchestra.concurrency.limits import HolderRecord, Limit
-from orchestra.errors import OrchestraError, StoreUnavailable
+from orchestra.errors import DatabaseNeeded, OrchestraError, StoreUnavailable
 from orchestra.states import State, StateType
 from orchestra.store.database import Database, database
 from orchestra.store.deployments import Deployment
@@ -63,8 +63,8 @@ class HttpBackend:
     """
 
     def __init__(self, url: str, key: str = "") -> None:
-        """Ask the API at `url`, as `http://host:4200/api`, as who has this key."""
-        self.url = url.rstrip("/")
+        """Ask the server at `url`, as `http://host:4200` or `http://host:4200/api`, as who has this key."""
+        self.url = url.rstrip("/").removesuffix("/api") + "/api"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = _client(self.url, tuple(headers.items()))
 
@@ -73,8 +73,10 @@ class HttpBackend:
         """The database, for what the API has not; only where ORCHESTRA_DATABASE_URL is set too.
 
         Raises:
-            ConfigurationError: It is not.
+            DatabaseNeeded: It is not.
         """
+        if not settings.current().database_url:
+            raise DatabaseNeeded(self.url)
         return database()
 
     # -- flow runs -----------------------------------------------------------------------------------------------

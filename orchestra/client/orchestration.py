@@ -1,4 +1,4 @@
-"""`get_client()`: read flows, runs, states and logs, and act on runs, from Python.
+"""`get_client()`: read flows, runs, logs, artifacts and variables, and act on them, from Python.
 
 A client asks the database directly, so it needs no server; where ORCHESTRA_API_URL names one, it asks that. In a flow
 body on a worker each of its calls is a step, so that a replay sees, and does, the same.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from types import TracebackType
@@ -17,11 +17,28 @@ from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter
 
-from orchestra import clock, lazy, settings
+from orchestra import artifacts, clock, lazy, settings, variables
 from orchestra.client.backend import Backend, backend
-from orchestra.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
-from orchestra.client.schemas.filters import Filters, FlowFilter, FlowRunFilter, LogFilter, TaskRunFilter
+from orchestra.client.schemas.actions import (
+    ArtifactCreate,
+    ArtifactUpdate,
+    GlobalConcurrencyLimitCreate,
+    GlobalConcurrencyLimitUpdate,
+    VariableCreate,
+    VariableUpdate,
+)
+from orchestra.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactFilter,
+    Filters,
+    FlowFilter,
+    FlowRunFilter,
+    LogFilter,
+    TaskRunFilter,
+)
 from orchestra.client.schemas.objects import (
+    Artifact,
+    ArtifactCollection,
     Flow,
     FlowRun,
     GlobalConcurrencyLimit,
@@ -34,13 +51,32 @@ from orchestra.client.schemas.objects import (
     StateDetails,
     StateType,
     TaskRun,
+    Variable,
 )
-from orchestra.client.schemas.sorting import FlowRunSort, FlowSort, LogSort, TaskRunSort
+from orchestra.client.schemas.sorting import (
+    ArtifactCollectionSort,
+    ArtifactSort,
+    FlowRunSort,
+    FlowSort,
+    LogSort,
+    TaskRunSort,
+)
 from orchestra.engine import definitions
 from orchestra.engine.parameters import bind_named
-from orchestra.errors import ConfigurationError, FlowNotFound, IllegalTransition, OrchestraError
+from orchestra.errors import (
+    ConfigurationError,
+    FlowNotFound,
+    IllegalTransition,
+    OrchestraError,
+    VariableNotFound,
+)
+from orchestra.events import EventPage, read_events
 from orchestra.flows import Flow as FlowDefinition
 from orchestra.handles import durable_body
+from orchestra.store import artifacts as kept_artifacts
+from orchestra.store import behind, search
+from orchestra.store import variables as kept_variables
+from orchestra.store.database import Database
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,6 +98,12 @@ _COUNT: TypeAdapter[int] = TypeAdapter(int)
 _ID: TypeAdapter[str] = TypeAdapter(str)
 _LIMIT: TypeAdapter[GlobalConcurrencyLimit] = TypeAdapter(GlobalConcurrencyLimit)
 _LIMITS: TypeAdapter[list[GlobalConcurrencyLimit]] = TypeAdapter(list[GlobalConcurrencyLimit])
+_ARTIFACT: TypeAdapter[Artifact] = TypeAdapter(Artifact)
+_ARTIFACTS: TypeAdapter[list[Artifact]] = TypeAdapter(list[Artifact])
+_COLLECTIONS: TypeAdapter[list[ArtifactCollection]] = TypeAdapter(list[ArtifactCollection])
+_VARIABLE: TypeAdapter[Variable] = TypeAdapter(Variable)
+_MAYBE_VARIABLE: TypeAdapter[Variable | None] = TypeAdapter(Variable | None)
+_VARIABLES: TypeAdapter[list[Variable]] = TypeAdapter(list[Variable])
 _DONE: TypeAdapter[None] = TypeAdapter(None)
 
 
@@ -79,7 +121,7 @@ def get_client(*, sync_client: bool = False) -> OrchestraClient | SyncOrchestraC
 
 
 #: Words in the names of methods that Prefect's client has and this one has not yet.
-_LATER = "deployment work_pool work_queue variable artifact automation block worker event".split()
+_LATER = "deployment work_pool work_queue automation block worker".split()
 
 
 class _Client:
@@ -427,6 +469,173 @@ class SyncOrchestraClient(_Client):
 
         return self._seen("read_logs", _LOGS, look)
 
+    # -- artifacts and variables ---------------------------------------------------------------------------------
+
+    def create_artifact(self, artifact: ArtifactCreate) -> Artifact:
+        """Make an artifact; in a flow's body on a worker once, whatever dies.
+
+        Raises:
+            InvalidArtifact: Its key, or what it shows, cannot be kept.
+        """
+        self._need_database()
+        given = artifact.model_dump()
+        return self.read_artifact(artifacts.keep(artifacts.checked(metadata=given.pop("metadata_"), **given)))
+
+    def read_artifact(self, artifact_id: Id) -> Artifact:
+        """An artifact.
+
+        Raises:
+            ArtifactNotFound: There is none with this id.
+        """
+        return self._seen("read_artifact", _ARTIFACT, lambda at: kept_artifacts.read(_flushed(at), str(artifact_id)))
+
+    def read_artifacts(
+        self,
+        *,
+        artifact_filter: ArtifactFilter | None = None,
+        flow_run_filter: FlowRunFilter | None = None,
+        task_run_filter: TaskRunFilter | None = None,
+        sort: ArtifactSort | None = None,
+        limit: int | None = LIMIT,
+        offset: int = 0,
+    ) -> list[Artifact]:
+        """Artifacts that fit, of runs that do; the newest first. As `read_flow_runs` otherwise."""
+        tests, order = artifact_filter.tests() if artifact_filter else (), sort or ArtifactSort.CREATED_DESC
+        of = _wanted(None, flow_run_filter, task_run_filter).selection()
+        return self._seen(
+            "read_artifacts",
+            _ARTIFACTS,
+            lambda at: search.find_artifacts(_flushed(at), tests, of, sort=order.value, limit=limit, offset=offset),
+        )
+
+    def read_latest_artifacts(
+        self,
+        *,
+        artifact_filter: ArtifactCollectionFilter | None = None,
+        flow_run_filter: FlowRunFilter | None = None,
+        task_run_filter: TaskRunFilter | None = None,
+        sort: ArtifactCollectionSort | None = None,
+        limit: int | None = LIMIT,
+        offset: int = 0,
+    ) -> list[ArtifactCollection]:
+        """The newest artifact of each key, where it fits; the newest first. As `read_artifacts` otherwise."""
+        tests, order = artifact_filter.tests() if artifact_filter else (), sort or ArtifactCollectionSort.CREATED_DESC
+        of = _wanted(None, flow_run_filter, task_run_filter).selection()
+
+        def look(at: Backend) -> list[dict[str, Any]]:
+            found = search.find_latest_artifacts(_flushed(at), tests, of, sort=order.value, limit=limit, offset=offset)
+            return [asdict(each) | {"latest_id": each.id} for each in found]
+
+        return self._seen("read_latest_artifacts", _COLLECTIONS, look)
+
+    def update_artifact(self, artifact_id: Id, artifact: ArtifactUpdate) -> None:
+        """Change an artifact in place: it is no new version. Safe to repeat.
+
+        Raises:
+            ArtifactNotFound: There is none with this id.
+            InvalidArtifact: What it is to show cannot be kept.
+        """
+        given = artifact.model_dump(exclude_unset=True)
+        wanted = artifacts.checked(
+            key=None,
+            type=given.get("type"),
+            description=given.get("description"),
+            data=given.get("data"),
+            metadata=given.get("metadata_"),
+        )
+        changes = {name: getattr(wanted, name) for name in (each.rstrip("_") for each in given)}
+        self._need_database()
+        artifacts.change(str(artifact_id), changes)
+
+    def delete_artifact(self, artifact_id: Id) -> None:
+        """Delete an artifact; the version before it is the newest of its key then.
+
+        Raises:
+            ArtifactNotFound: There is none with this id.
+        """
+        self._need_database()
+        artifacts.delete(str(artifact_id))
+
+    def create_variable(self, variable: VariableCreate) -> Variable:
+        """Set a variable that is not set.
+
+        Raises:
+            VariableExists: There is one of this name: update it.
+            InvalidVariable: Its name, its value or its tags cannot be kept.
+        """
+        self._need_database()
+        variables.set_variable(variable.name, variable.value, variable.tags, overwrite=False)
+        return self._seen(
+            "read_variable", _VARIABLE, lambda at: kept_variables.find(at.db, variable.name) or _gone(variable.name)
+        )
+
+    def read_variable_by_name(self, name: str) -> Variable | None:
+        """A variable; None where there is none of this name."""
+        return self._seen("read_variable", _MAYBE_VARIABLE, lambda at: kept_variables.find(at.db, name))
+
+    def read_variables(self, limit: int | None = None) -> list[Variable]:
+        """Variables by name.
+
+        Args:
+            limit: Most given; None: all.
+        """
+        return self._seen("read_variables", _VARIABLES, lambda at: kept_variables.page(at.db, limit=limit))
+
+    def update_variable(self, variable: VariableUpdate) -> None:
+        """Change the value or the tags of a variable. Safe to repeat.
+
+        Raises:
+            VariableNotFound: There is none of this name.
+            InvalidVariable: Its value or its tags cannot be kept.
+        """
+        given = variable.model_dump(exclude_unset=True)
+        self._need_database()
+        variables.change_variable(given.pop("name"), **given)
+
+    def delete_variable_by_name(self, name: str) -> None:
+        """Delete a variable.
+
+        Raises:
+            VariableNotFound: There is none of this name.
+        """
+        self._need_database()
+        variables.remove_variable(name)
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def read_events(
+        self,
+        *,
+        events: Sequence[str] = (),
+        resources: Sequence[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        flow_run_id: Id | None = None,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> EventPage:
+        """A page of events, the newest first; see `orchestra.events.read_events`.
+
+        Args:
+            events: Their names, whole or as a beginning with `*`; one of them is enough.
+            resources: Ids of what they are about, in the same way.
+            since: From then on, aware.
+            until: Before then, aware.
+            flow_run_id: What is about this run and its task runs, or was emitted in them.
+            limit: Most events of the page.
+            after: `next` of the page before.
+        """
+        self._need_database()
+        return read_events(
+            events=events,
+            resources=resources,
+            since=since,
+            until=until,
+            flow_run_id=flow_run_id,
+            limit=limit,
+            after=after,
+        )
+
     # -- concurrency limits --------------------------------------------------------------------------------------
 
     def create_global_concurrency_limit(self, concurrency_limit: GlobalConcurrencyLimitCreate) -> str:
@@ -504,6 +713,10 @@ class SyncOrchestraClient(_Client):
         looks, self._has_looked = not self._has_looked, True
         return backend(of_runs=looks)
 
+    def _need_database(self) -> None:
+        """Refuse what a server's API has not, where only that is known."""
+        _ = self._backend().db
+
     def _seen(self, name: str, shape: TypeAdapter[T], look: Callable[[Backend], Any]) -> T:
         """What `look` gives, as records; in a flow body on a worker it is kept, and a replay gets the same."""
         runner = durable_body()
@@ -552,6 +765,16 @@ def _wanted(
     flow_filter: FlowFilter | None, flow_run_filter: FlowRunFilter | None, task_run_filter: TaskRunFilter | None
 ) -> Filters:
     return Filters(flows=flow_filter, flow_runs=flow_run_filter, task_runs=task_run_filter)
+
+
+def _flushed(at: Backend) -> Database:
+    """The database, once what runs in this process have made is there."""
+    behind.flush()
+    return at.db
+
+
+def _gone(name: str) -> Variable:
+    raise VariableNotFound(name)
 
 
 def _log(line: Any) -> dict[str, Any]:
@@ -620,6 +843,18 @@ class OrchestraClient(_Client):
     read_task_run_states = _awaitable(SyncOrchestraClient.read_task_run_states)
     set_task_run_state = _awaitable(SyncOrchestraClient.set_task_run_state)
     read_logs = _awaitable(SyncOrchestraClient.read_logs)
+    create_artifact = _awaitable(SyncOrchestraClient.create_artifact)
+    read_artifact = _awaitable(SyncOrchestraClient.read_artifact)
+    read_artifacts = _awaitable(SyncOrchestraClient.read_artifacts)
+    read_latest_artifacts = _awaitable(SyncOrchestraClient.read_latest_artifacts)
+    update_artifact = _awaitable(SyncOrchestraClient.update_artifact)
+    delete_artifact = _awaitable(SyncOrchestraClient.delete_artifact)
+    create_variable = _awaitable(SyncOrchestraClient.create_variable)
+    read_variable_by_name = _awaitable(SyncOrchestraClient.read_variable_by_name)
+    read_variables = _awaitable(SyncOrchestraClient.read_variables)
+    update_variable = _awaitable(SyncOrchestraClient.update_variable)
+    delete_variable_by_name = _awaitable(SyncOrchestraClient.delete_variable_by_name)
+    read_events = _awaitable(SyncOrchestraClient.read_events)
     create_global_concurrency_limit = _awaitable(SyncOrchestraClient.create_global_concurrency_limit)
     read_global_concurrency_limit_by_name = _awaitable(SyncOrchestraClient.read_global_concurrency_limit_by_name)
     read_global_concurrency_limits = _awaitable(SyncOrchestraClient.read_global_concurrency_limits)

@@ -15,7 +15,7 @@ from orchestra import settings
 from orchestra.celery import apps
 from orchestra.celery.dispatch import CeleryCarrier
 from orchestra.errors import ConfigurationError, NoBroker
-from orchestra.runners.carrier import Carrier
+from orchestra.runners.carrier import Carrier, RanInline
 from orchestra.store import unsent
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import database
@@ -83,3 +83,11 @@ class LeftToSweeper:
     def stopping(self) -> bool:
         """Never."""
         return False
+
+    @property
+    def is_watched(self) -> bool:
+        """Never: no step runs here."""
+        return False
+
+    def tell(self, ran: RanInline) -> None:
+        """Nothing: no step runs here."""

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.requests import HTTPConnection
 from starlette.staticfiles import StaticFiles
 
 from orchestra.server import api, metrics, pages, problems
-from orchestra.server.access import LOCAL, Access, Principal
+from orchestra.server.access import PUBLIC, Access
+from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.server.requests import Requests
 from orchestra.store.database import database
+
+_STATIC = Path(__file__).parent / "static"
 
 _DESCRIPTION = """
 Flows, flow runs, deployments and what belongs to them, by Prefect's field names.
@@ -40,9 +42,12 @@ _HEADERS = {
 def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
     """The ASGI application over the database of the settings, which it opens when it starts.
 
+    Without `hosts` it is open to this machine as long as there are neither users nor API keys.
+
     Args:
-        hosts: Names besides those of loopback under which it answers; "*" for any.
+        hosts: Names besides those of loopback under which it answers; "*" for any. With them, everybody has to log in.
     """
+    names = frozenset(hosts)
     app = _Application(
         title="orchestra",
         description=_DESCRIPTION,
@@ -57,10 +62,11 @@ def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
     app.include_router(api.health)
     app.include_router(metrics.router)
     app.include_router(api.router, prefix="/api")
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.include_router(pages.router, include_in_schema=False)
+    app.state.doorkeeper = Doorkeeper(always=bool(names))
     app.add_middleware(Requests)
-    app.add_middleware(Access, hosts=frozenset(hosts), identify=_identify)
+    app.add_middleware(Access, hosts=names, public=PUBLIC | _static_files(), identify=app.state.doorkeeper.identify)
     app.add_middleware(StrictHeaders)
     return app
 
@@ -75,8 +81,10 @@ class _Application(FastAPI):
         return document
 
 
-async def _identify(asked: HTTPConnection) -> Principal | None:
-    return LOCAL
+def _static_files() -> frozenset[tuple[str, str]]:
+    """Each of them by its name: the login page needs some, and none holds a secret."""
+    files = (path.relative_to(_STATIC).as_posix() for path in _STATIC.rglob("*") if path.is_file())
+    return frozenset(("GET", f"/static/{name}") for name in files)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from starlette.responses import Response
 
 from orchestra import clock
-from orchestra.server.access import Scope
+from orchestra.accounts import Scope
 from orchestra.server.dependencies import Db, require
 from orchestra.states import StateType
 from orchestra.store import metrics, queries, work_pools, workers

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -36,11 +36,12 @@ START_TIMEOUT = 60.0
 _ANSWER, _PAUSE = 5.0, 0.05
 
 
-def run(home: Path, host: str, port: int) -> None:
+def run(home: Path, host: str, port: int, *, hosts: Iterable[str] = ()) -> None:
     """Run the server of a home until it is told to end. To be called in the main thread.
 
     Args:
         port: Where to listen; 0: any that is free.
+        hosts: As of `create_app`: with them, everybody has to log in.
 
     Raises:
         ConfigurationError: Another one runs in this home, or the address cannot be had.
@@ -49,7 +50,7 @@ def run(home: Path, host: str, port: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
-            create_app(),
+            create_app(hosts=hosts),
             log_config=None,
             access_log=False,
             server_header=False,

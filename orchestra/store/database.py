@@ -26,6 +26,7 @@ from sqlalchemy.ext.compiler import compiles
 from orchestra import clock, serializers, settings
 from orchestra.errors import (
     ConfigurationError,
+    DatabaseNeeded,
     DbTransactionError,
     SchemaMismatch,
     SecretKeyMismatch,
@@ -50,7 +51,7 @@ _QUIET = 2.0
 _TRANSIENT_STATES = ("08", "57P", "25P03", "40001", "40P01", "55P03", "53300")
 _SQLITE_BUSY = (5, 6)
 #: Version of the schema this code works with: the newest revision under `migrations/`.
-SCHEMA_VERSION = "0011_ticks"
+SCHEMA_VERSION = "0018_access"
 
 #: The threads of this process, by ident, that hold SQLite's write lock for a transaction of a user's code.
 holding: dict[int, str] = {}
@@ -421,7 +422,7 @@ def database() -> Database:
     """The database of this process, by the settings; opened, and its schema checked, at first use.
 
     Raises:
-        ConfigurationError: ORCHESTRA_API_URL says that another one is meant, which this process does not know.
+        DatabaseNeeded: ORCHESTRA_API_URL says that another one is meant, which this process does not know.
         SchemaMismatch: Its schema is of another version.
         SecretKeyMismatch: It was written under another signing key.
         StoreUnavailable: It does not answer.
@@ -444,14 +445,10 @@ def database() -> Database:
 
 
 def _url() -> str:
-    current = settings.current()
-    if current.api_url and not current.database_url:
-        # The home's own database would be another one than the server's.
-        raise ConfigurationError(
-            f"this needs the database itself, and ORCHESTRA_API_URL={current.api_url!r} names a server only: set "
-            "ORCHESTRA_DATABASE_URL to that server's database too, or unset ORCHESTRA_API_URL"
-        )
-    return current.resolved_database_url
+    if settings.asks_api_only():
+        # The home's own database is another one than the server's.
+        raise DatabaseNeeded(settings.current().api_url)
+    return settings.current().resolved_database_url
 
 
 def reset() -> None:

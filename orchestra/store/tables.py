@@ -251,6 +251,9 @@ steps = Table(
     _partial("ix_steps_join", "run_id", "run_attempt", "join_id", where="phase = 'WAITING'"),
     _partial("ix_steps_blob", "result_blob", where="result_blob IS NOT NULL"),
     _partial("ix_steps_wave", "run_id", "wave", "wave_index", where="wave IS NOT NULL"),
+    # The ends of task runs, as events are listed: all, and those of a state.
+    _partial("ix_steps_ends", "end_time", "id", where="phase = 'DONE' AND kind = 'task'"),
+    _partial("ix_steps_end_names", "state_name", "end_time", "id", where="phase = 'DONE' AND kind = 'task'"),
 )
 
 #: Steps with the same upstreams wait for one join. One of over 64 members is striped: its members count down
@@ -426,6 +429,40 @@ states = Table(
     Column("timestamp", Double, nullable=False),
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_states_run", "run_id", "id"),
+    # By time, and by name and time: as events are listed.
+    _partial("ix_states_flow_runs", "timestamp", "id", where="step_id IS NULL"),
+    _partial("ix_states_flow_run_names", "name", "timestamp", "id", where="step_id IS NULL"),
+    _partial("ix_states_task_runs", "timestamp", "id", where="step_id IS NOT NULL"),
+    _partial("ix_states_task_run_names", "name", "timestamp", "id", where="step_id IS NOT NULL"),
+)
+
+#: What was emitted, and what people and the system did. Changes of state are events too, and not written here: they
+#: are read from `states` and `steps`.
+events = Table(
+    "events",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("occurred", Double, nullable=False),
+    #: When it was written down; later than `occurred` where that is given.
+    Column("received", Double, nullable=False),
+    Column("event", String(LONGEST_NAME), nullable=False),
+    Column("resource_id", String(LONGEST_KEY), nullable=False),
+    #: Its id up to the last dot.
+    Column("resource_kind", String(LONGEST_KEY), nullable=False),
+    #: JSON: the labels of the resource, its id among them; a list of such; and what else is told.
+    Column("resource", Text, nullable=False),
+    Column("related", Text, nullable=False, server_default="[]"),
+    Column("payload", Text, nullable=False, server_default="{}"),
+    #: The event that it came from.
+    Column("follows", String(36)),
+    #: The flow run that it is about, or that emitted it; kept when that is deleted.
+    Column("run_id", String(36)),
+    Index("ix_events_occurred", "occurred", "id"),
+    Index("ix_events_received", "received", "id"),
+    Index("ix_events_event", "event", "occurred", "id"),
+    Index("ix_events_resource", "resource_id", "occurred", "id"),
+    Index("ix_events_kind", "resource_kind", "occurred", "id"),
+    _partial("ix_events_run", "run_id", "occurred", "id", where="run_id IS NOT NULL"),
 )
 
 logs = Table(
@@ -533,6 +570,59 @@ flow_run_inputs = Table(
     Index("ix_flow_run_inputs_run", "run_id", "id"),
     _partial("ix_flow_run_inputs_waiting", "run_id", "id", where="taken_by IS NULL"),
     _partial("ix_flow_run_inputs_taken", "taken_by", where="taken_by IS NOT NULL"),
+)
+
+#: What runs show people, and what is made by hand: a row each; those of one key are its versions.
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    #: Null: it belongs to its run only, and goes with it.
+    Column("key", String(LONGEST_NAME)),
+    #: "markdown", "table", "image", "progress", or a word of the user's own.
+    Column("type", String(64)),
+    Column("description", Text),
+    #: JSON.
+    Column("data", Text),
+    #: JSON object of texts.
+    Column("metadata", Text),
+    #: Who made it. No foreign keys: a version of a key outlives its run.
+    Column("flow_run_id", String(36)),
+    Column("task_run_id", String(36)),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index("ix_artifacts_created", "created_at", "id"),
+    Index("ix_artifacts_type", "type", "created_at", "id"),
+    _partial("ix_artifacts_key", "key", "created_at", "id", where="key IS NOT NULL"),
+    _partial("ix_artifacts_flow_run", "flow_run_id", "created_at", "id", where="flow_run_id IS NOT NULL"),
+    _partial("ix_artifacts_task_run", "task_run_id", "created_at", "id", where="task_run_id IS NOT NULL"),
+)
+
+#: Each key with its newest artifact, so that nobody has to look for it among the versions.
+artifact_collections = Table(
+    "artifact_collections",
+    metadata,
+    Column("key", String(LONGEST_NAME), primary_key=True),
+    Column("latest_id", String(36), nullable=False),
+    #: Of the newest artifact.
+    Column("type", String(64)),
+    Column("created_at", Double, nullable=False),
+    Index("ix_artifact_collections_created", "created_at", "key"),
+    Index("ix_artifact_collections_type", "type", "created_at", "key"),
+)
+
+#: Values that people set and runs read, by name.
+variables = Table(
+    "variables",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
+    #: JSON.
+    Column("value", Text, nullable=False),
+    #: JSON list.
+    Column("tags", Text, nullable=False, server_default="[]"),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
 )
 
 #: Where runs of deployments go. A pool's default queue is the Celery queue of its name.
@@ -751,6 +841,51 @@ leaders = Table(
     Column("owner", String(LONGEST_NAME), nullable=False),
     Column("lease_until", Double, nullable=False),
     Column("ticked_at", Double, nullable=False),
+)
+
+#: Who may log in to the server.
+users = Table(
+    "users",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
+    #: Argon2id.
+    Column("password_hash", Text, nullable=False),
+    #: "read", "run" or "admin".
+    Column("scope", String(16), nullable=False),
+    Column("created_at", Double, nullable=False),
+    #: Null: they may log in.
+    Column("disabled_at", Double),
+    Column("last_login_at", Double),
+)
+
+#: Keys by which programs use the server; only their digests are kept.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
+    #: Its first characters, by which people tell keys apart.
+    Column("prefix", String(16), nullable=False),
+    #: SHA-256 of the key, hexadecimal.
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("scope", String(16), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("last_used_at", Double),
+)
+
+#: Browsers that are logged in, by the SHA-256 of what their cookie holds.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("user_id", String(36), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),
+    Index("ix_sessions_user", "user_id"),
+    Index("ix_sessions_expires", "expires_at"),
 )
 
 #: Facts of this installation, such as the fingerprint of the key that signs.

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from orchestra.accounts import Scope
 from orchestra.server import create_app
-from orchestra.server.access import Principal, Scope
+from orchestra.server.access import Principal
 from orchestra.server.requests import MOST_BYTES
 
 

@@ -13,6 +13,7 @@ PUBLIC = [kind for kind in vars(errors).values() if inspect.isclass(kind) and is
 #: The facts of those whose constructor takes other than one sentence.
 FACTS: dict[str, tuple[object, ...]] = {
     "NoBroker": (),
+    "DatabaseNeeded": ("http://127.0.0.1:4200",),
     "ForeignThread": ("task 'load'",),
     "StaticFlowError": ("etl", "sleeps", "flows.py:12"),
     "ValueTooLarge": ("the result", 3_000, 2_000),
@@ -92,3 +93,9 @@ def test_errors_and_signals_are_two_trees(kind: type[BaseException]) -> None:
 def test_errors_are_also_the_builtin_that_fits(kind: type[Exception], builtin: type[Exception]) -> None:
     """Code that knows only Python's own errors catches them too."""
     assert issubclass(kind, builtin)
+
+
+@pytest.mark.parametrize("kind", [errors.Fenced, errors.Terminated])
+def test_what_takes_a_claim_away_says_so_in_the_log(kind: type[BaseException]) -> None:
+    """Though whoever raises it gives no reason: the log says why the work goes on elsewhere."""
+    assert str(kind())

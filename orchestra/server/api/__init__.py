@@ -9,9 +9,10 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 
+from orchestra.accounts import Scope
 from orchestra.server import problems
-from orchestra.server.access import Scope
 from orchestra.server.api import (
+    accounts,
     admin,
     cache,
     deployments,
@@ -37,6 +38,6 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 router = APIRouter(dependencies=[Depends(require(Scope.READ))], responses=_PROBLEMS)
 for noun in (
-    flows, flow_runs, task_runs, deployments, work_pools, workers, limits, cache, transactions, logs, admin,
+    flows, flow_runs, task_runs, deployments, work_pools, workers, limits, cache, transactions, logs, accounts, admin,
 ):  # fmt: skip
     router.include_router(noun.router)

@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from orchestra import clock
+from orchestra.accounts import Scope
 from orchestra.errors import ParameterError
-from orchestra.server.access import Scope
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Key, Limit, Name, Page, Seconds
 from orchestra.server.dependencies import Asker, Db

@@ -12,12 +12,12 @@ from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 
 from orchestra import clock
+from orchestra.accounts import Scope
 from orchestra.engine import deployed
 from orchestra.errors import AlreadyThere
 from orchestra.fire_times import fire_times
 from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
-from orchestra.server.access import Scope
 from orchestra.server.acts import perform
 from orchestra.server.api.flow_runs import NewFlowRun, start
 from orchestra.server.api.shapes import (

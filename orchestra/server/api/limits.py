@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
+from orchestra.accounts import Scope
 from orchestra.concurrency import limits
 from orchestra.concurrency.limits import HolderRecord
 from orchestra.concurrency.limits import Limit as ConcurrencyLimit
 from orchestra.server import announcing
-from orchestra.server.access import Scope
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import Body, Count, Id, Name
 from orchestra.server.dependencies import Asker

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 
 from orchestra import work_pools as types
-from orchestra.server.access import Scope
+from orchestra.accounts import Scope
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Count, Id, Limit, Name, Page, Positive, Text, Values
 from orchestra.server.dependencies import Asker, Db

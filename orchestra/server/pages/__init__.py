@@ -4,4 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from orchestra.server.pages import login
+
 router = APIRouter()
+router.include_router(login.router)

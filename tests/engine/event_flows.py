@@ -1,0 +1,35 @@
+"""Flows that emit events."""
+
+from __future__ import annotations
+
+from orchestra import flow, task
+from orchestra.events import emit_event, read_events
+
+#: The ids of the events as the bodies saw them, start by start.
+seen: list[str] = []
+
+
+@task
+def pack(order):
+    """Emits in a task's body."""
+    emit_event("order.packed", {"orchestra.resource.id": f"order.{order}"})
+    return order
+
+
+@flow
+def audit():
+    """Reads events, then waits for a task, and says what it read."""
+    page = read_events(events=["order.*"])
+    seen.append(str(len(page)))
+    pack.submit(1).result()
+    return [event.resource.id for event in page]
+
+
+@flow
+def ship(order):
+    """Emits before and after a task that is sent."""
+    first = emit_event("order.received", {"orchestra.resource.id": f"order.{order}"}, payload={"parts": 2})
+    seen.append(str(first.id))
+    pack.submit(order).result()
+    emit_event("order.shipped", {"orchestra.resource.id": f"order.{order}"}, follows=first)
+    return first.payload
