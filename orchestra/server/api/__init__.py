@@ -14,14 +14,17 @@ from orchestra.server import problems
 from orchestra.server.api import (
     accounts,
     admin,
+    artifacts,
     cache,
     deployments,
+    events,
     flow_runs,
     flows,
     limits,
     logs,
     task_runs,
     transactions,
+    variables,
     work_pools,
     workers,
 )
@@ -38,6 +41,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 router = APIRouter(dependencies=[Depends(require(Scope.READ))], responses=_PROBLEMS)
 for noun in (
-    flows, flow_runs, task_runs, deployments, work_pools, workers, limits, cache, transactions, logs, accounts, admin,
+    flows, flow_runs, task_runs, deployments, work_pools, workers, limits, cache, transactions, logs,
+    artifacts, variables, events, accounts, admin,
 ):  # fmt: skip
     router.include_router(noun.router)
