@@ -38,7 +38,7 @@ def test_a_deployment_is_made_changed_and_deleted(api: TestClient) -> None:
     }
     made = ask(api, "POST", "deployments", 201, json=new)
 
-    assert (made["name"], made["status"], made["schedules"][0]["slug"]) == ("nightly", "READY", "night")
+    assert (made["name"], made["status"], made["schedules"][0]["slug"]) == ("nightly", "NOT_READY", "night")
     assert ask(api, "GET", "deployments")["items"] == [made]
     assert ask(api, "GET", "deployments/name/etl/nightly") == made
     ask(api, "POST", "deployments", 409, json=new)
