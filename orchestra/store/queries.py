@@ -49,6 +49,16 @@ _TYPE_OF_NAME = {
 } | {kind.value.capitalize(): kind for kind in StateType}
 
 
+def type_of_name(name: str) -> str | None:
+    """The type that states of this name have; None for a name of a user's own."""
+    return _TYPE_OF_NAME.get(name)
+
+
+def names_of_type(kind: str) -> list[str]:
+    """The names that states of a type have."""
+    return [name for name, its_type in _TYPE_OF_NAME.items() if its_type == kind]
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """One page of a list."""
@@ -324,6 +334,13 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         owed_hooks=owed,
         states=history,
     )
+
+
+def find_flow_run(db: Database, flow_run_id: str) -> FlowRun | None:
+    """One flow run as lists show it; None where there is none with this id."""
+    query = select_runs().where(flow_runs.c.id == flow_run_id)
+    row = db.read(lambda conn: conn.execute(query).mappings().one_or_none())
+    return None if row is None else flow_run_of(row)
 
 
 def _owed_hooks(conn: Connection, flow_run_id: str) -> tuple[OwedHooksRecord, ...]:
