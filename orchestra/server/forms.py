@@ -230,3 +230,8 @@ def one_object(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise HTTPException(422, 'the parameters must be an object, as {"day": "2026-01-31"}')
     return found
+
+
+def as_text(value: Any) -> str:
+    """A value as indented JSON, to be edited."""
+    return json.dumps(value, ensure_ascii=False, indent=2)

@@ -31,8 +31,6 @@ PARTS = (
     ("Deployments", "/deployments"),
     ("Work pools", "/work-pools"),
     ("Workers", "/workers"),
-    ("Artifacts", "/artifacts"),
-    ("Events", "/events"),
     ("Limits", "/limits"),
 )
 #: Longest value shown in one line, in characters.

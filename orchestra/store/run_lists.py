@@ -14,13 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, RowMapping
 
-from orchestra import clock
+from orchestra import identifiers
 from orchestra.errors import FlowRunNotFound
 from orchestra.states import StateType
 from orchestra.store import queries
-from orchestra.store.database import Database
+from orchestra.store.database import Database, instant
 from orchestra.store.queries import FlowRun
-from orchestra.store.tables import flow_runs, has_tag, is_tagged
+from orchestra.store.tables import Phase, flow_runs, has_tag, is_tagged, phase_is, steps
 
 #: How many runs of one index a page looks through at most.
 SPAN = 20_000
@@ -230,13 +230,14 @@ def count_open(db: Database) -> dict[str, int]:
 def late(db: Database, *, seconds: float, limit: int = 20) -> list[FlowRun]:
     """Runs that should have started so many seconds ago or more and have not, the longest overdue first."""
     column = flow_runs.c
-    overdue = (
-        column.state_type.in_([StateType.SCHEDULED.value, StateType.PENDING.value]),
-        column.start_time.is_(None),
-        column.due_at <= clock.now() - seconds,
-    )
-    query = queries.select_runs().where(*overdue).order_by(column.due_at, column.id).limit(limit)
-    return [queries.flow_run_of(row) for row in db.read(lambda connection: queries.mappings(connection, query))]
+
+    def look(connection: Connection) -> Sequence[RowMapping]:
+        overdue = (phase_is(flow_runs, Phase.READY), column.start_time.is_(None), column.held.is_(None))
+        due = column.due_at <= instant(connection) - seconds
+        query = queries.select_runs().where(*overdue, due).order_by(column.due_at, column.id).limit(limit)
+        return queries.mappings(connection, query)
+
+    return [queries.flow_run_of(row) for row in db.read(look)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,14 +252,17 @@ def ended_since(db: Database, since: float, until: float, *, parts: int) -> list
     """How many runs ended in each of so many equal parts of a time; instants are seconds since the epoch."""
     column = flow_runs.c
     width = (until - since) / parts
-    part = sa.cast((column.end_time - since) / width - 0.5, sa.Integer).label("part")
-    query = (
-        sa.select(part, column.state_type, sa.func.count())
-        .where(column.end_time.is_not(None), column.end_time >= since, column.end_time < until)
-        .group_by(part, column.state_type)
-    )
+
+    def look(connection: Connection) -> Sequence[Any]:
+        # One dialect rounds where the other cuts off.
+        half = 0.5 if connection.dialect.name == "postgresql" else 0.0
+        part = sa.cast((column.end_time - since) / width - half, sa.Integer).label("part")
+        query = sa.select(part, column.state_type, sa.func.count())
+        query = query.where(column.end_time.is_not(None), column.end_time >= since, column.end_time < until)
+        return connection.execute(query.group_by(part, column.state_type)).all()
+
     found: list[dict[str, int]] = [{} for _ in range(parts)]
-    for number, kind, count in db.read(lambda connection: connection.execute(query).all()):
+    for number, kind, count in db.read(look):
         counts = found[min(max(int(number), 0), parts - 1)]
         counts[kind] = counts.get(kind, 0) + count
     return [Ended(since + index * width, counts) for index, counts in enumerate(found)]
@@ -271,6 +275,44 @@ def ended_badly(db: Database, since: float, *, limit: int = 20) -> list[FlowRun]
     conditions = (column.end_time.is_not(None), column.end_time >= since, _unindexed(column.state_type).in_(bad))
     query = queries.select_runs().where(*conditions).order_by(column.end_time.desc()).limit(limit)
     return [queries.flow_run_of(row) for row in db.read(lambda connection: queries.mappings(connection, query))]
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A run or step whose body runs now."""
+
+    #: Of the task run; None: the flow run itself.
+    step_id: str | None
+    run_id: str
+    name: str
+    queue: str | None
+    host: str
+    process: int
+    #: Seconds since the epoch.
+    start: float | None
+
+
+def at_work(db: Database, *, limit: int = 500) -> list[AtWork]:
+    """What runs now, by the process that runs it."""
+
+    def look(connection: Connection) -> list[AtWork]:
+        found: list[AtWork] = []
+        for table, step_id, run_id in (
+            (flow_runs, sa.null(), flow_runs.c.id),
+            (steps, steps.c.id, steps.c.run_id),
+        ):
+            column = table.c
+            shown = (step_id, run_id, column.name, column.queue, column.owner, column.start_time)
+            query = sa.select(*shown).where(phase_is(table, Phase.CLAIMED)).order_by(column.lease_until).limit(limit)
+            found.extend(_at_work(*row) for row in connection.execute(query))
+        return found
+
+    return sorted(db.read(look), key=lambda each: (each.host, each.process, each.start or 0.0))
+
+
+def _at_work(step_id: str | None, run_id: str, name: str, queue: str | None, owner: str, start: float | None) -> AtWork:
+    host, process, _ = identifiers.process_of(owner)
+    return AtWork(step_id, run_id, name, queue, host, process, start)
 
 
 def stamp(db: Database) -> tuple[object, ...]:

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from orchestra.server.pages import run, run_acts, runs
+from orchestra.server.pages import (
+    dashboard,
+    deployments,
+    flows,
+    limits,
+    live,
+    run,
+    run_acts,
+    runs,
+    task_run,
+    work_pools,
+    workers,
+)
 from orchestra.server.rendering import PageRoute
 
 router = APIRouter(route_class=PageRoute)
-for page in (runs, run_acts, run):
+for page in (dashboard, runs, run_acts, run, task_run, flows, deployments, work_pools, workers, limits, live):
     router.include_router(page.router)

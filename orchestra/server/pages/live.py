@@ -1,0 +1,53 @@
+"""Streams of events for live pages (SSE): which parts of them have changed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from orchestra.server.dependencies import Db, Reader
+from orchestra.server.live import Hub, Seen
+from orchestra.server.rendering import PageRoute
+from orchestra.store import run_lists, run_views
+from orchestra.store.database import Database
+
+router = APIRouter(route_class=PageRoute)
+
+
+async def _hub(request: Request) -> Hub:
+    """The hub of the application; made in its event loop, when first somebody watches."""
+    if not hasattr(request.app.state, "hub"):
+        request.app.state.hub = Hub()
+    found: Hub = request.app.state.hub
+    return found
+
+
+TheHub = Annotated[Hub, Depends(_hub)]
+
+
+@router.get("/live/runs")
+async def runs(db: Db, who: Reader, hub: TheHub) -> Response:
+    """Event "runs" whenever lists of runs show something else."""
+    return _stream(hub.follow("runs", lambda: Seen({"runs": run_lists.stamp(db)})))
+
+
+@router.get("/live/runs/{run_id}")
+async def run(db: Db, who: Reader, hub: TheHub, run_id: str) -> Response:
+    """Events "state", "steps" and "logs" of one run, and "end" when it has ended."""
+    return _stream(hub.follow(f"runs/{run_id}", lambda: _look(db, run_id)))
+
+
+def _look(db: Database, run_id: str) -> Seen:
+    found = run_views.stamps(db, run_id)
+    return Seen({"state": found.state, "steps": found.steps, "logs": found.logs}, found.is_final)
+
+
+def _stream(names: AsyncIterator[str]) -> Response:
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        async for name in names:
+            yield ServerSentEvent(event=name, data=name)
+
+    return EventSourceResponse(events(), ping=15)
