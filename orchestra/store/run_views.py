@@ -23,6 +23,11 @@ from orchestra.store.tables import Kind, Phase, edges, flow_runs, logs, phase_is
 SHOWN_KINDS = (Kind.TASK.value, Kind.SUBFLOW.value, Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value)
 #: What the steps of one task have in common: the task's path, else the step's name without its number.
 _task = sa.func.coalesce(steps.c.path, steps.c.name)
+#: When a step was asked for: the row of one that ran in its flow's process may be written later.
+_asked_at = sa.case(
+    (sa.and_(steps.c.inline, steps.c.start_time.is_not(None)), steps.c.start_time), else_=steps.c.created_at
+)
+_asked = _asked_at.label("asked")
 _FINAL = frozenset(kind.value for kind in FINAL)
 #: A node has no more edges to those that were asked for before it.
 _MOST_EDGES = 24
@@ -233,7 +238,7 @@ class _Place:
     task: str
     kind: str
     states: dict[str, int]
-    created: float
+    asked: float
     end: float | None
     id: str | None = None
     child_run_id: str | None = None
@@ -241,8 +246,8 @@ class _Place:
 
 def _places(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> list[_Place]:
     column = steps.c
-    names = ("step_key", "name", "path", "kind", "state_type", "created_at", "end_time", "id", "child_run_id")
-    query = sa.select(*(column[name] for name in names)).where(*conditions).order_by(column.sequence)
+    names = ("step_key", "name", "path", "kind", "state_type", "end_time", "id", "child_run_id")
+    query = sa.select(*(column[name] for name in names), _asked).where(*conditions).order_by(column.sequence)
     return [
         _Place(
             row["step_key"],
@@ -250,7 +255,7 @@ def _places(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -
             row["path"] or row["name"],
             row["kind"],
             {row["state_type"]: 1},
-            row["created_at"],
+            row["asked"],
             row["end_time"],
             row["id"],
             row["child_run_id"],
@@ -268,7 +273,7 @@ def _grouped_places(connection: Connection, conditions: Sequence[ColumnElement[b
             column.state_type,
             sa.func.count().label("number"),
             sa.func.min(column.sequence).label("first"),
-            sa.func.min(column.created_at).label("created"),
+            sa.func.min(_asked_at).label("asked"),
             sa.func.max(column.end_time).label("end"),
         )
         .where(*conditions)
@@ -285,7 +290,7 @@ def _group_place(task: str, rows: Sequence[RowMapping]) -> _Place:
     states = {row["state_type"]: int(row["number"]) for row in rows}
     ends = [row["end"] for row in rows]
     end = None if None in ends or not set(states) <= _FINAL else max(ends)
-    return _Place(task, short_name(task), task, rows[0]["kind"], states, min(row["created"] for row in rows), end)
+    return _Place(task, short_name(task), task, rows[0]["kind"], states, min(row["asked"] for row in rows), end)
 
 
 def _vertex(place: _Place, behind: Sequence[str], places: Sequence[_Place]) -> Vertex:
@@ -307,8 +312,8 @@ def _vertex(place: _Place, behind: Sequence[str], places: Sequence[_Place]) -> V
 
 def _before(place: _Place, places: Sequence[_Place]) -> tuple[str, ...]:
     """What had just ended when a step was asked for: of all that had, what nothing else of it came after."""
-    ended = [(each.end, each) for each in places if each.end is not None and each.end <= place.created]
-    last = max((each.created for _, each in ended), default=0.0)
+    ended = [(each.end, each) for each in places if each.end is not None and each.end <= place.asked]
+    last = max((each.asked for _, each in ended), default=0.0)
     found = [each.key for end, each in ended if end > last and each.key != place.key]
     # Of many the last stands for all, so that edges stay few.
     return tuple(found if len(found) <= _MOST_EDGES else found[-1:])
