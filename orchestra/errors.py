@@ -488,6 +488,28 @@ class LimitNotFound(NotFound):
         return type(self), (self.name,), self.__dict__
 
 
+class UserNotFound(NotFound):
+    """There is no user of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"there is no user {self.name!r}; `orchestra user ls` lists them"
+
+
+class ApiKeyNotFound(NotFound):
+    """There is no API key of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"there is no API key {self.name!r}; `orchestra api-key ls` lists them"
+
+
 class MissingContextError(OrchestraError, RuntimeError):
     """Something was asked for that exists only while a flow or task runs."""
 

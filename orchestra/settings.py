@@ -5,6 +5,7 @@ What the environment says counts before what the profile in use says, and that b
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from typing import Any
 
 from orchestra import profiles
 from orchestra.errors import ConfigurationError
+
+#: What is kept for a time of its own.
+RETAINED = ("runs", "logs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,10 @@ class Settings:
     flows: tuple[str, ...] = ()
     #: The Celery app to use, as `module` or `module:attribute`; empty means orchestra's own.
     app: str = ""
+    #: A server to ask in the place of the database, as `http://host:4200`; empty: the database is asked.
+    api_url: str = ""
+    #: The API key that is shown to it.
+    api_key: str = ""
     #: How long a claim holds unless renewed; heartbeats come every sixth of it.
     lease_seconds: float = 30.0
     #: How often what is due is announced again.
@@ -60,6 +68,8 @@ class Settings:
     log_line_max_bytes: int = 64 * 1024
     #: Most log lines of one run that one process keeps; it says where it stopped.
     log_run_max_lines: int = 50_000
+    #: Days for which ended runs are kept, and, as in "90,logs=30", what goes earlier; 0: for ever.
+    retention_days: tuple[str, ...] = ("90",)
     #: Lowest level of run log lines that are kept.
     log_level: str = "INFO"
     #: Whether run logs are also written to the console.
@@ -96,9 +106,35 @@ class Settings:
         return path
 
     @property
+    def retention_seconds(self) -> dict[str, float]:
+        """For how long what is over is kept, by what it is.
+
+        Raises:
+            ConfigurationError: `retention_days` cannot be read.
+        """
+        by_table = {"": "90", **dict(part.rpartition("=")[::2] for part in self.retention_days)}
+        every = by_table.pop("")
+        if unknown := by_table.keys() - RETAINED:
+            raise ConfigurationError(
+                f"ORCHESTRA_RETENTION_DAYS: {', '.join(sorted(unknown))} cannot be kept by itself; "
+                f"only {', '.join(RETAINED)} can"
+            )
+        return {what: _seconds_of_days(by_table.get(what, every)) for what in RETAINED}
+
+    @property
     def resolved_database_url(self) -> str:
         """The database URL in force."""
         return self.database_url or f"sqlite:///{self.home_path / 'orchestra.db'}"
+
+
+def _seconds_of_days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days < math.inf:
+        raise ConfigurationError(f"ORCHESTRA_RETENTION_DAYS: {text!r} is no number of days; write 90, or 90,logs=30")
+    return days * 86_400 if days else math.inf
 
 
 #: Settings that no profile can hold, as they say where profiles are.
@@ -267,7 +303,7 @@ def reset() -> None:
 
 
 #: What says where things are: within `elsewhere` none of it is the caller's.
-_PLACES = ("home", "profile", "database_url", "broker_url", "secret_key")
+_PLACES = ("home", "profile", "database_url", "broker_url", "secret_key", "api_url", "api_key")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from orchestra.celery.ticker import Ticker
 from orchestra.engine import leases
 from orchestra.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from orchestra.runners.carrier import Carrier
-from orchestra.store import claims, due, leaders, local_runs, pass_ons, slots, workers
+from orchestra.store import claims, due, leaders, local_runs, pass_ons, removal, slots, workers
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database, database
 from orchestra.store.workers import WorkerRow
@@ -49,6 +49,8 @@ _WATCH_EVERY = 0.25
 _ALERT_EVERY, _ALERT = 0.02, 10.0
 #: How long we look after the children of a worker that has died, in seconds.
 _LINGER = 10.0
+#: How often what is old is deleted, and when first after a start, in seconds.
+_PRUNE_EVERY, _PRUNE_FIRST = 3600.0, 60.0
 #: Messages taken in one go.
 _PAGE = 500
 #: Exit code where nothing but a person can help: wrong settings, key or schema.
@@ -70,7 +72,9 @@ class Sweeper:
         self._owner = identifiers.owner()
         self._is_leader = False
         self._lead_at = self._sweep_at = float("-inf")
-        self._rollback: threading.Thread | None = None
+        self._rollback = _Aside("orchestra-rollback")
+        self._prune = _Aside("orchestra-prune")
+        self._prune_at = clock.monotonic() + _PRUNE_FIRST
 
     def tick(self) -> float:
         """Do what is due; gives the seconds until the next tick, at most one."""
@@ -121,17 +125,21 @@ class Sweeper:
             due.expire_local(self._database)
             slots.purge(self._database)
             self._roll_back_dead()
+            self._delete_old()
         return self._until_next()
 
     def _roll_back_dead(self) -> None:
         """Roll back what dead processes left open in local runs: hooks are users' code, and hold up no sweep."""
-        if self._rollback is not None and self._rollback.is_alive():
+        if not self._rollback.is_busy and local_runs.dead_in_transactions(self._database, identifiers.is_dead_here):
+            self._rollback.begin(lambda: leases.mark_dead(self._database))
+
+    def _delete_old(self) -> None:
+        """Delete what is older than it is to be kept; it may be much, and holds up no sweep."""
+        if self._prune.is_busy or clock.monotonic() < self._prune_at:
             return
-        if local_runs.dead_in_transactions(self._database, identifiers.is_dead_here):
-            self._rollback = threading.Thread(
-                target=leases.mark_dead, args=(self._database,), name="orchestra-rollback", daemon=True
-            )
-            self._rollback.start()
+        self._prune_at = clock.monotonic() + _PRUNE_EVERY
+        keep = settings.current().retention_seconds
+        self._prune.begin(lambda: removal.prune(self._database, keep))
 
     def _announce(self, announcements: list[due.Announcement]) -> None:
         self._carrier.announce(announcements)
@@ -142,6 +150,31 @@ class Sweeper:
         # What is due already and was not taken (held, beyond a page) must not make us spin.
         wait = LONGEST_WAIT if earliest is None else earliest - self._database.now()
         return min(wait if wait > 0 else LONGEST_WAIT, max(until_sweep, 0.01), LONGEST_WAIT)
+
+
+class _Aside:
+    """One piece of work at a time, in a thread beside the sweeps; what fails is done again when it is due again."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is not done yet."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def begin(self, work: Callable[[], object]) -> None:
+        """Start it; the process need not wait for it to end."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except Exception:
+                logger.warning("%s failed; it is done again later", self._name, exc_info=True)
+
+        self._thread = threading.Thread(target=guarded, name=self._name, daemon=True)
+        self._thread.start()
 
 
 @dataclass(slots=True)

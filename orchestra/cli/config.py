@@ -136,7 +136,7 @@ def _masked_text(variable: str, value: str) -> str:
 
 def masked(name: str, value: Any) -> Any:
     """A setting as it may be shown: no secret, no password within a URL."""
-    if name == "secret_key":
+    if name in {"secret_key", "api_key"}:
         return _MASK if value else ""
     if name == "home":
         return str(value.expanduser()) if isinstance(value, Path) else value

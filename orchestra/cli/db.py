@@ -9,9 +9,9 @@ import rich_click as click
 from orchestra import settings
 from orchestra.cli import _support
 from orchestra.cli.config import mask_url
-from orchestra.store import blobs
+from orchestra.store import blobs, removal
 from orchestra.store import upgrade as schema
-from orchestra.store.database import SCHEMA_VERSION, Database, schema_version
+from orchestra.store.database import SCHEMA_VERSION, Database, database, schema_version
 
 
 @click.group(cls=_support.Group)
@@ -81,6 +81,28 @@ def clean(older_than: float) -> None:
     _support.say(f"deleted {done.blobs} from the database and {done.files} from result storages")
     if done.left:
         _support.fail(f"{done.left} could not be deleted: the warnings say why; run it again when the storage is back")
+
+
+@db.command()
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    help="0: all that has ended. Else ORCHESTRA_RETENTION_DAYS counts.",
+)
+def prune(older_than: float | None) -> None:
+    """Delete runs that ended long ago with all that is theirs, old log lines, and cache entries that have expired.
+
+    Workers do so every hour; they and runs may go on meanwhile.
+
+    \b
+    Examples:
+      orchestra db prune
+      orchestra db prune --older-than 30
+    """
+    given = None if older_than is None else dict.fromkeys(settings.RETAINED, older_than * 86_400)
+    done = removal.prune(database(), given or settings.current().retention_seconds)
+    _support.say(f"deleted {', '.join(f'{n} {what}' for what, n in done.items())}" if done else "nothing is that old")
 
 
 def _confirm(url: str) -> None:

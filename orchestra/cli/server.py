@@ -8,6 +8,8 @@ import uvicorn
 from orchestra.cli import _support
 from orchestra.server import create_app
 from orchestra.server.access import is_loopback
+from orchestra.store import access
+from orchestra.store.database import database
 
 
 @click.group(cls=_support.Group)
@@ -20,6 +22,10 @@ def server() -> None:
 @click.option("--port", default=4200, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
 def start(host: str, port: int) -> None:
     """Run the server until Ctrl-C."""
-    if not is_loopback(host):
-        raise click.UsageError(f"--host {host} is open to others: the server answers on loopback only")
-    uvicorn.run(create_app(), host=host, port=port, log_level="warning")
+    is_open = not is_loopback(host)
+    if is_open and not access.is_any(database()):
+        _support.fail(
+            f"--host {host} lets others in, and nobody could log in yet: make a user by `orchestra user create NAME`",
+            _support.ExitCode.USAGE,
+        )
+    uvicorn.run(create_app(hosts=["*"] if is_open else []), host=host, port=port, log_level="warning")

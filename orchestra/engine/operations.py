@@ -15,7 +15,7 @@ from orchestra.engine.heartbeat import heart
 from orchestra.engine.owed import run_hooks
 from orchestra.errors import IllegalTransition, NoBroker
 from orchestra.questions import Message
-from orchestra.store import inputs, interventions, runs, transactions, unsent
+from orchestra.store import inputs, interventions, removal, runs, transactions, unsent
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
 from orchestra.store.transactions import TransactionRow
@@ -155,7 +155,7 @@ def delete(database: Database, flow_run_id: str) -> None:
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has not ended; cancel it first.
     """
-    interventions.delete(database, flow_run_id)
+    removal.delete(database, flow_run_id)
 
 
 def _refuse_local(database: Database, flow_run_id: str, wanted: str) -> None:

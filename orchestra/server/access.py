@@ -6,37 +6,27 @@ and not open. What is public is named exactly, by method and path.
 
 from __future__ import annotations
 
-import enum
 import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.requests import HTTPConnection
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
+from orchestra.accounts import Scope
 from orchestra.server.problems import problem
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-#: What anybody may ask, as (method, path).
-PUBLIC = frozenset({("GET", "/health"), ("GET", "/ready")})
+#: What anybody may ask, as (method, path); the static files come to it.
+PUBLIC = frozenset({("GET", "/health"), ("GET", "/ready"), ("GET", "/login"), ("POST", "/login")})
+#: The cookie of a session.
+COOKIE = "orchestra_session"
 #: Methods that change nothing.
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-class Scope(enum.StrEnum):
-    """What a principal may do; each includes those before it."""
-
-    READ = "read"
-    RUN = "run"
-    ADMIN = "admin"
-
-    def includes(self, other: Scope) -> bool:
-        """Whether who has this scope may do what asks for the other."""
-        order = list(Scope)
-        return order.index(self) >= order.index(other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +47,18 @@ class Access:
     Args:
         hosts: Names under which we answer, without port, so that no foreign name that resolves to us is (DNS
             rebinding); "*" for any.
+        public: What anybody may ask.
         identify: Says who asks, or None.
     """
 
     def __init__(
-        self, app: Any, hosts: frozenset[str], identify: Callable[[HTTPConnection], Awaitable[Principal | None]]
+        self,
+        app: Any,
+        hosts: frozenset[str],
+        public: frozenset[tuple[str, str]],
+        identify: Callable[[HTTPConnection], Awaitable[Principal | None]],
     ) -> None:
-        self._app, self._hosts, self._identify = app, hosts, identify
+        self._app, self._hosts, self._public, self._identify = app, hosts, public, identify
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Let the request pass with `request.state.principal` set, or answer it here."""
@@ -86,9 +81,17 @@ class Access:
             return problem(403, "Cross-site request", "the request was made by a page of another site")
         principal = await self._identify(asked)
         scope.setdefault("state", {})["principal"] = principal
-        if principal is None and (method, scope["path"]) not in PUBLIC:
-            return problem(401, "Not logged in", "log in, or send `Authorization: Bearer KEY`")
-        return None
+        if principal is not None or (method, scope["path"]) in self._public:
+            return None
+        if method == "GET" and "text/html" in asked.headers.get("accept", ""):
+            return RedirectResponse(f"/login?{urlencode({'next': _relative(asked)})}", 303)
+        said = problem(401, "Not logged in", "log in at /login, or send `Authorization: Bearer KEY`")
+        said.headers["www-authenticate"] = "Bearer"
+        return said
+
+
+def _relative(asked: HTTPConnection) -> str:
+    return asked.url.path + (f"?{asked.url.query}" if asked.url.query else "")
 
 
 def is_loopback(host: str) -> bool:
@@ -101,14 +104,25 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_local_path(path: str) -> bool:
+    """Whether a browser sent there stays with us: `//host` and `/\\host` are other hosts to it."""
+    return path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+
+
 def _is_known(name: str, hosts: frozenset[str]) -> bool:
     return "*" in hosts or name.lower() in hosts or is_loopback(name)
 
 
 def _is_foreign(asked: HTTPConnection) -> bool:
-    """Whether a browser says that another site's page sent this; programs say neither header."""
+    """Whether another site's page may have sent this.
+
+    Every browser says where it comes from, by one of two headers. Programs say neither, and send no cookie either: a
+    cookie without them is nobody's who should have it.
+    """
     site = asked.headers.get("sec-fetch-site")
     if site is not None and site not in {"same-origin", "none"}:
         return True
     origin = asked.headers.get("origin")
+    if site is None and origin is None:
+        return COOKIE in asked.cookies
     return origin is not None and origin != f"{asked.url.scheme.replace('ws', 'http')}://{asked.url.netloc}"

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from orchestra.accounts import Scope
 from orchestra.errors import NotAllowed, OrchestraError, StoreUnavailable
-from orchestra.server.access import Principal, Scope
+from orchestra.server.access import Principal
 
 T = TypeVar("T")
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.requests import HTTPConnection
 from starlette.staticfiles import StaticFiles
 
 from orchestra.server import api, pages, problems
-from orchestra.server.access import LOCAL, Access, Principal
+from orchestra.server.access import PUBLIC, Access
+from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.store.database import database
+
+_STATIC = Path(__file__).parent / "static"
 
 _HEADERS = {
     # Scripts, styles and pictures come from us alone, nothing is inline, and nobody puts us into a frame.
@@ -31,9 +33,12 @@ _HEADERS = {
 def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
     """The ASGI application over the database of the settings, which it opens when it starts.
 
+    Without `hosts` it is open to this machine as long as there are neither users nor API keys.
+
     Args:
-        hosts: Names besides those of loopback under which it answers; "*" for any.
+        hosts: Names besides those of loopback under which it answers; "*" for any. With them, everybody has to log in.
     """
+    names = frozenset(hosts)
     app = FastAPI(
         title="orchestra",
         version=version("celery-orchestra"),
@@ -45,15 +50,18 @@ def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
     problems.install(app)
     app.include_router(api.health)
     app.include_router(api.router, prefix="/api")
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.include_router(pages.router, include_in_schema=False)
-    app.add_middleware(Access, hosts=frozenset(hosts), identify=_identify)
+    app.state.doorkeeper = Doorkeeper(always=bool(names))
+    app.add_middleware(Access, hosts=names, public=PUBLIC | _static_files(), identify=app.state.doorkeeper.identify)
     app.add_middleware(StrictHeaders)
     return app
 
 
-async def _identify(asked: HTTPConnection) -> Principal | None:
-    return LOCAL
+def _static_files() -> frozenset[tuple[str, str]]:
+    """Each of them by its name: the login page needs some, and none holds a secret."""
+    files = (path.relative_to(_STATIC).as_posix() for path in _STATIC.rglob("*") if path.is_file())
+    return frozenset(("GET", f"/static/{name}") for name in files)
 
 
 @asynccontextmanager

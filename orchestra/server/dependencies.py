@@ -7,7 +7,8 @@ from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
 
-from orchestra.server.access import Principal, Scope
+from orchestra.accounts import Scope
+from orchestra.server.access import Principal
 from orchestra.store.database import Database
 
 

@@ -19,9 +19,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
 from orchestra import clock
+from orchestra.accounts import Scope
 from orchestra.errors import OrchestraError
 from orchestra.server import problems
-from orchestra.server.access import Principal, Scope
+from orchestra.server.access import Principal
 
 #: The parts of the view, as the navigation lists them.
 PARTS = (

@@ -1,4 +1,4 @@
-"""What a person does to a run from outside: cancel, retry, pause, resume, delete. All but cancel are one transaction.
+"""What a person does to a run from outside: cancel, retry, pause, resume. All but cancel are one transaction.
 
 One whose COMMIT was not answered is tried again as a whole, and finds its own work done: by what its first try saw, it
 tells that from a run that was never in the right state.
@@ -19,7 +19,7 @@ from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.failpoints import failpoint
 from orchestra.questions import Question
 from orchestra.states import StateType
-from orchestra.store import blobs, inputs
+from orchestra.store import inputs
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_steps
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
@@ -302,48 +302,6 @@ def _were_given(connection: Connection, row: Any, wanted: Mapping[str, bytes]) -
         steps.c.state_type == StateType.COMPLETED.value,
     )
     return bool(wanted) and {key: result for key, result in connection.execute(query)} == dict(wanted)
-
-
-def delete(database: Database, run_id: str) -> None:
-    """Delete a run with all that belongs to it, its child runs, and large results that no other run has.
-
-    Raises:
-        FlowRunNotFound: There is no such run.
-        IllegalTransition: It has not ended; cancel it first.
-    """
-
-    found: list[str] = []
-    large: set[str] = set()
-
-    def work(connection: Connection) -> None:
-        try:
-            row = _lock(connection, run_id)
-        except FlowRunNotFound:
-            if found:
-                return
-            raise
-        found.append(row.id)
-        if row.phase != Phase.DONE:
-            raise IllegalTransition(run_id, row.state_type, "deleted before it has ended; cancel it first")
-        doomed = [run_id]
-        for parent in doomed:
-            doomed += connection.scalars(sa.select(flow_runs.c.id).where(flow_runs.c.parent_run_id == parent))
-        for doomed_id in doomed:
-            large.update(_large_results(connection, doomed_id))
-            connection.execute(sa.delete(flow_runs).where(flow_runs.c.id == doomed_id))
-        blobs.drop_unused(connection, large)
-
-    database.write(work)
-    failpoint("before_removal")
-    blobs.remove_dropped(database, large)
-
-
-def _large_results(connection: Connection, run_id: str) -> set[str]:
-    queries = [
-        sa.select(table.c.result_blob).where(column == run_id, table.c.result_blob.is_not(None))
-        for table, column in ((flow_runs, flow_runs.c.id), (steps, steps.c.run_id))
-    ]
-    return {name for query in queries for name in connection.scalars(query)}
 
 
 def _lock(connection: Connection, run_id: str) -> Any:

@@ -754,6 +754,51 @@ leaders = Table(
     Column("ticked_at", Double, nullable=False),
 )
 
+#: Who may log in to the server.
+users = Table(
+    "users",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
+    #: Argon2id.
+    Column("password_hash", Text, nullable=False),
+    #: "read", "run" or "admin".
+    Column("scope", String(16), nullable=False),
+    Column("created_at", Double, nullable=False),
+    #: Null: they may log in.
+    Column("disabled_at", Double),
+    Column("last_login_at", Double),
+)
+
+#: Keys by which programs use the server; only their digests are kept.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
+    #: Its first characters, by which people tell keys apart.
+    Column("prefix", String(16), nullable=False),
+    #: SHA-256 of the key, hexadecimal.
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("scope", String(16), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("last_used_at", Double),
+)
+
+#: Browsers that are logged in, by the SHA-256 of what their cookie holds.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("user_id", String(36), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),
+    Index("ix_sessions_user", "user_id"),
+    Index("ix_sessions_expires", "expires_at"),
+)
+
 #: Facts of this installation, such as the fingerprint of the key that signs.
 installation = Table(
     "installation",

@@ -52,8 +52,8 @@ def test_a_result_survives_a_kill_around_its_upload(arena: Arena, tmp_path: Path
 
 
 DELETE = (
-    "from orchestra.store import interventions; from orchestra.store.database import database; "
-    "interventions.delete(database(), {run!r})"
+    "from orchestra.store import removal; from orchestra.store.database import database; "
+    "removal.delete(database(), {run!r})"
 )
 
 

@@ -15,7 +15,7 @@ from orchestra import flow, settings, tags, task
 from orchestra.engine import operations
 from orchestra.errors import DefinitionError
 from orchestra.states import State, StateType
-from orchestra.store import claims, interventions, logs, queries
+from orchestra.store import claims, interventions, logs, queries, removal
 from orchestra.store import owed as owed_hooks_store
 from orchestra.store.behind import behind
 from orchestra.store.database import Database
@@ -483,7 +483,7 @@ def test_a_deleted_run_owes_nothing(driver: Driver) -> None:
     driver.carrier.announce(interventions.cancel(driver.database, run_id))
     assert owed(driver.database) == 1
 
-    interventions.delete(driver.database, run_id)
+    removal.delete(driver.database, run_id)
     assert owed(driver.database) == 0
 
 

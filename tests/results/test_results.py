@@ -17,7 +17,7 @@ from orchestra.errors import DefinitionError, MissingResult, ResultCorrupt, Seri
 from orchestra.handles import FlowRunHandle
 from orchestra.previews import preview
 from orchestra.serializers import NAMES
-from orchestra.store import blobs, interventions, journal, transactions
+from orchestra.store import blobs, journal, removal, transactions
 from orchestra.store.database import Database
 from orchestra.store.tables import blobs as chunks
 from orchestra.store.tables import flow_runs, steps, stored_results
@@ -192,7 +192,7 @@ def test_a_large_result_of_a_local_run_is_kept(database: Database) -> None:
     found = run_id(database)
     assert len(FlowRunHandle(found).result()) == 2 * MIB
     assert {row.result_blob for row in rows(database, steps)} == {row.name for row in rows(database, chunks)}
-    interventions.delete(database, found)
+    removal.delete(database, found)
     assert rows(database, chunks) == []
 
 
@@ -206,7 +206,7 @@ def test_a_task_may_say_where_its_results_are(run: Run, database: Database, stor
     assert (row.storage, row.path, row.size) == (str(storage), str(file.relative_to(storage)), file.stat().st_size)
     [step] = rows(database, steps)
     assert (step.result, step.result_blob) == (None, row.name)
-    interventions.delete(database, run_id(database))
+    removal.delete(database, run_id(database))
     assert files(storage) == []
     assert rows(database, stored_results) == []
 
@@ -271,9 +271,9 @@ def test_a_file_that_two_rows_refer_to_stays_for_the_other(database: Database, s
     point = sa.update(flow_runs).where(flow_runs.c.id == second).values(result_blob=step.result_blob)
     database.write(lambda connection: connection.execute(point))
 
-    interventions.delete(database, first)
+    removal.delete(database, first)
     assert len(files(storage)) == 1
-    interventions.delete(database, str(second))
+    removal.delete(database, str(second))
     assert files(storage) == []
 
 
@@ -355,7 +355,7 @@ def test_a_storage_that_is_away_keeps_no_run_from_being_deleted(
     storage.write_text("no folder")
 
     with caplog.at_level(logging.WARNING):
-        interventions.delete(database, run_id(database))
+        removal.delete(database, run_id(database))
 
     assert "orchestra db clean" in caplog.text
     assert rows(database, steps) == []

@@ -14,7 +14,7 @@ from orchestra import settings
 from orchestra.errors import ResultCorrupt, ResultStorageUnavailable
 from orchestra.handles import FlowRunHandle
 from orchestra.results import ResultStore
-from orchestra.store import interventions
+from orchestra.store import removal
 from orchestra.store.database import Database
 from orchestra.store.tables import flow_runs
 from tests import servers
@@ -93,7 +93,7 @@ def test_workers_keep_results_in_s3(s3: S3, database: Database, worker_factory: 
 
     assert handle.result(timeout=60) == [3 * MIB, 6 * MIB, 6 * MIB]
     assert len(s3.files()) == 2
-    interventions.delete(database, handle.id)
+    removal.delete(database, handle.id)
     assert s3.files() == []
 
 

