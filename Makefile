@@ -61,4 +61,7 @@ bench: setup ## orchestra beside bare Celery, in one table
 demo: setup ## a real pipeline on real workers, one of which is killed
 	$(BIN)/python -m examples.demo
 
-.PHONY: help setup deps fast test celery-suite crash check lint types fmt bench demo
+screenshots: deps setup ## the pictures of the admin view in docs/images
+	$(BIN)/python docs/screenshots.py
+
+.PHONY: screenshots help setup deps fast test celery-suite crash check lint types fmt bench demo

@@ -560,8 +560,12 @@ def runs_by_queue(db: Database, queues: Iterable[str]) -> dict[str, tuple[int, i
     counted = (flow_runs.c.queue, func.count())
 
     def look(conn: Connection) -> dict[str, tuple[int, int]]:
-        at_work = (phase_is(flow_runs, Phase.CLAIMED, Phase.WAITING), of_these)
-        active = _counts(conn, select(*counted).where(*at_work).group_by(flow_runs.c.queue))
+        active: dict[str, int] = {}
+        # One query a phase: each has an index of its own.
+        for phase in (Phase.CLAIMED, Phase.WAITING):
+            at_work = select(*counted).where(phase_is(flow_runs, phase), of_these).group_by(flow_runs.c.queue)
+            for queue, count in _counts(conn, at_work).items():
+                active[queue] = active.get(queue, 0) + count
         due = (phase_is(flow_runs, Phase.READY), flow_runs.c.due_at <= instant(conn), of_these)
         waiting = _counts(conn, select(*counted).where(*due).group_by(flow_runs.c.queue))
         return {queue: (active.get(queue, 0), waiting.get(queue, 0)) for queue in active | waiting}

@@ -23,9 +23,11 @@ from orchestra.store.queries import FlowRun
 from orchestra.store.tables import Phase, flow_runs, has_tag, is_tagged, phase_is, steps
 
 #: How many runs of one index a page looks through at most.
-SPAN = 20_000
+SPAN = 10_000
 
 _Condition = ColumnElement[bool]
+#: Types of state in which runs end badly, of themselves.
+_BAD = (StateType.FAILED.value, StateType.CRASHED.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +128,14 @@ def _look(
         key = sa.select(column.created_at, column.id).where(*begin).order_by(*newest)
         floor = connection.execute(key.offset(SPAN).limit(1)).one_or_none() if other else None
         if floor is not None:
-            begin.append(sa.tuple_(column.created_at, column.id) > sa.tuple_(*floor))
+            begin.append(sa.tuple_(column.created_at, column.id) >= sa.tuple_(*floor))
             floors.append((floor[0], floor[1]))
         query = shown.where(*begin, *other).order_by(*newest).limit(limit)
         found.extend(queries.mappings(connection, query))
     found.sort(key=lambda row: (row["created_at"], row["id"]), reverse=True)
     highest = max(floors, default=None)
     if highest is not None:
-        found = [row for row in found if (row["created_at"], row["id"]) > highest]
+        found = [row for row in found if (row["created_at"], row["id"]) >= highest]
     return found[:limit], None if highest is None else highest[1]
 
 
@@ -242,37 +244,38 @@ def late(db: Database, *, seconds: float, limit: int = 20) -> list[FlowRun]:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How many runs ended in one stretch of time, by type of state."""
+    """How many runs ended in one stretch of time, and how many of these completed, or failed or crashed."""
 
+    #: Seconds since the epoch.
     begin: float
-    counts: dict[str, int]
+    total: int
+    completed: int
+    failed: int
 
 
 def ended_since(db: Database, since: float, until: float, *, parts: int) -> list[Ended]:
     """How many runs ended in each of so many equal parts of a time; instants are seconds since the epoch."""
     column = flow_runs.c
     width = (until - since) / parts
+    completed = sa.case((column.state_type == StateType.COMPLETED.value, 1), else_=0)
+    failed = sa.case((column.state_type.in_(_BAD), 1), else_=0)
 
-    def look(connection: Connection) -> Sequence[Any]:
-        # One dialect rounds where the other cuts off.
-        half = 0.5 if connection.dialect.name == "postgresql" else 0.0
-        part = sa.cast((column.end_time - since) / width - half, sa.Integer).label("part")
-        query = sa.select(part, column.state_type, sa.func.count())
-        query = query.where(column.end_time.is_not(None), column.end_time >= since, column.end_time < until)
-        return connection.execute(query.group_by(part, column.state_type)).all()
+    def counted(number: int) -> sa.Select[Any]:
+        begin = since + number * width
+        sums = (sa.func.coalesce(sa.func.sum(each), 0) for each in (completed, failed))
+        within = (column.end_time.is_not(None), column.end_time >= begin, column.end_time < begin + width)
+        return sa.select(sa.literal(number).label("part"), sa.func.count(), *sums).where(*within)
 
-    found: list[dict[str, int]] = [{} for _ in range(parts)]
-    for number, kind, count in db.read(look):
-        counts = found[min(max(int(number), 0), parts - 1)]
-        counts[kind] = counts.get(kind, 0) + count
-    return [Ended(since + index * width, counts) for index, counts in enumerate(found)]
+    # One stretch of the index each: grouping by a computed part would sort every run of that time.
+    query = sa.union_all(*(counted(number) for number in range(parts)))
+    rows = db.read(lambda connection: connection.execute(query).all())
+    return [Ended(since + number * width, *map(int, counts)) for number, *counts in sorted(map(tuple, rows))]
 
 
 def ended_badly(db: Database, since: float, *, limit: int = 20) -> list[FlowRun]:
     """Runs that failed or crashed at `since` (seconds since the epoch) or later, the last first."""
     column = flow_runs.c
-    bad = [StateType.FAILED.value, StateType.CRASHED.value]
-    conditions = (column.end_time.is_not(None), column.end_time >= since, _unindexed(column.state_type).in_(bad))
+    conditions = (column.end_time.is_not(None), column.end_time >= since, _unindexed(column.state_type).in_(_BAD))
     query = queries.select_runs().where(*conditions).order_by(column.end_time.desc()).limit(limit)
     return [queries.flow_run_of(row) for row in db.read(lambda connection: queries.mappings(connection, query))]
 

@@ -333,7 +333,8 @@ def _upstream_tasks(
     connection: Connection, run_id: str, conditions: Sequence[ColumnElement[bool]]
 ) -> dict[str, list[str]]:
     """Of each task, those that steps of it were submitted behind."""
-    same = sa.and_(steps.c.run_id == edges.c.run_id, steps.c.step_key == edges.c.upstream)
+    # The conditions name the attempt, without which no index has a step by its key.
+    same = sa.and_(steps.c.run_id == edges.c.run_id, steps.c.step_key == edges.c.upstream, *conditions)
     query = sa.select(edges.c.target_id, _task).join_from(edges, steps, same).where(edges.c.run_id == run_id).distinct()
     behind: dict[str, list[str]] = {}
     for target, task in connection.execute(query):

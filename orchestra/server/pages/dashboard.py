@@ -32,7 +32,6 @@ class Column:
     width: float
     good: float
     bad: float
-    begin: float
     ended: int
     failed: int
 
@@ -59,7 +58,9 @@ def show(request: Request, db: Db, who: Reader, range: Annotated[str, Query()] =
         late=run_lists.late(db, seconds=LATE_AFTER, limit=10),
         failed=run_lists.ended_badly(db, since, limit=10),
         columns=_columns(ended),
-        totals=_totals(ended),
+        completed=sum(part.completed for part in ended),
+        bad=sum(part.failed for part in ended),
+        total=sum(part.total for part in ended),
         width=_WIDTH,
         height=_HEIGHT,
         queues=[(name, waiting.get(name, 0), slots.get(name, 0)) for name in sorted(set(slots) | set(waiting))],
@@ -68,23 +69,16 @@ def show(request: Request, db: Db, who: Reader, range: Annotated[str, Query()] =
 
 
 def _columns(ended: list[Ended]) -> list[Column]:
-    highest = max((sum(part.counts.values()) for part in ended), default=0) or 1
+    scale = (_HEIGHT - 4) / max([part.total for part in ended] + [1])
     width = _WIDTH / len(ended)
-    found = []
-    for number, part in enumerate(ended):
-        total = sum(part.counts.values())
-        failed = part.counts.get("FAILED", 0) + part.counts.get("CRASHED", 0)
-        scale = (_HEIGHT - 4) / highest
-        bad = failed * scale
-        good = (total - failed) * scale
-        x = round(number * width + 1, 1)
-        found.append(Column(x, round(width - 2, 1), round(good, 1), round(bad, 1), part.begin, total, failed))
-    return found
-
-
-def _totals(ended: list[Ended]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for part in ended:
-        for kind, count in part.counts.items():
-            found[kind] = found.get(kind, 0) + count
-    return found
+    return [
+        Column(
+            x=round(number * width + 1, 1),
+            width=round(width - 2, 1),
+            good=round((part.total - part.failed) * scale, 1),
+            bad=round(part.failed * scale, 1),
+            ended=part.total,
+            failed=part.failed,
+        )
+        for number, part in enumerate(ended)
+    ]

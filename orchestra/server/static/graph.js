@@ -43,8 +43,8 @@
       make("text", { x: place.x, y: place.y + 4 }, link).textContent = labelOf(node);
     }
     box.replaceChildren(svg);
-    // Small graphs keep the size of their text; wide ones scroll.
-    svg.style.width = `${Math.ceil(width)}px`;
+    // Small graphs keep the size of their text; wide ones get smaller, to a point, and then scroll.
+    svg.style.width = `${Math.ceil(Math.max(Math.min(width, box.clientWidth), width * 0.62))}px`;
   }
   function colour(nodes) {
     const links = new Map([...box.querySelectorAll("a[data-key]")].map((link) => [link.dataset.key, link]));
