@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
@@ -221,14 +221,11 @@ def one_object(text: str) -> dict[str, Any]:
     """An object written as JSON, as parameters are where no schema is known.
 
     Raises:
-        HTTPException: It is none.
+        ValueError: It is none; says why.
     """
-    try:
-        found = read_json(text or "{}")
-    except ValueError as error:
-        raise HTTPException(422, f"the parameters: {error}") from error
+    found = read_json(text or "{}")
     if not isinstance(found, dict):
-        raise HTTPException(422, 'the parameters must be an object, as {"day": "2026-01-31"}')
+        raise ValueError('must be an object, as {"day": "2026-01-31"}')
     return found
 
 

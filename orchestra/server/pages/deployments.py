@@ -111,10 +111,7 @@ async def run(request: Request, db: Db, who: Runner, deployment_id: str) -> Resp
 def _run(request: Request, db: Db, who: Runner, deployment_id: str, sent: forms.Sent) -> Response:
     found = deployments.read(db, deployment_id)
     other = {name: sent.one(name) for name in ("name", "tags", "delay", "json")}
-    if _has_fields(found):
-        values, wrong = forms.values(found.parameter_openapi_schema, sent)
-    else:
-        values, wrong = forms.one_object(other["json"]), {}
+    values, wrong = _values(found, sent, other["json"])
     delay, said = _delay(other["delay"])
     if said:
         wrong[""] = said
@@ -137,6 +134,16 @@ def _run(request: Request, db: Db, who: Runner, deployment_id: str, sent: forms.
         else:
             return RedirectResponse(f"/runs/{run_id}?done=started", 303)
     return _form(request, found, {}, sent.shown(), wrong, other, status=422)
+
+
+def _values(found: Deployment, sent: forms.Sent, text: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The parameters that were sent, and what is wrong with them, by name."""
+    if _has_fields(found):
+        return forms.values(found.parameter_openapi_schema, sent)
+    try:
+        return forms.one_object(text), {}
+    except ValueError as error:
+        return {}, {"": f"The parameters: {error}"}
 
 
 def _form(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Form, HTTPException, Request, Response
 from starlette.responses import RedirectResponse
 
 from orchestra.engine import operations
-from orchestra.errors import InvalidRunInput
-from orchestra.server import acts, forms
+from orchestra.errors import IllegalTransition, InvalidRunInput
+from orchestra.server import acts, forms, starting
 from orchestra.server.announcing import announce
 from orchestra.server.dependencies import Db, Runner
 from orchestra.server.rendering import PageRoute, render
-from orchestra.store import queries
+from orchestra.store import deployments, queries
 
 router = APIRouter(route_class=PageRoute)
 
@@ -84,6 +86,34 @@ def _form(
     return render(
         request, "resume.html", status=status, run=details.run, pause=pause, fields=fields, shown=shown, wrong=wrong
     )
+
+
+# -- run again ---------------------------------------------------------------------------------------------------
+
+
+@router.get("/runs/{run_id}/again")
+def ask_again(request: Request, db: Db, who: Runner, run_id: str) -> Response:
+    """The form of its deployment, filled with its parameters; without one, these as JSON."""
+    run = queries.read_flow_run(db, run_id).run
+    if run.deployment_id is not None and deployments.find(db, run.deployment_id) is not None:
+        return RedirectResponse(f"/deployments/{run.deployment_id}/run?like={run_id}", 303)
+    return _again_form(request, run, forms.as_text(run.parameters), "")
+
+
+@router.post("/runs/{run_id}/again")
+def again(request: Request, db: Db, who: Runner, run_id: str, parameters: Annotated[str, Form()] = "") -> Response:
+    """Start a run of the same flow, on the same queue, with these parameters."""
+    run = queries.read_flow_run(db, run_id).run
+    try:
+        given = forms.one_object(parameters)
+        new_id = acts.perform(who, "run again", f"flow run {run_id}", lambda: starting.again(db, run_id, given))
+    except (ValueError, IllegalTransition) as error:
+        return _again_form(request, run, parameters, str(error))
+    return _back(new_id, "started")
+
+
+def _again_form(request: Request, run: queries.FlowRun, text: str, wrong: str) -> Response:
+    return render(request, "again.html", status=422 if wrong else 200, run=run, text=text, wrong=wrong)
 
 
 def _back(run_id: str, done: str) -> Response:
