@@ -34,6 +34,9 @@ fast: setup ## tests that need no service and go quickly; under a minute
 test: deps setup ## the whole suite; starts its own servers
 	$(BIN)/pytest --durations=15
 
+explore: deps setup ## the property tests with new examples, ten times as many; half an hour or more
+	$(BIN)/pytest -q -m hypothesis --hypothesis-profile=explore -n auto --dist worksteal --timeout=7200
+
 celery-suite: setup ## Celery's own unit tests, with orchestra installed on every app
 	$(BIN)/python -m tests.compat.celery_suite
 
@@ -64,4 +67,4 @@ demo: setup ## a real pipeline on real workers, one of which is killed
 screenshots: deps setup ## the pictures of the admin view in docs/images
 	$(BIN)/python docs/screenshots.py
 
-.PHONY: screenshots help setup deps fast test celery-suite crash check lint types fmt bench demo
+.PHONY: screenshots help setup deps fast test explore celery-suite crash check lint types fmt bench demo

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class Done:
@@ -11,6 +14,37 @@ class Done:
 
     def __await__(self) -> Generator[None, None, None]:
         yield from ()
+
+
+class Ready(Generic[T]):
+    """An awaitable whose value is there."""
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def __await__(self) -> Generator[None, None, T]:
+        yield from ()
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"<to be awaited: {self._value!r}>"
+
+
+class ReadyText(str):
+    """Text that may be awaited, and is that text then."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, str]:
+        yield from ()
+        return str(self)
+
+
+def answer(value: Any) -> Any:
+    """What a verb gives that plain functions call and coroutines await: the value, there to be awaited."""
+    if not in_coroutine():
+        return value
+    return ReadyText(value) if isinstance(value, str) else Ready(value)
 
 
 def in_coroutine() -> bool:

@@ -21,6 +21,10 @@ class SharedTransaction(Protocol):
         """A session in it."""
         ...
 
+    def also(self, effect: Callable[[Any, float], None]) -> None:
+        """Do this in it too, when it is committed: it gets the connection, and the instant of the database's clock."""
+        ...
+
     def settle(self, state: State[Any]) -> State[Any]:
         """The body has ended so: commit or roll back; gives how the attempt has ended."""
         ...
@@ -136,6 +140,8 @@ class TaskRunContext:
     transaction: OpenTransaction | None = None
     #: The block in which it was called, where that is another process's: `(run attempt, key)`.
     called_in: tuple[int, str] | None = None
+    #: Numbers the artifacts that its tries make, by try and name.
+    made: dict[tuple[int, str], Iterator[int]] = field(default_factory=dict)
 
     @classmethod
     def get(cls) -> TaskRunContext | None:

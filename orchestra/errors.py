@@ -510,6 +510,44 @@ class ApiKeyNotFound(NotFound):
         return f"there is no API key {self.name!r}; `orchestra api-key ls` lists them"
 
 
+class ArtifactNotFound(NotFound):
+    """There is no such artifact."""
+
+    def __init__(self, name: str) -> None:
+        """Name what is missing.
+
+        Args:
+            name: The id or key that was asked for.
+        """
+        self.name = name
+        super().__init__(f"there is no artifact {name}; `orchestra artifact ls --all` lists them")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name,), self.__dict__
+
+
+class VariableNotFound(NotFound):
+    """There is no variable of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"there is no variable {name!r}: set it by `orchestra variable set {name} VALUE`; "
+            "`orchestra variable ls` lists them"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name,), self.__dict__
+
+
+class InvalidArtifact(OrchestraError, ValueError):
+    """An artifact cannot be kept as it is: its key, or what it shows."""
+
+
+class InvalidVariable(OrchestraError, ValueError):
+    """A variable cannot be kept as it is: its name, its value or its tags."""
+
+
 class MissingContextError(OrchestraError, RuntimeError):
     """Something was asked for that exists only while a flow or task runs."""
 
@@ -564,6 +602,16 @@ class AlreadyThere(Conflict):
 
     def __str__(self) -> str:
         return f"there is a {self.what} {self.name!r} already: {self.remedy}"
+
+
+class VariableExists(AlreadyThere, ValueError):
+    """A variable of this name is set already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("variable", name, "give overwrite=True, or `--overwrite` on the command line, to change it")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name,), self.__dict__
 
 
 class IdempotencyConflict(Conflict):
@@ -656,6 +704,12 @@ class Adrift(Signal):
 class Fenced(Signal):
     """Another process has claimed this row; nothing more may be written for it here."""
 
+    def __init__(self, reason: str = "its claim was taken over") -> None:
+        super().__init__(reason)
+
 
 class Terminated(Fenced):
     """The worker ends this process; whoever claims the row next goes on."""
+
+    def __init__(self, reason: str = "the worker ends its process") -> None:
+        super().__init__(reason)

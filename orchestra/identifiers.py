@@ -50,6 +50,18 @@ def idempotency_key(flow_run_id: str, step_key: str, run_attempt: int = 1) -> st
     return key if run_attempt == 1 else f"{key}#{run_attempt}"
 
 
+def made_id(idempotency_key: str, run_attempt: int, attempt: int, name: str) -> str:
+    """The id of something that a task's body makes: the same when that try of it is run again.
+
+    Args:
+        idempotency_key: Of the task run.
+        run_attempt: Of its flow run.
+        attempt: The try.
+        name: What it is, and the how-manieth.
+    """
+    return str(uuid.uuid5(_NAMESPACE, f"{idempotency_key}/{run_attempt}/{attempt}/{name}"))
+
+
 def fingerprint(data: bytes) -> str:
     """A short digest of encoded inputs (BLAKE2b, 128 bits, hexadecimal)."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

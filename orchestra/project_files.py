@@ -1,7 +1,8 @@
 """`orchestra.yaml`: deployments in a file, with the steps that build, push and pull their code.
 
 The fields are those of `prefect.yaml`. `{{ $NAME }}` is a variable of the environment, `{{ id.output }}` an output of a
-step before, `{{ name }}` one of the step just before; a value that is nothing else keeps the output's type.
+step before, `{{ name }}` one of the step just before, `{{ orchestra.variables.NAME }}` the value of a variable; a value
+that is nothing else keeps the type.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from orchestra import lazy
 from orchestra.deployments import Deployment
 from orchestra.docker import DockerImage
 from orchestra.errors import ConfigurationError
+from orchestra.store import variables
+from orchestra.store.database import database
 
 #: The names under which the file is looked for.
 FILE_NAMES = ("orchestra.yaml", "prefect.yaml")
 
+_VARIABLE = re.compile(r"(?:orchestra|prefect)\.variables\.(\S+)")
 _TEMPLATE = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 _FIELDS = frozenset(
     "name version tags description entrypoint flow_name parameters concurrency_limit collision_strategy "
@@ -278,9 +282,21 @@ def _looked_up(name: str, outputs: Mapping[str, Any]) -> Any:
         if name[1:] not in os.environ:
             raise ConfigurationError(f"{{{{ {name} }}}}: the environment has no variable {name[1:]!r}")
         return os.environ[name[1:]]
+    if (variable := _VARIABLE.fullmatch(name)) is not None:
+        return _value_of(variable[1])
     if name not in outputs:
         raise ConfigurationError(
             f"there is nothing to put in the place of {{{{ {name} }}}}: the steps before gave "
             f"{', '.join(outputs) or 'nothing'}; a variable of the environment is written {{{{ $NAME }}}}"
         )
     return outputs[name]
+
+
+def _value_of(name: str) -> Any:
+    found = variables.find(database(), name)
+    if found is None:
+        raise ConfigurationError(
+            f"{{{{ orchestra.variables.{name} }}}}: there is no variable {name!r}; set it by "
+            f"`orchestra variable set {name} VALUE`"
+        )
+    return found.value

@@ -120,8 +120,11 @@ class Keeper(Protocol):
         """Note that these are committed; gives whether commit hooks are to be run, or have failed."""
         ...
 
-    def run(self, nodes: Sequence[Transaction], kind: HookKind) -> None:
+    def run(self, nodes: Sequence[Transaction], kind: HookKind, failed: Transaction | None = None) -> None:
         """Run the hooks of these, each to its end.
+
+        Args:
+            failed: The block that an error leaves.
 
         Raises:
             TransactionHookFailed: One failed in all its tries; the others were run.
@@ -345,7 +348,7 @@ class Transaction:
         for node in nodes:
             node.state = TransactionState.ROLLED_BACK
         try:
-            self._keeper.run(nodes, HookKind.ROLLBACK)
+            self._keeper.run(nodes, HookKind.ROLLBACK, None if error is None else self)
         except RollbackFailed as failed:
             raise failed from error
         return error

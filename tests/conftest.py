@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from orchestra import settings
+from tests import exploring as exploring  # loads the profile of Hypothesis
 from tests import matrix, servers
 from tests.helpers import command_line, environment_of, processes, wait_until
 

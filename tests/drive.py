@@ -22,6 +22,7 @@ from orchestra.engine.segment import run_segment
 from orchestra.engine.step import run_step
 from orchestra.engine.values import state_of
 from orchestra.errors import StoreUnavailable
+from orchestra.runners.carrier import RanInline
 from orchestra.states import State
 from orchestra.store import due, journal, runs, slots
 from orchestra.store.announcements import Announcement
@@ -111,6 +112,7 @@ class ListCarrier:
     """A carrier whose messages wait in a list."""
 
     default_queue = "default"
+    is_watched = False
 
     def __init__(self, queues: Sequence[str] = ("default",), slots: int = 2) -> None:
         self.queues = frozenset(queues)
@@ -135,6 +137,9 @@ class ListCarrier:
 
     def stopping(self) -> bool:
         return self.stops
+
+    def tell(self, ran: RanInline) -> None:
+        pass
 
 
 class StillHeart(Heart):

@@ -41,8 +41,10 @@ from orchestra.celery.apps import (
     named,
     require_installed,
 )
+from orchestra.celery.watched import Watched
 from orchestra.errors import ConfigurationError, StoreError
 from orchestra.failpoints import failpoint
+from orchestra.runners.carrier import RanInline
 from orchestra.specs import CELERY_TASK
 from orchestra.store import unsent, workers
 from orchestra.store.announcements import WAKE_SUFFIX, Announcement
@@ -92,16 +94,25 @@ class StopFlag:
 class CeleryCarrier:
     """Carries announcements through one Celery app. Safe to use from any thread, and after a fork."""
 
-    def __init__(self, app: Celery, *, queues: frozenset[str] = frozenset(), stop: StopFlag | None = None) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        queues: frozenset[str] = frozenset(),
+        stop: StopFlag | None = None,
+        watched: Watched | None = None,
+    ) -> None:
         """Carry through `app`.
 
         Args:
             queues: Those that this process's worker consumes; none in a client.
             stop: Its worker's flag.
+            watched: Tells who watches the worker's events.
         """
         self.app = app
         self.queues = queues
         self._stop = stop
+        self._watched = watched
         self._producers = _Producers(app)
         self._timers = _Timers(self)
         self._slots: tuple[float, dict[str, int]] = (float("-inf"), {})
@@ -225,6 +236,16 @@ class CeleryCarrier:
         if self._stop is not None:
             self._stop.set()
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether the events of this process's worker are on."""
+        return bool(self._watched)
+
+    def tell(self, ran: RanInline) -> None:
+        """Send Celery's events of a step that ran inside a segment."""
+        if self._watched is not None:
+            self._watched.tell(ran)
+
     @cached_property
     def _serializer(self) -> str:
         return message_serializer(self.app)
@@ -271,7 +292,7 @@ class CeleryCarrier:
             args,
             {},
             shadow=shadow,
-            argsrepr=repr(args),
+            argsrepr=_shown(task, args),
             kwargsrepr="{}",
             create_sent_event=self.app.conf.task_send_sent_event,
             **{"ignore_result": True, **more},
@@ -320,6 +341,17 @@ def _task_and_args(announcement: Announcement) -> tuple[str, list[Any]]:
         return PASS_ON_TASK, [announcement.run_id]
     name = HOOKS_TASK if announcement.kind == "hooks" else STEP_TASK
     return name, [announcement.run_id, announcement.run_attempt, announcement.step_key]
+
+
+def _shown(task: str, args: Sequence[Any]) -> str:
+    """The arguments as Celery's log and Flower show them."""
+    run_id, *place = map(str, args)
+    if task == FLOW_TASK:
+        return f"a segment of flow run {run_id}"
+    if task == PASS_ON_TASK:
+        return f"the outcome of flow run {run_id}"
+    step = f"step {place[-1]} of " if place and place[-1] else ""
+    return f"{'hooks of ' if task == HOOKS_TASK else ''}{step}flow run {run_id}"
 
 
 def _batch(producer: Producer) -> contextlib.AbstractContextManager[Any]:

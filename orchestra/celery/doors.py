@@ -134,7 +134,8 @@ def signature(
         ENTER_TASK,
         tuple(_packed(value) for value in args),
         {name: _packed(value) for name, value in kwargs.items()} | {DOOR: door.sealed()},
-        {"shadow": spec.name, **_where(spec, app), **(options or {})},
+        # Arguments are not for logs and monitors.
+        {"shadow": spec.name, "argsrepr": "…", "kwargsrepr": "…", **_where(spec, app), **(options or {})},
         app=app,
         immutable=immutable,
     )

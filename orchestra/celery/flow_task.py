@@ -112,7 +112,7 @@ def _guarded(work: Callable[[], None], what: str) -> None:
     try:
         work()
     except (Signal, Conflict) as reason:
-        logger.info("%s was given up here: %s", what, reason or type(reason).__name__)
+        logger.info("%s was given up here: %s", what, str(reason) or type(reason).__name__)
     except StoreError:
         logger.warning("%s was given up here, the database being away; it is taken up again", what, exc_info=True)
 

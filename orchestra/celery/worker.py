@@ -27,6 +27,7 @@ from orchestra import clock, lazy, settings
 from orchestra.celery import apps, flow_task
 from orchestra.celery.dispatch import CeleryCarrier, StopFlag, forget_carrier, use_carrier
 from orchestra.celery.sweeper import ENDED, READY, STOPPING, AttendantThread, Briefing
+from orchestra.celery.watched import Watched
 from orchestra.engine import definitions, loops
 from orchestra.errors import ConfigurationError, OrchestraError
 from orchestra.store.announcements import WAKE_SUFFIX
@@ -116,7 +117,9 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         if worker.time_limit or worker.soft_time_limit:
             flow_task.lift_limits(worker.app)
         queues = _consume_wake_ups(worker.app)
-        self.carrier = CeleryCarrier(worker.app, queues=queues, stop=StopFlag())
+        self.watched = Watched(worker.app, worker.hostname)
+        self.watched.look(worker)
+        self.carrier = CeleryCarrier(worker.app, queues=queues, stop=StopFlag(), watched=self.watched)
         apps.remember_worker(worker.app)
         use_carrier(self.carrier)
         # Loaded before the pool forks: every child has it from the start, and they share the memory.
@@ -130,6 +133,7 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         """Look after the helper from the worker's loop, without a thread that a fork would meet."""
         self.attending.begin()
         worker.timer.call_repeatedly(_CHECK_EVERY, self.attending.check)
+        worker.timer.call_repeatedly(_CHECK_EVERY, self.watched.look, (worker,))
 
     def close(self, worker: Any) -> None:
         """The worker takes no more work, whatever made it stop."""

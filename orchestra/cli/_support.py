@@ -54,6 +54,8 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (errors.DefinitionError, ExitCode.USAGE),
     (errors.ParameterError, ExitCode.USAGE),
     (errors.InvalidRunInput, ExitCode.USAGE),
+    (errors.InvalidArtifact, ExitCode.USAGE),
+    (errors.InvalidVariable, ExitCode.USAGE),
 )
 
 

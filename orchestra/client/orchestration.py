@@ -1,4 +1,4 @@
-"""`get_client()`: read flows, runs, states and logs, and act on runs, from Python.
+"""`get_client()`: read flows, runs, logs, artifacts and variables, and act on them, from Python.
 
 A client asks the database directly, so it needs no server. In a flow body on a worker each of its calls is a step, so
 that a replay sees, and does, the same.
@@ -17,10 +17,26 @@ from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter
 
-from orchestra import clock, lazy
-from orchestra.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
-from orchestra.client.schemas.filters import FlowFilter, FlowRunFilter, LogFilter, TaskRunFilter
+from orchestra import artifacts, clock, lazy, variables
+from orchestra.client.schemas.actions import (
+    ArtifactCreate,
+    ArtifactUpdate,
+    GlobalConcurrencyLimitCreate,
+    GlobalConcurrencyLimitUpdate,
+    VariableCreate,
+    VariableUpdate,
+)
+from orchestra.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactFilter,
+    FlowFilter,
+    FlowRunFilter,
+    LogFilter,
+    TaskRunFilter,
+)
 from orchestra.client.schemas.objects import (
+    Artifact,
+    ArtifactCollection,
     Flow,
     FlowRun,
     GlobalConcurrencyLimit,
@@ -33,17 +49,27 @@ from orchestra.client.schemas.objects import (
     StateDetails,
     StateType,
     TaskRun,
+    Variable,
 )
-from orchestra.client.schemas.sorting import FlowRunSort, FlowSort, LogSort, TaskRunSort
+from orchestra.client.schemas.sorting import (
+    ArtifactCollectionSort,
+    ArtifactSort,
+    FlowRunSort,
+    FlowSort,
+    LogSort,
+    TaskRunSort,
+)
 from orchestra.concurrency import limits
 from orchestra.engine import definitions, leases, operations
 from orchestra.engine.parameters import bind_named
 from orchestra.engine.values import state_of
-from orchestra.errors import FlowNotFound, IllegalTransition, MissingResult, OrchestraError
+from orchestra.errors import FlowNotFound, IllegalTransition, MissingResult, OrchestraError, VariableNotFound
 from orchestra.flows import Flow as FlowDefinition
 from orchestra.handles import durable_body
 from orchestra.states import FINAL
-from orchestra.store import journal, queries, runs, search
+from orchestra.store import artifacts as kept_artifacts
+from orchestra.store import behind, journal, queries, runs, search
+from orchestra.store import variables as kept_variables
 from orchestra.store.database import Database, database
 from orchestra.store.search import Selection
 
@@ -67,6 +93,12 @@ _COUNT: TypeAdapter[int] = TypeAdapter(int)
 _ID: TypeAdapter[str] = TypeAdapter(str)
 _LIMIT: TypeAdapter[GlobalConcurrencyLimit] = TypeAdapter(GlobalConcurrencyLimit)
 _LIMITS: TypeAdapter[list[GlobalConcurrencyLimit]] = TypeAdapter(list[GlobalConcurrencyLimit])
+_ARTIFACT: TypeAdapter[Artifact] = TypeAdapter(Artifact)
+_ARTIFACTS: TypeAdapter[list[Artifact]] = TypeAdapter(list[Artifact])
+_COLLECTIONS: TypeAdapter[list[ArtifactCollection]] = TypeAdapter(list[ArtifactCollection])
+_VARIABLE: TypeAdapter[Variable] = TypeAdapter(Variable)
+_MAYBE_VARIABLE: TypeAdapter[Variable | None] = TypeAdapter(Variable | None)
+_VARIABLES: TypeAdapter[list[Variable]] = TypeAdapter(list[Variable])
 _DONE: TypeAdapter[None] = TypeAdapter(None)
 
 
@@ -84,7 +116,7 @@ def get_client(*, sync_client: bool = False) -> OrchestraClient | SyncOrchestraC
 
 
 #: Words in the names of methods that Prefect's client has and this one has not yet.
-_LATER = "deployment work_pool work_queue variable artifact automation block worker event".split()
+_LATER = "deployment work_pool work_queue automation block worker event".split()
 
 
 class _Client:
@@ -425,6 +457,132 @@ class SyncOrchestraClient(_Client):
 
         return self._seen("read_logs", _LOGS, look)
 
+    # -- artifacts and variables ---------------------------------------------------------------------------------
+
+    def create_artifact(self, artifact: ArtifactCreate) -> Artifact:
+        """Make an artifact; in a flow's body on a worker once, whatever dies.
+
+        Raises:
+            InvalidArtifact: Its key, or what it shows, cannot be kept.
+        """
+        given = artifact.model_dump()
+        return self.read_artifact(artifacts.keep(artifacts.checked(metadata=given.pop("metadata_"), **given)))
+
+    def read_artifact(self, artifact_id: Id) -> Artifact:
+        """An artifact.
+
+        Raises:
+            ArtifactNotFound: There is none with this id.
+        """
+        return self._seen("read_artifact", _ARTIFACT, lambda db: kept_artifacts.read(_flushed(db), str(artifact_id)))
+
+    def read_artifacts(
+        self,
+        *,
+        artifact_filter: ArtifactFilter | None = None,
+        flow_run_filter: FlowRunFilter | None = None,
+        task_run_filter: TaskRunFilter | None = None,
+        sort: ArtifactSort | None = None,
+        limit: int | None = LIMIT,
+        offset: int = 0,
+    ) -> list[Artifact]:
+        """Artifacts that fit, of runs that do; the newest first. As `read_flow_runs` otherwise."""
+        tests, order = artifact_filter.tests() if artifact_filter else (), sort or ArtifactSort.CREATED_DESC
+        of = _selection(None, flow_run_filter, task_run_filter)
+        return self._seen(
+            "read_artifacts",
+            _ARTIFACTS,
+            lambda db: search.find_artifacts(_flushed(db), tests, of, sort=order.value, limit=limit, offset=offset),
+        )
+
+    def read_latest_artifacts(
+        self,
+        *,
+        artifact_filter: ArtifactCollectionFilter | None = None,
+        flow_run_filter: FlowRunFilter | None = None,
+        task_run_filter: TaskRunFilter | None = None,
+        sort: ArtifactCollectionSort | None = None,
+        limit: int | None = LIMIT,
+        offset: int = 0,
+    ) -> list[ArtifactCollection]:
+        """The newest artifact of each key, where it fits; the newest first. As `read_artifacts` otherwise."""
+        tests, order = artifact_filter.tests() if artifact_filter else (), sort or ArtifactCollectionSort.CREATED_DESC
+        of = _selection(None, flow_run_filter, task_run_filter)
+
+        def look(db: Database) -> list[dict[str, Any]]:
+            found = search.find_latest_artifacts(_flushed(db), tests, of, sort=order.value, limit=limit, offset=offset)
+            return [asdict(each) | {"latest_id": each.id} for each in found]
+
+        return self._seen("read_latest_artifacts", _COLLECTIONS, look)
+
+    def update_artifact(self, artifact_id: Id, artifact: ArtifactUpdate) -> None:
+        """Change an artifact in place: it is no new version. Safe to repeat.
+
+        Raises:
+            ArtifactNotFound: There is none with this id.
+            InvalidArtifact: What it is to show cannot be kept.
+        """
+        given = artifact.model_dump(exclude_unset=True)
+        wanted = artifacts.checked(
+            key=None,
+            type=given.get("type"),
+            description=given.get("description"),
+            data=given.get("data"),
+            metadata=given.get("metadata_"),
+        )
+        changes = {name: getattr(wanted, name) for name in (each.rstrip("_") for each in given)}
+        artifacts.change(str(artifact_id), changes)
+
+    def delete_artifact(self, artifact_id: Id) -> None:
+        """Delete an artifact; the version before it is the newest of its key then.
+
+        Raises:
+            ArtifactNotFound: There is none with this id.
+        """
+        artifacts.delete(str(artifact_id))
+
+    def create_variable(self, variable: VariableCreate) -> Variable:
+        """Set a variable that is not set.
+
+        Raises:
+            VariableExists: There is one of this name: update it.
+            InvalidVariable: Its name, its value or its tags cannot be kept.
+        """
+        variables.set_variable(variable.name, variable.value, variable.tags, overwrite=False)
+        return self._seen(
+            "read_variable", _VARIABLE, lambda db: kept_variables.find(db, variable.name) or _gone(variable.name)
+        )
+
+    def read_variable_by_name(self, name: str) -> Variable | None:
+        """A variable; None where there is none of this name."""
+        return self._seen("read_variable", _MAYBE_VARIABLE, lambda db: kept_variables.find(db, name))
+
+    def read_variables(self, limit: int | None = None) -> list[Variable]:
+        """Variables by name.
+
+        Args:
+            limit: Most given; None: all.
+        """
+        return self._seen("read_variables", _VARIABLES, lambda db: kept_variables.page(db, limit=limit))
+
+    def update_variable(self, variable: VariableUpdate) -> None:
+        """Change the value or the tags of a variable. Safe to repeat.
+
+        Raises:
+            VariableNotFound: There is none of this name.
+            InvalidVariable: Its value or its tags cannot be kept.
+        """
+        given = variable.model_dump(exclude_unset=True)
+        variables.change_variable(given.pop("name"), **given)
+
+    def delete_variable_by_name(self, name: str) -> None:
+        """Delete a variable.
+
+        Raises:
+            VariableNotFound: There is none of this name.
+        """
+        variables.remove_variable(name)
+
     # -- concurrency limits --------------------------------------------------------------------------------------
 
     def create_global_concurrency_limit(self, concurrency_limit: GlobalConcurrencyLimitCreate) -> str:
@@ -597,6 +755,16 @@ def _selection(
     )
 
 
+def _flushed(db: Database) -> Database:
+    """The database, once what runs in this process have made is there."""
+    behind.flush()
+    return db
+
+
+def _gone(name: str) -> Variable:
+    raise VariableNotFound(name)
+
+
 def _log(line: Any) -> dict[str, Any]:
     return {
         "id": line.id,
@@ -663,6 +831,17 @@ class OrchestraClient(_Client):
     read_task_run_states = _awaitable(SyncOrchestraClient.read_task_run_states)
     set_task_run_state = _awaitable(SyncOrchestraClient.set_task_run_state)
     read_logs = _awaitable(SyncOrchestraClient.read_logs)
+    create_artifact = _awaitable(SyncOrchestraClient.create_artifact)
+    read_artifact = _awaitable(SyncOrchestraClient.read_artifact)
+    read_artifacts = _awaitable(SyncOrchestraClient.read_artifacts)
+    read_latest_artifacts = _awaitable(SyncOrchestraClient.read_latest_artifacts)
+    update_artifact = _awaitable(SyncOrchestraClient.update_artifact)
+    delete_artifact = _awaitable(SyncOrchestraClient.delete_artifact)
+    create_variable = _awaitable(SyncOrchestraClient.create_variable)
+    read_variable_by_name = _awaitable(SyncOrchestraClient.read_variable_by_name)
+    read_variables = _awaitable(SyncOrchestraClient.read_variables)
+    update_variable = _awaitable(SyncOrchestraClient.update_variable)
+    delete_variable_by_name = _awaitable(SyncOrchestraClient.delete_variable_by_name)
     create_global_concurrency_limit = _awaitable(SyncOrchestraClient.create_global_concurrency_limit)
     read_global_concurrency_limit_by_name = _awaitable(SyncOrchestraClient.read_global_concurrency_limit_by_name)
     read_global_concurrency_limits = _awaitable(SyncOrchestraClient.read_global_concurrency_limits)

@@ -21,6 +21,7 @@ from orchestra.errors import DbTransactionError
 from orchestra.states import State
 from orchestra.store.database import database
 from orchestra.store.joint import Joint
+from orchestra.store.journal import Effect
 
 
 def block(context: TaskRunContext, bind: Engine | URL | str | None) -> AbstractContextManager[Session]:
@@ -97,6 +98,10 @@ class Atomic:
             if self._open == 1 and not self._kept:
                 self._context.atomic = None
                 self._joint.roll_back()
+
+    def also(self, effect: Effect) -> None:
+        """Do this in it too, when it is committed."""
+        self._joint.effects.append(effect)
 
     def settle(self, state: State[Any]) -> State[Any]:
         """The body has ended so: record that and commit both, or roll back; gives how the attempt has ended.

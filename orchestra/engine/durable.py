@@ -35,7 +35,7 @@ from orchestra.futures import Future
 from orchestra.graph import Edge
 from orchestra.hooks import has_final_hooks, hooks_of
 from orchestra.journal import Asked
-from orchestra.runners.carrier import Carrier
+from orchestra.runners.carrier import Carrier, RanInline
 from orchestra.serializers import StepRef, clean_text
 from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
 from orchestra.states import State
@@ -315,7 +315,25 @@ class DurableRunner(Holding):
             self._write([step], joint)
         if cached is not None:
             self._announce(self.guard(lambda: cached.let_go(self.database)))
+        if self.carrier.is_watched:
+            self._tell(step, ending)
         return final
+
+    def _tell(self, step: NewStep, ending: Ending) -> None:
+        ended = clock.now()
+        self.carrier.tell(
+            RanInline(
+                task_run_id=identifiers.step_id(self.claim.run_id, self.claim.run_attempt, step.key),
+                flow_run_id=self.claim.run_id,
+                step_key=step.key,
+                name=step.name,
+                start_time=ending.start_time or ended,
+                end_time=ended,
+                state_type=ending.state_type,
+                state_name=ending.state_name,
+                message=ending.message,
+            )
+        )
 
     def _ending_of(self, task: TaskSpec, outcome: Ended, start_time: float) -> tuple[Ending, State[Any]]:
         what, keeping = f"the result of task {task.name!r}", results.keeping_of(self.database, task, self.flow)

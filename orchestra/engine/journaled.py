@@ -28,6 +28,7 @@ from orchestra.errors import (
     Fenced,
     ForeignThread,
     NonDeterministic,
+    OrchestraError,
     Parked,
     RunTimeout,
     StoreError,
@@ -44,7 +45,7 @@ from orchestra.store.announcements import Announcement
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.joint import Joint
-from orchestra.store.journal import NewStep, StepRecord
+from orchestra.store.journal import Effect, NewStep, StepRecord
 from orchestra.store.tables import Kind
 
 T = TypeVar("T")
@@ -59,8 +60,9 @@ SLOW_REPLAY = 1.0
 _FEW = 50
 #: Clocks of several hosts may differ by this much when steps are found by the time of their end, in seconds.
 _OVERLAP = 5.0
-#: Observations of futures: a retry runs failed tasks again, so that these hold in their run attempt only.
-_SEEN_OF_FUTURES = frozenset({"as_completed", "deadline", "done", "state", "wait"})
+#: Observations that hold in their run attempt only: of futures, as a retry runs failed tasks again, and of variables,
+#: which people set right before they retry.
+_SEEN_ANEW = frozenset({"as_completed", "deadline", "done", "state", "variable", "wait"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ class Journaled:
         """
         self.check(name)
         asked = self._line().ask(names.step_name(name))
-        fingerprint = self._of_attempt if name in _SEEN_OF_FUTURES else None
+        fingerprint = self._of_attempt if name in _SEEN_ANEW else None
         if self._answer(asked, None, fingerprint) is None:
             self._observing = name
             try:
@@ -157,6 +159,37 @@ class Journaled:
             self._unwritten.append(step)
         value: T = self._state(asked.key).result()
         return value
+
+    def act(self, name: str, effect: Effect, value: T, inputs: bytes) -> T:
+        """Do something to the database as a step of the journal, and give `value`; replay does it no second time.
+
+        Both are written now, in one transaction: a crash before leaves neither of them, one after both.
+
+        Args:
+            name: Of the step.
+            effect: What is done; may be repeated.
+            value: Journaled with it.
+            inputs: By which a retry of the flow tells whether it is to be done anew.
+
+        Raises:
+            OrchestraError: What `effect` raises; journaled too, and nothing was done.
+        """
+        self.check(name)
+        self._check_deadline()
+        asked = self._line().ask(names.step_name(name))
+        if self._answer(asked, inputs) is None:
+            step = self._plain(asked, Kind.OBSERVATION)
+            step.fingerprint, step.effects = fingerprint_of(inputs), (effect,)
+            done: State[Any] = State(StateType.COMPLETED, data=value)
+            step.ending, self._states[asked.key] = ending_of(done, what=f"what {name!r} gave")
+            self._unwritten.append(step)
+            try:
+                self._flush(dispatched=any(new.ending is None for new in self._unwritten))
+            except OrchestraError as error:
+                step.effects = ()
+                step.ending, self._states[asked.key] = ending_of(states.from_exception(error), what=name)
+        given: T = self._state(asked.key).result()
+        return given
 
     def observe_done(self, key: str) -> bool:
         """Whether a submitted step has ended, journaled."""
@@ -212,6 +245,20 @@ class Journaled:
         if self._keeper is not None:
             return True
         return any(record.kind == Kind.TRANSACTION for record in self._records.values())
+
+    def next_asked(self, branch: str, position: int) -> int | None:
+        """The number of the first step of this run attempt that a branch asked for at a position or behind it.
+
+        None where it never got there.
+        """
+        found = (
+            record
+            for record in self._records.values()
+            if record.branch == branch
+            and record.position >= position
+            and record.recorded_attempt == self.claim.run_attempt
+        )
+        return min((record.sequence for record in found), default=None)
 
     @property
     def unfinished(self) -> bool:

@@ -150,7 +150,7 @@ class _Guard:
             logger.warning("the database being away, %s are run again by another process: %s", self.name, error)
             return True
         if isinstance(error, Fenced | ClaimLost) and not isinstance(error, Terminated):
-            logger.warning("%s are run by another process: %s", self.name, error or "their claim was taken over")
+            logger.warning("%s are run by another process: %s", self.name, error)
             return True
         return False
 

@@ -146,7 +146,7 @@ class Segment:
                 # The claim of the run around this one was lost; this one goes on alone.
                 claims.give_back(self.database, self.claim)
                 raise
-            logger.warning("flow run %s goes on elsewhere: %s", self.claim.run_id, lost or "its claim was taken over")
+            logger.warning("flow run %s goes on elsewhere: %s", self.claim.run_id, lost)
             return None
         except ResultStorageUnavailable as error:
             away = error

@@ -69,9 +69,7 @@ def run_step(database: Database, run_id: str, run_attempt: int, step_key: str, c
         unknown.wait_for_storage(database, step.claim, error)
         return
     except (Fenced, ClaimLost) as lost:
-        logger.warning(
-            "step %s of flow run %s goes on elsewhere: %s", step_key, run_id, lost or "its claim was taken over"
-        )
+        logger.warning("step %s of flow run %s goes on elsewhere: %s", step_key, run_id, lost)
         return
     step.give_slots()
     if step.hooks is not None:

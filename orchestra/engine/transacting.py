@@ -392,24 +392,24 @@ class MemoryKeeper:
                 (node.store or DATABASE).write(node.key or "", node.staged)
         return True
 
-    def run(self, nodes: Sequence[Transaction], kind: HookKind) -> None:
+    def run(self, nodes: Sequence[Transaction], kind: HookKind, failed: Transaction | None = None) -> None:
         """Run the hooks of these, each to its end.
 
         Raises:
             TransactionHookFailed: One failed in all its tries; the others were run.
         """
         found = [live for node in nodes for live in node.hooks if live.kind is kind and not live.is_over]
-        failed = []
+        went_wrong = []
         with interrupts.shielded():
             for live in sorted(found, key=lambda live: live.order, reverse=kind is HookKind.ROLLBACK):
                 state = self._run(live)
                 live.is_over = True
                 if not state.is_completed():
-                    failed.append(f"{live.call.name!r}: {state.message}")
-        if failed and kind is HookKind.ROLLBACK:
-            self.failed += failed
-        if failed:
-            raise (RollbackFailed if kind is HookKind.ROLLBACK else CommitHookFailed)(failed, self._shown(nodes))
+                    went_wrong.append(f"{live.call.name!r}: {state.message}")
+        if went_wrong and kind is HookKind.ROLLBACK:
+            self.failed += went_wrong
+        if went_wrong:
+            raise (RollbackFailed if kind is HookKind.ROLLBACK else CommitHookFailed)(went_wrong, self._shown(nodes))
 
     def _shown(self, nodes: Sequence[Transaction]) -> str | None:
         return None
@@ -609,14 +609,14 @@ class LocalKeeper(MemoryKeeper):
             }
             behind().add(tables.transactions, row)
 
-    def run(self, nodes: Sequence[Transaction], kind: HookKind) -> None:
+    def run(self, nodes: Sequence[Transaction], kind: HookKind, failed: Transaction | None = None) -> None:
         """Run the hooks of these, each to its recorded end.
 
         Raises:
             TransactionHookFailed: One failed in all its tries; the others were run.
         """
         try:
-            super().run(nodes, kind)
+            super().run(nodes, kind, failed)
         finally:
             written = [node.row_key or "" for node in nodes if node.row_key in self._written]
             # Interrupted in a hook, by Ctrl-C say, the rest is for the process that finds this run.

@@ -209,8 +209,11 @@ class DurableKeeper:
     ) -> BaseException | None:
         """Note that these are rolled back, and why, unless that is noted; gives the error that leaves the block."""
         runner, key = self._runner, txn.row_key or ""
+        keys = [node.row_key or "" for node in nodes]
         before = self._failed.get(key)
-        if before is not None:
+        if error is None and (before is not None or self._next_after(None) is not None or self._is_settled(keys)):
+            return None
+        if before is not None and error is not None:
             known = _error_of(before)
             return error if type(error) is type(known) else known
         data = None
@@ -220,9 +223,6 @@ class DurableKeeper:
                 # As it comes back in a replay.
                 error = decoded
         message = "it was not committed" if error is None else states.describe(error)
-        keys = [node.row_key or "" for node in nodes]
-        if error is None and self._is_settled(keys):
-            return None
         branch = runner._line()
         failure = Failure(key, data, clean_text(message), branch.id, branch.position)
         engine_logger(runner.context).warning("transaction %r is rolled back: %s", key, message)
@@ -262,18 +262,29 @@ class DurableKeeper:
         runner._announce(announcements)
         return bool(owed)
 
-    def run(self, nodes: Sequence[Transaction], kind: HookKind) -> None:
+    def run(self, nodes: Sequence[Transaction], kind: HookKind, failed: Transaction | None = None) -> None:
         """Run the hooks of these that have not ended.
+
+        Where the body went on behind this when it was run before, all of them had ended by then; what was registered
+        since is for a later decision.
 
         Raises:
             TransactionHookFailed: One failed in all its tries, now or before; the others were run.
             Parked: One is to be tried again later.
         """
-        runner = self._runner
         keys = [node.row_key or "" for node in nodes]
+        following = self._next_after(failed)
+        found = self._carry_out(keys, kind) if following is None else self._failed_before(keys, kind, following)
+        if not found:
+            return
+        error = RollbackFailed if kind is HookKind.ROLLBACK else CommitHookFailed
+        raise error([_described(hook) for hook in found], found[0].transaction_key)
+
+    def _carry_out(self, keys: Collection[str], kind: HookKind) -> list[HookRow]:
+        runner = self._runner
         longest = float("inf") if runner._inline else IN_PLACE
         try:
-            failed = runner.guard(
+            failed: list[HookRow] = runner.guard(
                 lambda: carry_out(runner.database, runner.claim, runner.context, keys, kind, longest_sleep=longest)
             )
         except HookLater as later:
@@ -281,10 +292,25 @@ class DurableKeeper:
             runner.guard(lambda: claims.give_back(runner.database, runner.claim, due_in=delay))
             runner.parked = True
             raise Parked from None
-        if not failed:
-            return
-        error = RollbackFailed if kind is HookKind.ROLLBACK else CommitHookFailed
-        raise error([_described(hook) for hook in failed], failed[0].transaction_key)
+        return failed
+
+    def _failed_before(self, keys: Collection[str], kind: HookKind, sequence: int) -> list[HookRow]:
+        """The hooks that failed, of those that were registered before a step."""
+        runner = self._runner
+        found = runner._read(lambda: transactions.failed_hooks(runner.database, *self._place, kind, keys))
+        return [hook for hook in found if hook.sequence < sequence]
+
+    def _next_after(self, failed: Transaction | None) -> int | None:
+        """The number of the first step that the body asked for behind this, when it was run before; None: it did not.
+
+        Args:
+            failed: The block that is left by an error: it counts where it failed before, whatever its code does now.
+        """
+        branch, row = self._runner._line(), None if failed is None else self._failed.get(failed.row_key or "")
+        position = branch.position
+        if row is not None and row.failed_branch == branch.id:
+            position = max(position, row.failed_position or 0)
+        return self._runner.next_asked(branch.id, position)  # type: ignore[no-any-return]  # the runner is not typed here
 
 
 # -- carrying hooks out, whoever does ------------------------------------------------------------------------------

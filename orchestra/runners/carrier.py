@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from orchestra.store.announcements import Announcement
+
+
+@dataclass(frozen=True, slots=True)
+class RanInline:
+    """A step that ran inside a segment, as those are told of it who watch the worker. Times in seconds."""
+
+    task_run_id: str
+    flow_run_id: str
+    step_key: str
+    name: str
+    start_time: float
+    end_time: float
+    state_type: str
+    state_name: str
+    message: str | None
 
 
 class Carrier(Protocol):
@@ -51,4 +67,13 @@ class Carrier(Protocol):
 
     def stopping(self) -> bool:
         """Whether this process's worker shuts down: segments park at their next orchestra call."""
+        ...
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody wants to hear of steps that run inside a segment."""
+        ...
+
+    def tell(self, ran: RanInline) -> None:
+        """Tell who watches of one that has ended. Never raises."""
         ...

@@ -52,6 +52,8 @@ class _Item:
     size: int
     #: Says how many lines were dropped, so it is not itself counted when it is refused.
     is_mark: bool = False
+    #: What follows from the row, in the same transaction.
+    then: Callable[[Connection], object] | None = None
 
 
 class _GivenUp(Exception):
@@ -89,18 +91,21 @@ class WriteBehind:
         self._begin()
         _instances.add(self)
 
-    def add(self, table: sa.Table, row: Row, *, keep: bool = False) -> bool:
+    def add(
+        self, table: sa.Table, row: Row, *, keep: bool = False, then: Callable[[Connection], object] | None = None
+    ) -> bool:
         """Queue a row; returns at once.
 
         Args:
             table: Where it goes.
             row: Its values by column name, plain and final: text must have passed `clean_text`.
             keep: Queue it however full the queue is.
+            then: What follows from the row, done in its transaction after the rows that are written together.
 
         Returns:
             False where it was dropped, because the queue is full.
         """
-        item = _Item(table, row, _size(row))
+        item = _Item(table, row, _size(row), then=then)
         with self._changed:
             if not keep and self._is_full(item):
                 self._drop(item)
@@ -313,6 +318,9 @@ class _Insertion:
             group = list(same)
             statement = database.insert(connection, group[0].table).on_conflict_do_nothing()
             connection.execute(statement, [item.row for item in group])
+        for item in self._items:
+            if item.then is not None:
+                item.then(connection)
 
 
 def _shape(item: _Item) -> tuple[str, tuple[str, ...]]:

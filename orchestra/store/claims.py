@@ -136,6 +136,17 @@ def ensure(database: Database, claim: Claim) -> None:
         raise ClaimLost(f"the claim {claim.number} on {name_of(claim)} was taken over")
 
 
+def check(connection: Connection, claim: Claim) -> None:
+    """Make sure, within a transaction, that the claim holds until its commit; unlike the fence it changes nothing.
+
+    Raises:
+        ClaimLost: Another claim was made, or the row has ended; the transaction must not go on.
+    """
+    query = sa.select(_table(claim).c.claim_number).where(*held(claim)).with_for_update()
+    if connection.scalar(query) is None:
+        raise ClaimLost(f"the claim {claim.number} on {name_of(claim)} was taken over")
+
+
 def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **values: Any) -> float:
     """Pass the fence: renew the claim within this transaction, and count its lapses from zero again.
 

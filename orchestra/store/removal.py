@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from orchestra import clock
 from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.failpoints import failpoint
-from orchestra.store import blobs, cache
+from orchestra.store import artifacts, blobs, cache
 from orchestra.store.database import Database
 from orchestra.store.tables import (
     Phase,
@@ -43,6 +43,8 @@ Pause = Callable[[float], object]
 
 def delete(database: Database, run_id: str) -> None:
     """Delete a run with all that belongs to it, its child runs, and large results that no other run has.
+
+    Its artifacts that have a key stay, as versions of their keys.
 
     Raises:
         FlowRunNotFound: There is no such run.
@@ -184,6 +186,7 @@ def _remove(connection: Connection, run_ids: Sequence[str]) -> set[str]:
         for table, column in ((flow_runs, flow_runs.c.id), (steps, steps.c.run_id))
     ]
     large = {name for query in queries for name in connection.scalars(query)}
+    artifacts.delete_of_runs(connection, run_ids)
     connection.execute(sa.delete(flow_runs).where(flow_runs.c.id.in_(run_ids)))
     blobs.drop_unused(connection, large)
     return large

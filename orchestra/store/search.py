@@ -1,4 +1,4 @@
-"""Free search over flows, flow runs, task runs and log lines: by tests on fields with Prefect's names. Read only.
+"""Free search over flows, runs, log lines and artifacts: by tests on fields with Prefect's names. Read only.
 
 For clients that ask what they like; lists that people page through are in `queries`. Each search is one query, however
 many rows it gives.
@@ -15,11 +15,22 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Select
 
 from orchestra import clock
+from orchestra.store import artifacts as kept
 from orchestra.store import queries
 from orchestra.store.database import Database
 from orchestra.store.logs import LogLine
 from orchestra.store.queries import Flow, FlowRun, TaskRun
-from orchestra.store.tables import Kind, flow_runs, flows, has_tag, is_tagged, logs, steps
+from orchestra.store.tables import (
+    Kind,
+    artifact_collections,
+    artifacts,
+    flow_runs,
+    flows,
+    has_tag,
+    is_tagged,
+    logs,
+    steps,
+)
 
 Condition = ColumnElement[bool]
 
@@ -93,6 +104,27 @@ def find_logs(db: Database, tests: Iterable[Test], *, sort: str, limit: int | No
     return [LogLine(**row) for row in _rows(db, query.order_by(*LOG_SORTS[sort]), limit, offset)]
 
 
+def find_artifacts(
+    db: Database, tests: Iterable[Test], of: Selection, *, sort: str, limit: int | None, offset: int = 0
+) -> list[kept.Artifact]:
+    """Artifacts; `sort` is a name of `ARTIFACT_SORTS`. As `find_flow_runs` otherwise.
+
+    Args:
+        tests: On the artifacts.
+        of: On the runs that made them.
+    """
+    query = sa.select(artifacts).where(*_conditions(_ARTIFACT_FIELDS, tests), *_made_by(of))
+    return [kept.record(row) for row in _rows(db, query.order_by(*ARTIFACT_SORTS[sort]), limit, offset)]
+
+
+def find_latest_artifacts(
+    db: Database, tests: Iterable[Test], of: Selection, *, sort: str, limit: int | None, offset: int = 0
+) -> list[kept.Artifact]:
+    """The newest artifact of each key, as far as it fits; `sort` is a name of `LATEST_SORTS`. As `find_artifacts`."""
+    query = kept.select_latest().where(*_conditions(_ARTIFACT_FIELDS, tests), *_made_by(of))
+    return [kept.record(row) for row in _rows(db, query.order_by(*LATEST_SORTS[sort]), limit, offset)]
+
+
 # -- what is meant -----------------------------------------------------------------------------------------------
 
 
@@ -112,6 +144,17 @@ def _step_conditions(wanted: Selection) -> list[Condition]:
     if wanted.flow_runs or wanted.flows:
         of_runs = Selection(flows=wanted.flows, flow_runs=wanted.flow_runs)
         found.append(steps.c.run_id.in_(_alone(sa.select(flow_runs.c.id).where(*_run_conditions(of_runs)))))
+    return found
+
+
+def _made_by(wanted: Selection) -> list[Condition]:
+    found: list[Condition] = []
+    if wanted.flows or wanted.flow_runs:
+        of_runs = Selection(flows=wanted.flows, flow_runs=wanted.flow_runs)
+        found.append(artifacts.c.flow_run_id.in_(_alone(sa.select(flow_runs.c.id).where(*_run_conditions(of_runs)))))
+    if wanted.task_runs:
+        of_tasks = _conditions(_TASK_RUN_FIELDS, wanted.task_runs)
+        found.append(artifacts.c.task_run_id.in_(_alone(sa.select(steps.c.id).where(_IS_TASK, *of_tasks))))
     return found
 
 
@@ -167,6 +210,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Condition]] = {
     "ge": lambda column, number: column >= number,
     "le": lambda column, number: column <= number,
     "is_null": lambda column, empty: column.is_(None) if empty else column.is_not(None),
+    "exists": lambda column, there: column.is_not(None) if there else column.is_(None),
 }
 
 _IS_TASK = steps.c.kind == Kind.TASK.value
@@ -212,6 +256,15 @@ _LOG_FIELDS: dict[str, Any] = {
     "timestamp": logs.c.timestamp,
 }
 
+_ARTIFACT_FIELDS: dict[str, Any] = {
+    "id": artifacts.c.id,
+    "latest_id": artifacts.c.id,
+    "key": artifacts.c.key,
+    "type": artifacts.c.type,
+    "flow_run_id": artifacts.c.flow_run_id,
+    "task_run_id": artifacts.c.task_run_id,
+}
+
 _Order = Sequence[ColumnElement[Any]]
 FLOW_RUN_SORTS: dict[str, _Order] = {
     "CREATED_DESC": (flow_runs.c.created_at.desc(), flow_runs.c.id.desc()),
@@ -247,6 +300,22 @@ FLOW_SORTS: dict[str, _Order] = {
 LOG_SORTS: dict[str, _Order] = {
     "TIMESTAMP_ASC": (logs.c.timestamp, logs.c.id),
     "TIMESTAMP_DESC": (logs.c.timestamp.desc(), logs.c.id.desc()),
+}
+ARTIFACT_SORTS: dict[str, _Order] = {
+    "CREATED_DESC": (artifacts.c.created_at.desc(), artifacts.c.id.desc()),
+    "UPDATED_DESC": (artifacts.c.updated_at.desc(), artifacts.c.id.desc()),
+    "UPDATED_ASC": (artifacts.c.updated_at, artifacts.c.id),
+    "ID_DESC": (artifacts.c.id.desc(),),
+    "KEY_ASC": (artifacts.c.key, artifacts.c.created_at, artifacts.c.id),
+    "KEY_DESC": (artifacts.c.key.desc(), artifacts.c.created_at.desc(), artifacts.c.id.desc()),
+}
+LATEST_SORTS: dict[str, _Order] = {
+    "CREATED_DESC": (artifact_collections.c.created_at.desc(), artifact_collections.c.key.desc()),
+    "UPDATED_DESC": (artifacts.c.updated_at.desc(), artifact_collections.c.key.desc()),
+    "UPDATED_ASC": (artifacts.c.updated_at, artifact_collections.c.key),
+    "ID_DESC": (artifacts.c.id.desc(),),
+    "KEY_ASC": (artifact_collections.c.key,),
+    "KEY_DESC": (artifact_collections.c.key.desc(),),
 }
 
 

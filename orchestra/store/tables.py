@@ -536,6 +536,59 @@ flow_run_inputs = Table(
     _partial("ix_flow_run_inputs_taken", "taken_by", where="taken_by IS NOT NULL"),
 )
 
+#: What runs show people, and what is made by hand: a row each; those of one key are its versions.
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    #: Null: it belongs to its run only, and goes with it.
+    Column("key", String(LONGEST_NAME)),
+    #: "markdown", "table", "image", "progress", or a word of the user's own.
+    Column("type", String(64)),
+    Column("description", Text),
+    #: JSON.
+    Column("data", Text),
+    #: JSON object of texts.
+    Column("metadata", Text),
+    #: Who made it. No foreign keys: a version of a key outlives its run.
+    Column("flow_run_id", String(36)),
+    Column("task_run_id", String(36)),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index("ix_artifacts_created", "created_at", "id"),
+    Index("ix_artifacts_type", "type", "created_at", "id"),
+    _partial("ix_artifacts_key", "key", "created_at", "id", where="key IS NOT NULL"),
+    _partial("ix_artifacts_flow_run", "flow_run_id", "created_at", "id", where="flow_run_id IS NOT NULL"),
+    _partial("ix_artifacts_task_run", "task_run_id", "created_at", "id", where="task_run_id IS NOT NULL"),
+)
+
+#: Each key with its newest artifact, so that nobody has to look for it among the versions.
+artifact_collections = Table(
+    "artifact_collections",
+    metadata,
+    Column("key", String(LONGEST_NAME), primary_key=True),
+    Column("latest_id", String(36), nullable=False),
+    #: Of the newest artifact.
+    Column("type", String(64)),
+    Column("created_at", Double, nullable=False),
+    Index("ix_artifact_collections_created", "created_at", "key"),
+    Index("ix_artifact_collections_type", "type", "created_at", "key"),
+)
+
+#: Values that people set and runs read, by name.
+variables = Table(
+    "variables",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
+    #: JSON.
+    Column("value", Text, nullable=False),
+    #: JSON list.
+    Column("tags", Text, nullable=False, server_default="[]"),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
 #: Where runs of deployments go. A pool's default queue is the Celery queue of its name.
 work_pools = Table(
     "work_pools",

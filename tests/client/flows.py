@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestra import flow, get_client, get_run_logger, pause_flow_run, task
+from orchestra.client.schemas.actions import ArtifactCreate, VariableCreate
 from orchestra.client.schemas.filters import FlowFilter
 from orchestra.input import RunInput
 from orchestra.states import Cancelled
@@ -64,3 +65,13 @@ def cancelling(other: str) -> str:
         answer = client.set_flow_run_state(other, Cancelled())
     double.submit(1).result()
     return answer.state.name
+
+
+@flow
+def making(number: int) -> list[object]:
+    """Makes an artifact and a variable by a client, then waits, so that it is replayed."""
+    with get_client(sync_client=True) as client:
+        made = client.create_artifact(ArtifactCreate(key="made", data=number))
+        variable = client.create_variable(VariableCreate(name="made", value=number))
+    double.submit(number).wait()
+    return [made.id, variable.value]

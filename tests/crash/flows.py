@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from orchestra import flow, pause_flow_run, runtime, sleep, task
+from orchestra.artifacts import create_markdown_artifact
 from orchestra.context import task_run_context
 from orchestra.input import RunInput, receive_input, send_input
 from tests.crash import ledger
@@ -240,3 +241,23 @@ def sending(to: str, count: int) -> int:
         send_input(n, flow_run_id=to)
         add(n, 0)
     return count
+
+
+@task
+def show(number: int) -> int:
+    """Shows a number, then goes on for a while."""
+    with ledger.entry():
+        create_markdown_artifact(str(number), key="of-a-task")
+        time.sleep(SHORT)
+        return number
+
+
+@flow
+def showing(count: int) -> list[str]:
+    """Shows each number from its own body, then from tasks, here and elsewhere."""
+    made = []
+    for number in range(count):
+        made.append(create_markdown_artifact(str(number), key="of-a-flow"))
+        show(number)
+        show.submit(number + 100).result()
+    return made

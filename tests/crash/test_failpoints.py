@@ -74,6 +74,8 @@ ON_RESULTS = ("before_upload", "after_upload", "before_removal")
 ON_SLOTS = ("before_acquire", "after_acquire", "before_release", "after_release", "before_grant", "after_grant")
 #: Those around the transaction that fires schedules (tests/store/test_ticks.py, tests/integration/test_beat.py).
 ON_TICKS = ("before_fire", "after_fire")
+#: Those around an artifact that is made (test_artifacts.py).
+ON_ARTIFACTS = ("before_artifact", "after_artifact")
 #: Those that a process passes which submits a run.
 ON_SUBMIT = ("before_submit_commit", "after_submit_commit", "before_publish", "after_publish")
 #: Those on the way of a member of a user's canvas, by the visit at which the worker is killed (`test_doors.py`).
@@ -116,6 +118,7 @@ def test_every_point_is_killed_at() -> None:
         *ON_SUBMIT,
         *ON_CANCEL,
         *ON_INPUT,
+        *ON_ARTIFACTS,
         *ON_RESULTS,
         *ON_SLOTS,
         *ON_TICKS,

@@ -196,6 +196,16 @@ def test_every_common_mistake_gives_the_message_that_the_page_shows(home: Path) 
     assert [" ".join(message.split()) for message in shown] == said
 
 
+def test_the_report_shows_what_the_readme_shows(home: Path) -> None:
+    """Artifacts and variables of two runs."""
+    printed = run("artifacts", "report.py", home=home)
+
+    shown = re.search(r"```text\n(.*?)\n```", (EXAMPLES / "artifacts" / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    for line in shown[1].splitlines():
+        assert line in printed
+
+
 def test_the_task_runners_example_counts_alike_everywhere(home: Path) -> None:
     """In processes, and one by one, as its README shows."""
     printed = run("task_runners", "primes.py", home=home)

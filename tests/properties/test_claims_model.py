@@ -23,6 +23,7 @@ from orchestra.store.database import Database, create_schema
 from orchestra.store.journal import Ending, NewStep
 from orchestra.store.tables import Kind, Phase, flow_runs, steps
 from orchestra.store.waits import Park
+from tests.exploring import tries
 
 pytestmark = pytest.mark.slow
 
@@ -258,4 +259,4 @@ class Claims(stateful.RuleBasedStateMachine):
 
 
 TestClaims = Claims.TestCase
-TestClaims.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+TestClaims.settings = settings(max_examples=tries(20), stateful_step_count=30, deadline=None)

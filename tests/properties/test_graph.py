@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestra import graph
 from orchestra.graph import STRIPE, Edge, Node, Outcome
+from tests.exploring import tries
 
 
 @st.composite
@@ -83,7 +84,7 @@ class World:
             self.ready.append(dependent)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=tries(40))
 @given(graphs(), st.data())
 def test_every_edge_is_respected_and_every_node_comes_once(nodes: list[Node], data: st.DataObject) -> None:
     """For any graph, any order of endings, any failures, and any split of the graph into dispatches."""
@@ -144,7 +145,7 @@ def test_an_upstream_that_is_named_twice_counts_once() -> None:
     assert [member.edge for member in plan.members] == [Edge("a")]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=tries(40))
 @given(graphs())
 def test_layers_put_each_node_after_its_upstreams(nodes: list[Node]) -> None:
     """And each as early as that allows."""

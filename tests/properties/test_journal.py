@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestra.errors import NonDeterministic
 from orchestra.journal import Asked, Branch, Replay
+from tests.exploring import tries
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def answers(program: Program, replay: Replay[Row]) -> list[Row | None]:
     return [replay.answer(asked, f"inputs of {asked.key}") for asked in asked_by(program)]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=tries(80))
 @given(programs, st.integers(0, 20))
 def test_the_same_program_gets_the_same_answers_from_any_prefix(program: Program, cut: int) -> None:
     """What was recorded is handed back, and only that."""
@@ -59,7 +60,7 @@ def test_the_same_program_gets_the_same_answers_from_any_prefix(program: Program
     assert all(row is None for row in found[len(journal) :])
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=tries(80))
 @given(programs, st.data())
 def test_branches_may_go_on_in_any_order(program: Program, data: st.DataObject) -> None:
     """Steps are counted branch by branch, so their order among branches does not matter."""
@@ -74,7 +75,7 @@ def test_branches_may_go_on_in_any_order(program: Program, data: st.DataObject) 
     replay.check_ended()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=tries(80))
 @given(programs, st.data())
 def test_another_step_at_a_recorded_place_is_told(program: Program, data: st.DataObject) -> None:
     """Both sides are named, and nothing of the changed branch is answered after it."""
@@ -89,7 +90,7 @@ def test_another_step_at_a_recorded_place_is_told(program: Program, data: st.Dat
     assert caught.value.recorded == before.key
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=tries(80))
 @given(programs, st.data())
 def test_a_hole_is_told(program: Program, data: st.DataObject) -> None:
     """A step that is missing while a later one of its branch is there cannot have been recorded in order."""
@@ -102,7 +103,7 @@ def test_a_hole_is_told(program: Program, data: st.DataObject) -> None:
     assert (caught.value.asked, caught.value.recorded) == (hole.key, None)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=tries(80))
 @given(programs, st.integers(1, 20))
 def test_a_body_that_ends_too_early_is_told(program: Program, cut: int) -> None:
     """A recorded step that was not asked for is left over."""
@@ -115,7 +116,7 @@ def test_a_body_that_ends_too_early_is_told(program: Program, cut: int) -> None:
         replay.check_ended()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=tries(80))
 @given(programs, st.sets(st.integers(0, 19)))
 def test_a_retry_takes_over_what_ended_well(program: Program, failed: set[int]) -> None:
     """Moved rows answer by key, whatever was run again before them; what failed is new, and takes its old place."""
@@ -132,7 +133,7 @@ def test_a_retry_takes_over_what_ended_well(program: Program, failed: set[int]) 
     replay.check_ended()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=tries(80))
 @given(programs, st.data())
 def test_a_retry_runs_steps_with_other_inputs_again(program: Program, data: st.DataObject) -> None:
     """Those whose fingerprints differ; a fingerprint that is not known differs from none."""

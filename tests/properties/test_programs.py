@@ -24,6 +24,7 @@ from orchestra.store.database import database as opened
 from orchestra.store.tables import Phase, edges, flow_runs, joins, steps
 from tests import conftest
 from tests.drive import Driver, Killed
+from tests.exploring import tries
 from tests.properties import programs
 from tests.properties.programs import (
     async_program,
@@ -50,7 +51,7 @@ def runnable(*, peeks: bool) -> st.SearchStrategy[Any]:
 #: Seeds of the order of messages, of duplicates and of deaths.
 seeds = st.integers(0, 2**32)
 few = examples(
-    max_examples=12,
+    max_examples=tries(12),
     deadline=None,
     # Shrinking runs flows for minutes; a seed that fails says enough.
     phases=[HypothesisPhase.explicit, HypothesisPhase.reuse, HypothesisPhase.generate],

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from orchestra.store import limits, slots, tables
 from orchestra.store.database import Database, create_schema
 from orchestra.store.slots import Holder, Owner
+from tests.exploring import tries
 
 pytestmark = pytest.mark.slow
 
@@ -137,5 +138,5 @@ class Slots(stateful.RuleBasedStateMachine):
         self._folder.cleanup()
 
 
-Slots.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+Slots.TestCase.settings = settings(max_examples=tries(30), stateful_step_count=30, deadline=None)
 TestSlots = Slots.TestCase

@@ -11,7 +11,7 @@ from orchestra import serializers
 from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.questions import Message, Pause, Question, Receive
 from orchestra.states import StateType
-from orchestra.store import claims, due, inputs, interventions, journal, runs, waits
+from orchestra.store import claims, due, inputs, interventions, journal, removal, runs, waits
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database
 from orchestra.store.journal import Ending, NewStep
@@ -270,7 +270,7 @@ def test_nobody_sends_to_a_run_that_is_not_there_or_has_ended(database: Database
     assert inputs.send(database, once) == []
     with pytest.raises(IllegalTransition):
         inputs.send(database, message(run, 1))
-    interventions.delete(database, run.run_id)
+    removal.delete(database, run.run_id)
     with pytest.raises(FlowRunNotFound):
         inputs.send(database, message(run, 1))
 

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestra import settings
-from orchestra.store import blobs, interventions, journal, runs, settle
+from orchestra.store import blobs, journal, removal, runs, settle
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database
 from orchestra.store.journal import Ending
@@ -50,9 +50,9 @@ def test_a_deleted_run_takes_its_large_results_along(database: Database) -> None
     first, second = ended_run(database), ended_run(database)
     other = ended_run(database, LARGE + b"y")
 
-    interventions.delete(database, first.run_id)
+    removal.delete(database, first.run_id)
     assert len(names(database)) == 2
-    interventions.delete(database, second.run_id)
+    removal.delete(database, second.run_id)
     assert names(database) == {blobs.name_of(LARGE + b"y")}
     assert runs.result_of(database, runs.read(database, other.run_id)) == LARGE + b"y"
 
@@ -62,7 +62,7 @@ def test_a_large_result_that_a_deletion_took_is_put_back(database: Database) -> 
     old, run = ended_run(database), new_run(database)
     ending = Ending("COMPLETED", "Completed", result=LARGE)
     journal.keep_large(database, [ending])
-    interventions.delete(database, old.run_id)
+    removal.delete(database, old.run_id)
     assert names(database) == set()
 
     runs.finish(database, run, ending, [], window=window)

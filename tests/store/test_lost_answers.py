@@ -7,12 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from orchestra import serializers
+from orchestra.engine import acts
 from orchestra.errors import FlowRunNotFound, IllegalTransition
-from orchestra.store import inputs, interventions, runs, settle, waits
+from orchestra.store import artifacts, inputs, interventions, removal, runs, settle, variables, waits
+from orchestra.store.artifacts import NewArtifact
 from orchestra.store.database import Database, instant
 from orchestra.store.interventions import NONDETERMINISTIC
 from orchestra.store.journal import NewStep
 from orchestra.store.tables import Kind, Phase
+from orchestra.store.variables import NewVariable
 from orchestra.store.waits import Park
 from tests import servers
 from tests.proxy import LossyProxy
@@ -130,7 +133,30 @@ def test_a_deletion_is_no_error(database: Database, far: Database, proxy: LossyP
     runs.finish(database, run, BAD, [], window=window)
     proxy.lose(1)
 
-    interventions.delete(far, run.run_id)
+    removal.delete(far, run.run_id)
     assert proxy.lost == 1
     with pytest.raises(FlowRunNotFound):
-        interventions.delete(far, run.run_id)
+        removal.delete(far, run.run_id)
+
+
+def test_a_variable_that_is_set_is_no_conflict(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """With itself."""
+    new = NewVariable("id", "name", "1")
+    proxy.lose(1)
+
+    far.write(lambda connection: variables.put(connection, new, 5.0, overwrite=False))
+
+    found = variables.find(database, "name")
+    assert found is not None
+    assert (found.value, proxy.lost) == (1, 1)
+
+
+def test_an_artifact_that_is_deleted_is_not_missed(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """By who has deleted it."""
+    artifacts.create(database, NewArtifact("id", "key"))
+    effect = acts.removal(lambda connection, moment: artifacts.delete(connection, "id"))
+    proxy.lose(1)
+
+    far.write(lambda connection: effect(connection, 5.0))
+
+    assert (artifacts.find_latest(database, "key"), proxy.lost) == (None, 1)

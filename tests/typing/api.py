@@ -27,10 +27,17 @@ from orchestra import (
     unmapped,
     wait,
 )
+from orchestra.artifacts import (
+    MarkdownArtifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from orchestra.client.schemas.objects import FlowRun, Log
 from orchestra.futures import Future, FutureList
 from orchestra.input import RunInput, receive_input, send_input
 from orchestra.states import Completed, Failed, StateType
+from orchestra.variables import Variable
 
 
 @task
@@ -242,6 +249,13 @@ page(pipeline, None, State(StateType.FAILED))
 double.on_completion(page)
 pipeline.with_options(on_failure=[page], on_crashed=page)
 task(on_running=[page])(len)
+
+assert_type(create_table_artifact([{"a": 1}], key="a"), str)
+assert_type(create_table_artifact({"a": [1]}), str)
+assert_type(update_progress_artifact(create_progress_artifact(0), 50.5), str)
+assert_type(MarkdownArtifact(key="a", markdown="b").create().data, Any)
+assert_type(Variable.set("a", {"b": [1]}, overwrite=True), Variable)
+create_table_artifact(5)  # type: ignore[arg-type]  # no table
 
 double("text")  # type: ignore[call-overload]  # the argument is checked
 double.delay("text")  # type: ignore[arg-type]  # in the background, too

@@ -7,9 +7,11 @@ import json
 
 from orchestra import flow, now, sleep, task, unmapped
 from orchestra.annotations import allow_failure
+from orchestra.artifacts import create_markdown_artifact
 from orchestra.flow_runs import pause_flow_run
 from orchestra.futures import as_completed, wait
 from orchestra.input import receive_input, send_input
+from orchestra.variables import Variable
 
 
 @task
@@ -257,6 +259,16 @@ def speaks() -> None:
 @flow
 def looks_at_the_clock() -> str:
     return str(now())  # 'now'
+
+
+@flow
+def shows() -> str:
+    return create_markdown_artifact("x", key="traced")  # 'artifact'
+
+
+@flow
+def reads_a_variable() -> str:
+    return str(Variable.get("traced"))  # 'variable'
 
 
 @flow

@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from orchestra.digests import digest
 from orchestra.errors import NoDigest
+from tests.exploring import tries
 from tests.helpers import ROOT
 
 T = TypeVar("T")
@@ -289,7 +290,7 @@ def shown(value: Any) -> Any:
     return (type(value).__name__, repr(value))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=tries(300), deadline=None)
 @given(_values, _values)
 def test_digests_are_equal_just_where_values_are(one: Any, other: Any) -> None:
     """For all nested values, types told apart."""

@@ -92,3 +92,9 @@ def test_errors_and_signals_are_two_trees(kind: type[BaseException]) -> None:
 def test_errors_are_also_the_builtin_that_fits(kind: type[Exception], builtin: type[Exception]) -> None:
     """Code that knows only Python's own errors catches them too."""
     assert issubclass(kind, builtin)
+
+
+@pytest.mark.parametrize("kind", [errors.Fenced, errors.Terminated])
+def test_what_takes_a_claim_away_says_so_in_the_log(kind: type[BaseException]) -> None:
+    """Though whoever raises it gives no reason: the log says why the work goes on elsewhere."""
+    assert str(kind())

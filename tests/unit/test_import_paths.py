@@ -15,6 +15,12 @@ THERE = {
         suspend_flow_run resume_flow_run apause_flow_run asuspend_flow_run aresume_flow_run
     """,
     "annotations": "allow_failure quote unmapped",
+    "artifacts": """
+        Artifact LinkArtifact MarkdownArtifact TableArtifact ImageArtifact ProgressArtifact create_link_artifact
+        create_markdown_artifact create_table_artifact create_image_artifact create_progress_artifact
+        update_progress_artifact acreate_link_artifact acreate_markdown_artifact acreate_table_artifact
+        acreate_image_artifact acreate_progress_artifact aupdate_progress_artifact
+    """,
     "cache_policies": "CachePolicy INPUTS TASK_SOURCE RUN_ID FLOW_PARAMETERS NO_CACHE NONE DEFAULT",
     "client.orchestration": "get_client OrchestraClient SyncOrchestraClient",
     "client.schemas.filters": """
@@ -24,10 +30,10 @@ THERE = {
         FlowRunFilterFlowVersion FlowRunFilterIdempotencyKey TaskRunFilter TaskRunFilterId TaskRunFilterName
         TaskRunFilterState TaskRunFilterStateName TaskRunFilterStateType TaskRunFilterTags TaskRunFilterFlowRunId
         TaskRunFilterStartTime TaskRunFilterExpectedStartTime LogFilter LogFilterLevel LogFilterTimestamp
-        LogFilterFlowRunId LogFilterTaskRunId
+        LogFilterFlowRunId LogFilterTaskRunId ArtifactFilter ArtifactFilterKey ArtifactCollectionFilter
     """,
-    "client.schemas.objects": "Flow FlowRun TaskRun Log State StateDetails StateType",
-    "client.schemas.sorting": "FlowRunSort TaskRunSort FlowSort LogSort",
+    "client.schemas.objects": "Flow FlowRun TaskRun Log State StateDetails StateType Artifact Variable",
+    "client.schemas.sorting": "FlowRunSort TaskRunSort FlowSort LogSort ArtifactSort ArtifactCollectionSort",
     "context": "FlowRunContext TaskRunContext get_run_context tags",
     "exceptions": """
         OrchestraException OrchestraSignal CrashedRun FailedRun CancelledRun UnfinishedRun MissingResult
@@ -70,10 +76,6 @@ THERE = {
 
 #: Names whose place is decided, and which a later version will have there.
 NOT_YET = {
-    "artifacts": """
-        Artifact create_link_artifact create_markdown_artifact create_table_artifact create_image_artifact
-        create_progress_artifact update_progress_artifact acreate_markdown_artifact
-    """,
     "automations": "Automation EventTrigger CompoundTrigger SequenceTrigger RunDeployment CancelFlowRun",
     "blocks.core": "Block",
     "blocks.system": "Secret JSON String DateTime",
@@ -81,7 +83,6 @@ NOT_YET = {
     "deployments": "initialize_project",
     "events": "emit_event Event Resource DeploymentEventTrigger",
     "flows": "aserve adeploy",
-    "variables": "Variable",
 }
 
 

@@ -2,9 +2,67 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["GlobalConcurrencyLimitCreate", "GlobalConcurrencyLimitUpdate"]
+__all__ = [
+    "ArtifactCreate",
+    "ArtifactUpdate",
+    "GlobalConcurrencyLimitCreate",
+    "GlobalConcurrencyLimitUpdate",
+    "VariableCreate",
+    "VariableUpdate",
+]
+
+
+class ArtifactCreate(BaseModel):
+    """An artifact to make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: Lower-case letters, digits and dashes; None: it belongs to its flow run only.
+    key: str | None = None
+    type: str | None = None
+    description: str | None = None
+    #: As the view shows it: text of markdown, an image's address, a table as JSON text, a progress as number.
+    data: Any = None
+    metadata_: dict[str, str] | None = None
+    flow_run_id: str | None = None
+    task_run_id: str | None = None
+
+
+class ArtifactUpdate(BaseModel):
+    """What to change of an artifact; what is not set stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str | None = None
+    description: str | None = None
+    data: Any = None
+    metadata_: dict[str, str] | None = None
+
+
+class VariableCreate(BaseModel):
+    """A variable to set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: Lower-case letters, digits, dashes and underscores.
+    name: str
+    #: Plain data, as JSON has it.
+    value: Any
+    tags: list[str] = Field(default_factory=list)
+
+
+class VariableUpdate(BaseModel):
+    """What to change of the variable of this name; what is not set stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    value: Any = None
+    tags: list[str] | None = None
 
 
 class GlobalConcurrencyLimitCreate(BaseModel):

@@ -225,6 +225,68 @@ class TaskRunFilter(_Filter):
     expected_start_time: TaskRunFilterExpectedStartTime | None = None
 
 
+class ArtifactFilterId(_Any):
+    """Artifacts with one of these ids."""
+
+
+class ArtifactFilterKey(_AnyLike):
+    """Artifacts of one of these keys, with this text in their key, or with any key or none."""
+
+    exists_: bool | None = None
+
+
+class ArtifactFilterFlowRunId(_Any):
+    """Artifacts of one of these flow runs."""
+
+
+class ArtifactFilterTaskRunId(_Any):
+    """Artifacts of one of these task runs."""
+
+
+class ArtifactFilterType(_AnyNot):
+    """Artifacts of one of these types, or of none of them."""
+
+
+class ArtifactFilter(_Filter):
+    """Which artifacts are meant."""
+
+    id: ArtifactFilterId | None = None
+    key: ArtifactFilterKey | None = None
+    flow_run_id: ArtifactFilterFlowRunId | None = None
+    task_run_id: ArtifactFilterTaskRunId | None = None
+    type: ArtifactFilterType | None = None
+
+
+class ArtifactCollectionFilterLatestId(_Any):
+    """Keys whose newest artifact has one of these ids."""
+
+
+class ArtifactCollectionFilterKey(ArtifactFilterKey):
+    """One of these keys, or those with this text."""
+
+
+class ArtifactCollectionFilterFlowRunId(_Any):
+    """Keys whose newest artifact is of one of these flow runs."""
+
+
+class ArtifactCollectionFilterTaskRunId(_Any):
+    """Keys whose newest artifact is of one of these task runs."""
+
+
+class ArtifactCollectionFilterType(_AnyNot):
+    """Keys whose newest artifact is of one of these types, or of none of them."""
+
+
+class ArtifactCollectionFilter(_Filter):
+    """Which keys are meant, by their newest artifacts."""
+
+    latest_id: ArtifactCollectionFilterLatestId | None = None
+    key: ArtifactCollectionFilterKey | None = None
+    flow_run_id: ArtifactCollectionFilterFlowRunId | None = None
+    task_run_id: ArtifactCollectionFilterTaskRunId | None = None
+    type: ArtifactCollectionFilterType | None = None
+
+
 class LogFilterName(_Any):
     """Lines of one of these loggers."""
 

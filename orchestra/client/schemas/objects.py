@@ -16,6 +16,8 @@ from orchestra.handles import durable_body
 from orchestra.states import State, StateDetails, StateType
 
 __all__ = [
+    "Artifact",
+    "ArtifactCollection",
     "Flow",
     "FlowRun",
     "GlobalConcurrencyLimit",
@@ -27,6 +29,7 @@ __all__ = [
     "StateDetails",
     "StateType",
     "TaskRun",
+    "Variable",
 ]
 
 
@@ -177,6 +180,40 @@ class GlobalConcurrencyLimit(_Record):
     slot_decay_per_second: float
     #: How many wait in line.
     waiting: int
+    created: datetime
+    updated: datetime
+
+
+class Artifact(_Record):
+    """An artifact."""
+
+    id: str
+    key: str | None = None
+    type: str | None = None
+    description: str | None = None
+    #: As it was given: text of markdown, an image's address, a table as JSON text, a progress as number.
+    data: Any = None
+    metadata_: dict[str, str] | None = None
+    flow_run_id: str | None = None
+    task_run_id: str | None = None
+    created: datetime
+    updated: datetime
+
+
+class ArtifactCollection(Artifact):
+    """A key, as its newest artifact shows it."""
+
+    #: The id of that artifact, as `id`.
+    latest_id: str
+
+
+class Variable(_Record):
+    """A variable."""
+
+    id: str
+    name: str
+    value: Any
+    tags: list[str] = []
     created: datetime
     updated: datetime
 

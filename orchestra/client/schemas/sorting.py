@@ -44,6 +44,28 @@ class FlowSort(enum.StrEnum):
     UPDATED_DESC = "UPDATED_DESC"
 
 
+class ArtifactSort(enum.StrEnum):
+    """Orders of artifacts."""
+
+    CREATED_DESC = "CREATED_DESC"
+    UPDATED_DESC = "UPDATED_DESC"
+    UPDATED_ASC = "UPDATED_ASC"
+    ID_DESC = "ID_DESC"
+    KEY_ASC = "KEY_ASC"
+    KEY_DESC = "KEY_DESC"
+
+
+class ArtifactCollectionSort(enum.StrEnum):
+    """Orders of keys by their newest artifacts."""
+
+    CREATED_DESC = "CREATED_DESC"
+    UPDATED_DESC = "UPDATED_DESC"
+    UPDATED_ASC = "UPDATED_ASC"
+    ID_DESC = "ID_DESC"
+    KEY_ASC = "KEY_ASC"
+    KEY_DESC = "KEY_DESC"
+
+
 class LogSort(enum.StrEnum):
     """Orders of log lines."""
 

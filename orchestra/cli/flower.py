@@ -1,0 +1,63 @@
+"""`orchestra flower`: Celery's monitor, started so that it is safe."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import rich_click as click
+
+from orchestra import settings
+from orchestra.celery import flower_config
+from orchestra.cli import _support
+
+_USER = "orchestra"
+_OLDEST = (2, 0)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=5555, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
+@click.option("--basic-auth", metavar="USER:PASSWORD", help="Else user orchestra, and a password that is made now.")
+@click.option("--writable", is_flag=True, help="Let it also revoke tasks and shut workers down.")
+@click.option("-A", "--app", metavar="MODULE[:APP]", help="Celery app; else ORCHESTRA_APP, else orchestra's own.")
+@click.pass_context
+def flower(ctx: click.Context, host: str, port: int, basic_auth: str | None, writable: bool, app: str | None) -> None:
+    """Become Celery's Flower: `celery -A APP flower`, on loopback, read-only, behind a password.
+
+    It shows flows and tasks by their names, with the ids of their runs, and no arguments or results of other tasks.
+    What it knows is what it has seen since it was started: the admin view shows what is true. Its /metrics and
+    /healthcheck are open to whoever reaches it. What follows `--` goes to Flower as it is.
+
+    \b
+    Examples:
+      orchestra flower
+      orchestra flower -A proj --port 5556
+      orchestra flower -- --persistent=True --db=/var/lib/flower.db
+    """
+    installed = version("flower")
+    if tuple(map(int, installed.split(".")[:2])) < _OLDEST:
+        _support.fail(f"Flower {installed} is not safe: install one of 2.0 or later", _support.ExitCode.USAGE)
+    if basic_auth is not None and not all(basic_auth.partition(":")):
+        raise click.UsageError("--basic-auth must read USER:PASSWORD")
+    current = settings.current()
+    # By the environment: a command line is seen by everybody on this machine.
+    environment = {name: value for name, value in os.environ.items() if name != "FLOWER_UNAUTHENTICATED_API"}
+    if basic_auth is None and "FLOWER_BASIC_AUTH" not in environment:
+        basic_auth = f"{_USER}:{secrets.token_urlsafe(12)}"
+        _support.say(f"log in to http://{host}:{port} as {_USER} with the password {basic_auth.partition(':')[2]}")
+    if basic_auth is not None:
+        environment["FLOWER_BASIC_AUTH"] = basic_auth
+    environment["ORCHESTRA_FLOWER_LEADS_TO"] = current.api_url or "http://127.0.0.1:4200"
+    if app:
+        environment["ORCHESTRA_APP"] = app
+    if current.profile:
+        environment["ORCHESTRA_PROFILE"] = current.profile
+    command = [sys.executable, "-m", "celery", "-A", app or current.app or "celery_app", "flower"]
+    command += [f"--address={host}", f"--port={port}", f"--conf={Path(flower_config.__file__)}"]
+    command += [f"--read_only={not writable}", "--persistent=False"]
+    # In the place of this process: signals reach Flower itself, and nothing is left when it ends.
+    os.execve(sys.executable, [*command, *ctx.args], environment)
