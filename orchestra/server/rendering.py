@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse
 from orchestra import clock
 from orchestra.accounts import Scope
 from orchestra.errors import OrchestraError
-from orchestra.server import problems
+from orchestra.server import markdown, problems
 from orchestra.server.access import Principal
 
 #: The parts of the view, as the navigation lists them.
@@ -32,6 +32,7 @@ PARTS = (
     ("Deployments", "/deployments"),
     ("Work pools", "/work-pools"),
     ("Workers", "/workers"),
+    ("Artifacts", "/artifacts"),
     ("Limits", "/limits"),
 )
 #: Longest value shown in one line, in characters.
@@ -203,5 +204,6 @@ _templates.filters |= {
     "one_line": one_line,
     "level_name": level_name,
     "plural": plural,
+    "markdown": markdown.as_html,
 }
 _templates.globals |= {"shown_error": shown_result, "query": query}

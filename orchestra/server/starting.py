@@ -73,7 +73,7 @@ def again(database: Database, flow_run_id: str, parameters: Mapping[str, Any]) -
         "has_hooks",
     )
     new = runs.NewRun(
-        **{name: row[name] for name in same.split()},
+        **{name: row[name] for name in same},
         name=run_name(),
         parameters=check_parameters(encode(dict(parameters), what=what), what=what),
         tags=json.loads(row["tags"]),

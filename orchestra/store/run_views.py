@@ -17,7 +17,7 @@ from orchestra.store import queries
 from orchestra.store.database import Database, instant
 from orchestra.store.logs import LogLine
 from orchestra.store.queries import Page, TaskRun, page_of
-from orchestra.store.tables import Kind, Phase, edges, flow_runs, logs, phase_is, phase_is_not, slots, steps
+from orchestra.store.tables import Kind, Phase, artifacts, edges, flow_runs, logs, phase_is, phase_is_not, slots, steps
 
 #: Kinds of step that people see as bars and nodes; the others are bookkeeping.
 SHOWN_KINDS = (Kind.TASK.value, Kind.SUBFLOW.value, Kind.SLEEP.value, Kind.PAUSE.value, Kind.INPUT.value)
@@ -515,6 +515,7 @@ class Stamps:
     state: tuple[object, ...]
     steps: tuple[object, ...]
     logs: int
+    artifacts: object
     is_final: bool
 
 
@@ -539,6 +540,8 @@ def stamps(db: Database, run_id: str) -> Stamps:
         counts = connection.execute(unfinished.group_by(column.state_name).order_by(column.state_name)).all()
         line = connection.scalar(sa.select(sa.func.max(logs.c.id)).where(logs.c.run_id == run_id))
         moving = (newest, ended, *map(tuple, counts))
-        return Stamps(tuple(row), moving, int(line or 0), row.phase == Phase.DONE)
+        made = sa.select(sa.func.max(artifacts.c.updated_at), sa.func.count()).where(artifacts.c.flow_run_id == run_id)
+        shown = tuple(connection.execute(made).one())
+        return Stamps(tuple(row), moving, int(line or 0), shown, row.phase == Phase.DONE)
 
     return db.read(look)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestra import flow, get_run_logger, pause_flow_run, task
+from orchestra.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from orchestra.input import RunInput
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -90,6 +91,9 @@ def evil_task(text: str) -> str:
 def evil(text: str = EVIL) -> str:
     """Everything in it is markup."""
     evil_task(text)
+    create_markdown_artifact(f"# {text}\n\n[a](javascript:alert(1)) ![b](http://127.0.0.1:9/x.png)", key="evil-text")
+    create_table_artifact([{text: text}], key="evil-table", description=text)
+    create_link_artifact("javascript:alert(1)", text, key="evil-link")
     raise ValueError(text)
 
 

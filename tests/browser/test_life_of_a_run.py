@@ -146,7 +146,10 @@ def test_no_markup_of_users_runs(page: Page, site: Site) -> None:
 
     run = page.url
     page.locator("#steps tbody a").first.click()
-    for address in (page.url, run, "/", "/runs", "/flows", "/deployments"):
+    page.goto("/artifacts")
+    artifacts = [link.get_attribute("href") or "" for link in page.locator("tbody a.name").all()]
+    assert len(artifacts) == 3
+    for address in (page.url, run, "/", "/runs", "/flows", "/deployments", *artifacts):
         page.goto(address)
         expect(page.locator("main")).to_contain_text(EVIL)
-        assert page.locator("img").count() == 0
+        assert page.locator("img[onerror], img[src='x'], a[href^=javascript]").count() == 0

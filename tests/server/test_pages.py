@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from orchestra import flow, get_run_logger, task
+from orchestra.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact
 from orchestra.store import queries
 from orchestra.store.behind import behind
 from orchestra.store.database import database
@@ -46,6 +47,15 @@ def failing() -> None:
 def wide() -> None:
     """More tasks than are drawn one by one."""
     told.map(list(map(str, range(150)))).wait()
+
+
+@flow
+def showing() -> None:
+    """Makes artifacts of each kind."""
+    create_markdown_artifact(f"# Sales\n\n**up** {EVIL} [x](javascript:alert)", key="sales")
+    create_table_artifact([{"town": "Ulm"}], key="towns")
+    create_table_artifact({"a": [7], "b": [EVIL]}, key="columns")
+    create_progress_artifact(40.0, key="progress")
 
 
 def run(body: Any, *args: Any) -> str:
@@ -166,3 +176,54 @@ def test_other_sites_cannot_act(web: TestClient, verb: str) -> None:
     answer = web.post(f"/runs/anything/{verb}", headers={"Sec-Fetch-Site": "cross-site"})
 
     assert answer.status_code == 403
+
+
+def test_artifacts_are_shown_as_what_they_are(web: TestClient) -> None:
+    """Markdown, tables in all three forms, progress; what could do harm is left out."""
+    run_id = run(showing)
+
+    text = page(web, f"/runs/{run_id}")
+    assert "<h1>Sales</h1>" in text
+    assert "<strong>up</strong>" in text
+    assert (EVIL in text, 'href="javascript' in text) == (False, False)
+    for found in ("<th>town</th>", "<td>Ulm</td>", "<td>7</td>", 'value="40"'):
+        assert found in text
+    listed = page(web, "/artifacts?type=table")
+    assert listed.count('class="name"') == 2
+    link = re.search(r'href="(/artifacts/[^"]+)"', listed)
+    assert link is not None
+    assert "<table>" in page(web, link[1])
+    assert web.post(f"{link[1]}/delete").status_code == 200
+    assert page(web, "/artifacts?type=table").count('class="name"') == 1
+
+
+def test_forms_work_without_scripts(web: TestClient) -> None:
+    """A limit is made, changed and deleted by plain forms."""
+    web.post("/limits", data={"name": "database", "limit": "2"})
+    answer = web.post("/limits/change", data={"name": "database", "limit": "5"})
+    assert "Changed." in answer.text
+    assert '<td class="num">5</td>' in answer.text
+    assert web.post("/limits", data={"name": "database", "limit": "2"}).status_code == 409
+    assert "No limits." in web.post("/limits/delete", data={"name": "database"}).text
+
+
+def test_deployments_show_when_they_run_next(web: TestClient) -> None:
+    """And are paused and resumed; without a broker a run cannot be started, and the page says so."""
+    deployment = str(failing.to_deployment("nightly", cron="0 3 * * *").apply())
+
+    text = page(web, f"/deployments/{deployment}")
+    assert text.count("03:00:00 UTC") == 5
+    assert "Resume schedules" in web.post(f"/deployments/{deployment}/pause").text
+    assert "03:00:00 UTC" not in page(web, "/deployments")
+    answer = web.post(f"/deployments/{deployment}/run")
+    assert (answer.status_code, "broker" in answer.text) == (503, True)
+
+
+def test_the_dashboard_tells_what_failed_lately(web: TestClient) -> None:
+    """By its end."""
+    run(failing)
+
+    text = page(web, "/?range=1h")
+
+    assert "ValueError: no data" in text
+    assert "<b>1</b><span>failed</span>" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from orchestra.server.pages import (
+    artifacts,
     dashboard,
     deployments,
     flows,
@@ -21,5 +22,19 @@ from orchestra.server.pages import (
 from orchestra.server.rendering import PageRoute
 
 router = APIRouter(route_class=PageRoute)
-for page in (login, dashboard, runs, run_acts, run, task_run, flows, deployments, work_pools, workers, limits, live):
+for page in (
+    login,
+    dashboard,
+    runs,
+    run_acts,
+    run,
+    task_run,
+    flows,
+    deployments,
+    work_pools,
+    workers,
+    artifacts,
+    limits,
+    live,
+):
     router.include_router(page.router)

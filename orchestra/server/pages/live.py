@@ -36,13 +36,14 @@ async def runs(db: Db, who: Reader, hub: TheHub) -> Response:
 
 @router.get("/live/runs/{run_id}")
 async def run(db: Db, who: Reader, hub: TheHub, run_id: str) -> Response:
-    """Events "state", "steps" and "logs" of one run, and "end" when it has ended."""
+    """Events "state", "steps", "logs" and "artifacts" of one run, and "end" when it has ended."""
     return _stream(hub.follow(f"runs/{run_id}", lambda: _look(db, run_id)))
 
 
 def _look(db: Database, run_id: str) -> Seen:
     found = run_views.stamps(db, run_id)
-    return Seen({"state": found.state, "steps": found.steps, "logs": found.logs}, found.is_final)
+    stamps = {"state": found.state, "steps": found.steps, "logs": found.logs, "artifacts": found.artifacts}
+    return Seen(stamps, found.is_final)
 
 
 def _stream(names: AsyncIterator[str]) -> Response:

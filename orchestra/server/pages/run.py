@@ -13,9 +13,10 @@ from starlette.responses import StreamingResponse
 from orchestra import clock
 from orchestra.server.dependencies import Db, Reader
 from orchestra.server.pages import timeline
+from orchestra.server.pages.artifacts import table_of
 from orchestra.server.rendering import PageRoute, query, render
 from orchestra.states import StateType
-from orchestra.store import deployments, logs, queries, run_views, workers
+from orchestra.store import artifacts, deployments, logs, queries, run_views, workers
 from orchestra.store.database import Database
 
 router = APIRouter(route_class=PageRoute)
@@ -187,6 +188,11 @@ def _history(request: Request, db: Database, run_id: str) -> dict[str, Any]:
     return {"run_id": run_id, "states": queries.state_history(db, run_id), "children": children}
 
 
+def _artifacts(request: Request, db: Database, run_id: str) -> dict[str, Any]:
+    found = artifacts.page(db, artifacts.Query(flow_run_id=run_id), limit=10)
+    return {"run_id": run_id, "artifacts": [(each, table_of(each)) for each in found]}
+
+
 def _attempt(request: Request, newest: int) -> int:
     wanted = _number(request.query_params.get("attempt"))
     return newest if wanted is None else min(max(wanted, 1), newest)
@@ -206,5 +212,6 @@ _PARTS: dict[str, Callable[[Request, Database, str], dict[str, Any]]] = {
     "timeline": _timeline,
     "steps": _steps,
     "logs": _logs,
+    "artifacts": _artifacts,
     "history": _history,
 }
