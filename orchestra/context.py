@@ -37,8 +37,12 @@ class SharedTransaction(Protocol):
 class LineCounter(Protocol):
     """Numbers the log lines of a flow body, so that a replay skips those already written."""
 
-    def next(self) -> tuple[str, int] | None:
-        """Branch and ordinal of the next line; None: it was written before, drop it."""
+    def next(self, series: str = "") -> tuple[str, int] | None:
+        """Branch and ordinal of the next line; None: it was written before, drop it.
+
+        Args:
+            series: Lines of one series are numbered apart from the others.
+        """
         ...
 
 
@@ -84,6 +88,8 @@ class FlowRunContext:
     log_prints: bool = False
     lines: LineCounter | None = None
     depth: int = 0
+    #: The parameters, and the secrets that were found in them (`orchestra.logging`).
+    secrets: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def get(cls) -> FlowRunContext | None:
@@ -142,6 +148,8 @@ class TaskRunContext:
     called_in: tuple[int, str] | None = None
     #: Numbers the artifacts that its tries make, by try and name.
     made: dict[tuple[int, str], Iterator[int]] = field(default_factory=dict)
+    #: As `FlowRunContext.secrets`.
+    secrets: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def get(cls) -> TaskRunContext | None:

@@ -37,6 +37,10 @@ class SecretKeyMismatch(ConfigurationError):
     """This process signs with another key than the database was written with."""
 
 
+class InvalidEvent(OrchestraError, ValueError):
+    """An event that is to be emitted lacks a part, or has one that cannot be."""
+
+
 class DefinitionError(OrchestraError, TypeError):
     """A flow or task is declared or used in a way that cannot work."""
 

@@ -19,14 +19,17 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
-from orchestra import lazy, settings
+from orchestra import lazy, masking, settings
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, task_run_context
 from orchestra.errors import ConfigurationError, MissingContextError, RunTimeout
+from orchestra.masking import Secrets
 
 FLOW_RUNS = "orchestra.flow_runs"
 TASK_RUNS = "orchestra.task_runs"
 
 _PRINT = builtins.print
+#: The attribute of a record by which secrets travel.
+_SECRETS = "orchestra_secrets"
 #: The levels that the settings gave the loggers, to tell them from the user's.
 _levels: dict[str, int] = {}
 
@@ -82,15 +85,45 @@ def print_capture() -> Iterator[None]:
         yield
 
 
+def listen_to_extra_loggers() -> None:
+    """Have the lines of the loggers that `ORCHESTRA_LOGGING_EXTRA_LOGGERS` names kept with the runs in which they are
+    said; asked before each body, as `dictConfig()` takes handlers off."""
+    for name in settings.current().logging_extra_loggers:
+        found = logging.getLogger(name)
+        if any(isinstance(handler, ExtraHandler) for handler in found.handlers):
+            continue
+        if found.level == logging.NOTSET:
+            found.setLevel(_level_number(settings.current().log_level))
+        found.addHandler(ExtraHandler())
+
+
 def _adapter(context: FlowRunContext | TaskRunContext, extra: dict[str, Any]) -> RunLogger:
     name = TASK_RUNS if isinstance(context, TaskRunContext) else FLOW_RUNS
     return RunLogger(_ready(name), {**_extras(context), **extra})
 
 
 def _extras(context: FlowRunContext | TaskRunContext) -> dict[str, Any]:
+    found = _names(context)
+    if secrets := _secrets_of(context):
+        found[_SECRETS] = secrets
+    return found
+
+
+def _secrets_of(context: FlowRunContext | TaskRunContext) -> Secrets:
+    """The secrets in the parameters of a run, looked for once, and those of the flow run that a task run is in."""
+    if context.secrets is None or context.secrets[0] is not context.parameters:
+        found = masking.secrets_in(context.parameters)
+        if isinstance(context, TaskRunContext) and context.flow_run is not None:
+            found |= _secrets_of(context.flow_run).values
+        context.secrets = (context.parameters, Secrets(found))
+    secrets: Secrets = context.secrets[1]
+    return secrets
+
+
+def _names(context: FlowRunContext | TaskRunContext) -> dict[str, Any]:
     if isinstance(context, FlowRunContext):
         return {"flow_run_id": context.run_id, "flow_run_name": context.run_name, "flow_name": context.flow.name}
-    flow_run = _extras(context.flow_run) if context.flow_run is not None else {}
+    flow_run = _names(context.flow_run) if context.flow_run is not None else {}
     return {
         **flow_run,
         "task_run_id": context.task_run_id,
@@ -154,14 +187,19 @@ def _ready(name: str) -> logging.Logger:
 @lru_cache(maxsize=1)
 def _set_level(level: str) -> None:
     # Once per setting, so that a level which the user (or caplog) gives the logger stays.
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
-        raise ConfigurationError(f"ORCHESTRA_LOG_LEVEL={level!r} is no level: use DEBUG, INFO, WARNING or ERROR")
+    number = _level_number(level)
     for name in (FLOW_RUNS, TASK_RUNS):
         run_logger = logging.getLogger(name)
         if run_logger.level in (logging.NOTSET, _levels.get(name)):
             run_logger.setLevel(number)
             _levels[name] = number
+
+
+def _level_number(level: str) -> int:
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ConfigurationError(f"ORCHESTRA_LOG_LEVEL={level!r} is no level: use DEBUG, INFO, WARNING or ERROR")
+    return number
 
 
 @lru_cache(maxsize=1)
@@ -180,7 +218,9 @@ def _own_line(record: logging.LogRecord) -> bool:
         return True
     if not getattr(record, "orchestra_numbered", True):
         return True
-    line = record.__dict__["orchestra_line"] = flow_run.lines.next()
+    # What a library says may be another thing in each replay: it does not shift the body's own lines.
+    series = "" if record.name in (FLOW_RUNS, TASK_RUNS) else f"~{record.name}"
+    line = record.__dict__["orchestra_line"] = flow_run.lines.next(series)
     return line is not None
 
 
@@ -220,6 +260,11 @@ class _RunHandler(logging.Handler):
     def write(self, record: logging.LogRecord) -> None:
         """Write the record."""
         raise NotImplementedError
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, its secrets masked."""
+        secrets: Secrets | None = getattr(record, _SECRETS, None)
+        return masking.mask(super().format(record), secrets.values if secrets else ())
 
 
 class ConsoleHandler(_RunHandler):
@@ -268,6 +313,28 @@ class DatabaseHandler(_RunHandler):
         )
 
 
+class ExtraHandler(_RunHandler):
+    """Takes the lines of a logger that the settings name: what is said in a run goes where the run's lines go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._targets: tuple[_RunHandler, ...] = (ConsoleHandler(), DatabaseHandler())
+
+    def write(self, record: logging.LogRecord) -> None:
+        """Hand a line of a run on, unless a replay says it again; one of no run to the console, from WARNING on."""
+        if record.name in (FLOW_RUNS, TASK_RUNS) or hasattr(record, "orchestra_taken"):
+            return
+        record.orchestra_taken = True
+        if not _own_line(record):
+            return
+        relays = [handler for handler in logging.getLogger(TASK_RUNS).handlers if isinstance(handler, Relay)]
+        is_of_run = hasattr(record, "flow_run_id")
+        if not is_of_run and record.levelno < logging.WARNING:
+            return
+        for target in relays if relays and is_of_run else self._targets:
+            target.write(record)
+
+
 class Relay(DatabaseHandler):
     """Hands lines to the process that this one works for, in the place of console and database."""
 
@@ -297,6 +364,11 @@ def run_log_level(name: str) -> int:
 
 def log_relayed(fields: dict[str, Any]) -> None:
     """Log a line that another process has sent by its `Relay`, as if it had been said here."""
+    if fields["name"] not in (FLOW_RUNS, TASK_RUNS):
+        # Of a library: that process has asked whether it is to be kept.
+        for target in (ConsoleHandler(), DatabaseHandler()):
+            target.emit(logging.makeLogRecord(fields))
+        return
     found = _ready(fields["name"])
     if found.isEnabledFor(fields["levelno"]):
         found.handle(logging.makeLogRecord(fields))

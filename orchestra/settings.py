@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from orchestra import profiles
 from orchestra.errors import ConfigurationError
@@ -74,6 +75,10 @@ class Settings:
     log_level: str = "INFO"
     #: Whether run logs are also written to the console.
     log_to_console: bool = True
+    #: Loggers of libraries whose lines in runs are kept, too; comma-separated.
+    logging_extra_loggers: tuple[str, ...] = ()
+    #: Environment variables whose values are masked in log lines; comma-separated.
+    logging_masked_variables: tuple[str, ...] = ()
     #: How often tasks that do not say it are tried again.
     tasks_default_retries: int = 0
     #: The pause before that.
@@ -136,6 +141,9 @@ def _seconds_of_days(text: str) -> float:
         raise ConfigurationError(f"ORCHESTRA_RETENTION_DAYS: {text!r} is no number of days; write 90, or 90,logs=30")
     return days * 86_400 if days else math.inf
 
+
+#: From so many characters on a password is masked wherever it stands.
+_SHORTEST_PASSWORD = 8
 
 #: Settings that no profile can hold, as they say where profiles are.
 NOT_IN_PROFILES = frozenset({"home", "profile"})
@@ -327,6 +335,21 @@ def elsewhere(home: Path) -> Iterator[None]:
                 os.environ[name] = value
         reset()
         _override, _chosen_profile = kept
+
+
+def secrets() -> set[str]:
+    """What log lines must not show: the key, passwords of URLs, the values of `logging_masked_variables`."""
+    now = current()
+    urls = (now.database_url, now.broker_url, now.result_storage)
+    passwords = [password for url in urls if "://" in url and (password := _password(url))]
+    # A short password is as likely a word that lines are full of: it is masked in URLs only.
+    long = {each for each in (now.secret_key, *passwords, *map(unquote, passwords)) if len(each) >= _SHORTEST_PASSWORD}
+    return long | {os.environ.get(name, "") for name in now.logging_masked_variables}
+
+
+def _password(url: str) -> str:
+    place = url.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    return place.partition(":")[2]
 
 
 def runtime_override(what: str, name: str) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from orchestra import callables, errors
+from orchestra import callables, errors, masking
 
 T = TypeVar("T")
 
@@ -286,6 +286,8 @@ def describe(error: BaseException) -> str:
 
 
 def _cut(text: str) -> str:
+    # As in log lines: what people read of an error shows no password.
+    text = masking.mask(text)
     left = len(text) - LONGEST_MESSAGE
     return text if left <= 0 else f"{text[:LONGEST_MESSAGE]}… (and {left:,} more characters)"
 

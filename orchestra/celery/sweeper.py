@@ -124,6 +124,7 @@ class Sweeper:
                 self._announce([owed])
             due.expire_local(self._database)
             slots.purge(self._database)
+            workers.forget_silent(self._database)
             self._roll_back_dead()
             self._delete_old()
         return self._until_next()
@@ -250,7 +251,7 @@ class Attendant:
             # Those that it forked just before, and that we never saw, end as well.
             select.select([], [], [], _WATCH_EVERY)
             self._guard(lambda: self._free(lambda owner: not self._watch.may_have_died(_process(owner))))
-        self._guard(lambda: workers.leave(self._database, self._worker.name))
+        self._guard(lambda: workers.leave(self._database, self._worker.name, died=died))
 
     def _look_after_dead(self) -> None:
         if self._watch.look():

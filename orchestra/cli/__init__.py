@@ -22,6 +22,7 @@ _COMMANDS = {
     "task-run": "orchestra.cli.task_run:task_run",
     "artifact": "orchestra.cli.artifact:artifact",
     "variable": "orchestra.cli.variable:variable",
+    "events": "orchestra.cli.events:events",
     "cache": "orchestra.cli.cache:cache",
     "transaction": "orchestra.cli.transaction:transaction",
     "work-pool": "orchestra.cli.work_pool:work_pool",
@@ -45,7 +46,7 @@ _COMMANDS = {
 }
 
 #: Short names, as Prefect has them.
-_ALIASES = {"gcl": "global-concurrency-limit"}
+_ALIASES = {"gcl": "global-concurrency-limit", "event": "events"}
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 

@@ -24,14 +24,17 @@ _PAGE = 1000
 
 
 def options(command: F) -> F:
-    """`--head`, `--tail`, `--level` and `--follow`."""
-    head = click.option("--head", type=click.IntRange(min=1), metavar="N", help="Only the first N lines.")
+    """`--head`, `--tail`, `--level`, `--reverse` and `--follow`."""
+    head = click.option(
+        "--head", "-n", "--num-logs", type=click.IntRange(min=1), metavar="N", help="Only the first N lines."
+    )
+    reverse = click.option("--reverse", is_flag=True, help="The last of them first.")
     tail = click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
     level = click.option(
         "--level", type=click.Choice(_LEVELS, case_sensitive=False), help="Only lines of this level and above."
     )
     follow = click.option("-f", "--follow", is_flag=True, help="Go on with new lines until the run has ended.")
-    return head(tail(level(follow(command))))
+    return head(tail(level(reverse(follow(command)))))
 
 
 def show(
@@ -42,6 +45,7 @@ def show(
     head: int | None,
     tail: int | None,
     level: str | None,
+    reverse: bool,
     follow: bool,
     output: str,
 ) -> None:
@@ -52,8 +56,12 @@ def show(
     """
     if head and (tail or follow):
         raise click.UsageError("--head goes with neither --tail nor --follow")
+    if reverse and follow:
+        raise click.UsageError("--reverse does not go with --follow: the last line is not there yet")
     shown = Lines(db, flow_run_id, task_run_id, logging.getLevelName(level) if level else None)
     lines = shown.follow(tail) if follow else shown.last(tail) if tail else shown.first(head)
+    if reverse:
+        lines = reversed(list(lines))
     if output == "text":
         _print_text(lines, Names(db, flow_run_id))
     elif follow:

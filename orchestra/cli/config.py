@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,9 +11,7 @@ import rich_click as click
 
 from orchestra import errors, profiles, settings
 from orchestra.cli import _support
-
-_MASK = "********"
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):([^/@]*)@")
+from orchestra.masking import MASK, mask_url
 
 
 @click.group(cls=_support.Group)
@@ -137,14 +134,9 @@ def _masked_text(variable: str, value: str) -> str:
 def masked(name: str, value: Any) -> Any:
     """A setting as it may be shown: no secret, no password within a URL."""
     if name in {"secret_key", "api_key"}:
-        return _MASK if value else ""
+        return MASK if value else ""
     if name == "home":
         return str(value.expanduser()) if isinstance(value, Path) else value
     if isinstance(value, tuple):
         return ",".join(value)
     return mask_url(value) if name.endswith("_url") else value
-
-
-def mask_url(url: str) -> str:
-    """A URL without its password."""
-    return _PASSWORD.sub(rf"\1:{_MASK}@", url)

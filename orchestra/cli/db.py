@@ -8,7 +8,7 @@ import rich_click as click
 
 from orchestra import settings
 from orchestra.cli import _support
-from orchestra.cli.config import mask_url
+from orchestra.masking import mask_url
 from orchestra.store import blobs, removal
 from orchestra.store import upgrade as schema
 from orchestra.store.database import SCHEMA_VERSION, Database, database, schema_version

@@ -6,7 +6,7 @@ import rich_click as click
 
 from orchestra import dev as stack
 from orchestra.cli import _support
-from orchestra.cli.config import mask_url
+from orchestra.masking import mask_url
 
 _POOLS = ("prefork", "threads", "solo", "gevent")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from orchestra import clock, errors, lazy, settings
 from orchestra.cli import _support
-from orchestra.cli.config import mask_url
 from orchestra.cli.version import versions
+from orchestra.masking import mask_url
 from orchestra.store import database as databases
 from orchestra.store import queries, workers
 from orchestra.store.database import Database

@@ -163,6 +163,7 @@ def logs(
     head: int | None,
     tail: int | None,
     level: str | None,
+    reverse: bool,
     follow: bool,
     output: str,
 ) -> None:
@@ -175,7 +176,9 @@ def logs(
     """
     db = _runs()
     queries.flow_run_state(db, flow_run_id)
-    _logs.show(db, flow_run_id, task_run_id, head=head, tail=tail, level=level, follow=follow, output=output)
+    _logs.show(
+        db, flow_run_id, task_run_id, head=head, tail=tail, level=level, reverse=reverse, follow=follow, output=output
+    )
 
 
 @flow_run.command()

@@ -87,7 +87,9 @@ def inspect(task_run_id: str, output: str) -> None:
 @click.argument("task_run_id", metavar="ID")
 @_logs.options
 @_support.output_option
-def logs(task_run_id: str, head: int | None, tail: int | None, level: str | None, follow: bool, output: str) -> None:
+def logs(
+    task_run_id: str, head: int | None, tail: int | None, level: str | None, reverse: bool, follow: bool, output: str
+) -> None:
     """Print the log lines of a task run; with --follow until its flow run has ended.
 
     \b
@@ -97,4 +99,6 @@ def logs(task_run_id: str, head: int | None, tail: int | None, level: str | None
     """
     db = database()
     flow_run_id = queries.read_task_run(db, task_run_id).run.flow_run_id
-    _logs.show(db, flow_run_id, task_run_id, head=head, tail=tail, level=level, follow=follow, output=output)
+    _logs.show(
+        db, flow_run_id, task_run_id, head=head, tail=tail, level=level, reverse=reverse, follow=follow, output=output
+    )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
@@ -64,6 +65,7 @@ from orchestra.engine import definitions, leases, operations
 from orchestra.engine.parameters import bind_named
 from orchestra.engine.values import state_of
 from orchestra.errors import FlowNotFound, IllegalTransition, MissingResult, OrchestraError, VariableNotFound
+from orchestra.events import EventPage, read_events
 from orchestra.flows import Flow as FlowDefinition
 from orchestra.handles import durable_body
 from orchestra.states import FINAL
@@ -88,6 +90,7 @@ _TASK_RUN: TypeAdapter[TaskRun] = TypeAdapter(TaskRun)
 _TASK_RUNS: TypeAdapter[list[TaskRun]] = TypeAdapter(list[TaskRun])
 _STATES: TypeAdapter[list[State[Any]]] = TypeAdapter(list[RunState])
 _LOGS: TypeAdapter[list[Log]] = TypeAdapter(list[Log])
+_EVENTS: TypeAdapter[EventPage] = TypeAdapter(EventPage)
 _ANSWER: TypeAdapter[OrchestrationResult] = TypeAdapter(OrchestrationResult)
 _COUNT: TypeAdapter[int] = TypeAdapter(int)
 _ID: TypeAdapter[str] = TypeAdapter(str)
@@ -116,7 +119,7 @@ def get_client(*, sync_client: bool = False) -> OrchestraClient | SyncOrchestraC
 
 
 #: Words in the names of methods that Prefect's client has and this one has not yet.
-_LATER = "deployment work_pool work_queue automation block worker event".split()
+_LATER = "deployment work_pool work_queue automation block worker".split()
 
 
 class _Client:
@@ -583,6 +586,42 @@ class SyncOrchestraClient(_Client):
         """
         variables.remove_variable(name)
 
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def read_events(
+        self,
+        *,
+        events: Sequence[str] = (),
+        resources: Sequence[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        flow_run_id: Id | None = None,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> EventPage:
+        """A page of events, the newest first; see `orchestra.events.read_events`.
+
+        Args:
+            events: Their names, whole or as a beginning with `*`; one of them is enough.
+            resources: Ids of what they are about, in the same way.
+            since: From then on, aware.
+            until: Before then, aware.
+            flow_run_id: What is about this run and its task runs, or was emitted in them.
+            limit: Most events of the page.
+            after: `next` of the page before.
+        """
+        asked = partial(
+            read_events,
+            events=events,
+            resources=resources,
+            since=since,
+            until=until,
+            flow_run_id=flow_run_id,
+            limit=limit,
+            after=after,
+        )
+        return self._seen("read_events", _EVENTS, lambda db: _EVENTS.dump_python(asked(), mode="json"))
+
     # -- concurrency limits --------------------------------------------------------------------------------------
 
     def create_global_concurrency_limit(self, concurrency_limit: GlobalConcurrencyLimitCreate) -> str:
@@ -842,6 +881,7 @@ class OrchestraClient(_Client):
     read_variables = _awaitable(SyncOrchestraClient.read_variables)
     update_variable = _awaitable(SyncOrchestraClient.update_variable)
     delete_variable_by_name = _awaitable(SyncOrchestraClient.delete_variable_by_name)
+    read_events = _awaitable(SyncOrchestraClient.read_events)
     create_global_concurrency_limit = _awaitable(SyncOrchestraClient.create_global_concurrency_limit)
     read_global_concurrency_limit_by_name = _awaitable(SyncOrchestraClient.read_global_concurrency_limit_by_name)
     read_global_concurrency_limits = _awaitable(SyncOrchestraClient.read_global_concurrency_limits)

@@ -21,14 +21,14 @@ from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
 from orchestra.specs import FlowSpec
 from orchestra.states import StateType
-from orchestra.store import inputs
+from orchestra.store import events, inputs
 from orchestra.store.claims import Claimed
 from orchestra.store.database import Database
 from orchestra.store.journal import StepRecord
 from orchestra.store.tables import Kind
 
-#: The step names of a message to receive and one to send.
-_RECEIVE, _SEND = "receive", "send-input"
+#: The step names of a message to receive, one to send, and an event.
+_RECEIVE, _SEND, _EMIT = "receive", "send-input", "emit-event"
 
 
 class Asking(Waiting):
@@ -153,6 +153,10 @@ class Asking(Waiting):
         step_key = self._line().peek(names.step_name(_SEND)).key
         sent = replace(message, token=identifiers.idempotency_key(self.claim.run_id, step_key))
         self.observe(_SEND, lambda: self._send(sent))
+
+    def emit(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write an event together with the step that says so; a replay gives it again."""
+        return self.observe(_EMIT, lambda: row, events.effect)
 
     def _send(self, message: Message) -> None:
         with interrupts.shielded():

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from orchestra import callables, clock
 from orchestra.callables import is_async
 from orchestra.engine import greenlets, interrupts, loops
-from orchestra.logging import print_capture
+from orchestra.logging import listen_to_extra_loggers, print_capture
 
 T = TypeVar("T")
 
@@ -138,6 +138,7 @@ def _fill(box: Box[T], context: contextvars.Context, work: Callable[[], T]) -> N
 
 
 def _capture(log_prints: bool) -> AbstractContextManager[Any]:
+    listen_to_extra_loggers()
     return print_capture() if log_prints else nullcontext()
 
 

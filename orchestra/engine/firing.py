@@ -72,7 +72,10 @@ def _firing(row: Any, moment: float, route: Router) -> Firing:
         schedule = schedule_of(row)
         owed = due(schedule, row.fired_at, moment)
         new = [(fire_at, _new_run(row, schedule, fire_at, route)) for fire_at in owed.times]
-        return Firing(row, new, owed.through, next_time(schedule, owed.through))
+        first = next_time(schedule, row.fired_at)
+        # Of what was missed, `catchup` and `max_late` leave the newest.
+        is_skipped = first is not None and first <= owed.through and owed.times[:1] != [first]
+        return Firing(row, new, owed.through, next_time(schedule, owed.through), first if is_skipped else None)
     except Exception as error:
         # One that nobody can fire (a zone that this host does not know, say) holds up no other.
         return _put_off(row, moment, error)

@@ -131,8 +131,13 @@ class Journaled:
         #: Set once replay differed from the journal: a body that swallows it does not go on.
         self.mismatch: NonDeterministic | None = None
 
-    def observe(self, name: str, look: Callable[[], T]) -> T:
+    def observe(self, name: str, look: Callable[[], T], effect: Callable[[T], Effect] | None = None) -> T:
         """What `look` gives, journaled: replay gives the same. Written with the next write of the segment.
+
+        Args:
+            name: Of the step.
+            look: Asked once.
+            effect: Gives what is written in the transaction that journals the value, and never without that.
 
         Raises:
             SerializationError: What it gives cannot be kept.
@@ -143,8 +148,11 @@ class Journaled:
         fingerprint = self._of_attempt if name in _SEEN_ANEW else None
         if self._answer(asked, None, fingerprint) is None:
             self._observing = name
+            written: tuple[Effect, ...] = ()
             try:
-                state: State[Any] = State(StateType.COMPLETED, data=look())
+                seen = look()
+                written = () if effect is None else (effect(seen),)
+                state: State[Any] = State(StateType.COMPLETED, data=seen)
             except StoreError as error:
                 # Not what was seen: nothing could be seen.
                 self.broken = error
@@ -154,7 +162,7 @@ class Journaled:
             finally:
                 self._observing = None
             step = self._plain(asked, Kind.OBSERVATION)
-            step.fingerprint = fingerprint
+            step.fingerprint, step.effects = fingerprint, written
             step.ending, self._states[asked.key] = ending_of(state, what=f"what {name!r} saw")
             self._unwritten.append(step)
         value: T = self._state(asked.key).result()

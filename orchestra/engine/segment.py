@@ -59,6 +59,7 @@ from orchestra.store.announcements import WAKE_SUFFIX
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.journal import Ending
+from orchestra.store.tables import LONGEST_NAME
 from orchestra.store.waits import Park
 
 logger = logging.getLogger("orchestra.engine")
@@ -448,7 +449,6 @@ class Segment:
                     window=runner.window,
                 )
             )
-            history.note(self.claim.run_id, "SCHEDULED", "AwaitingRetry", state.message)
             if announcement is not None:
                 self.carrier.announce([announcement])
             return None
@@ -478,7 +478,6 @@ class Segment:
 
     def _write_end(self, ending: Ending, final: State[Any]) -> State[Any]:
         runner = self.runner
-        history.note(self.claim.run_id, ending.state_type, ending.state_name, ending.message)
         level = logging.INFO if final.is_completed() else logging.ERROR
         engine_logger(self.context).log(level, "ended %s%s", final.name, f": {final.message}" if final.message else "")
         debt = owed.flow_debt(self.flow, self.claim, self.row, ending)
@@ -534,7 +533,6 @@ class Segment:
         """Park a run whose body no longer asks for the steps of its journal; nothing is run until a person acts."""
         engine_logger(self.context).error("%s", error)
         self.runner.take_unwritten()
-        history.note(self.claim.run_id, "PAUSED", "NonDeterministic", str(error))
         reason, message = interventions.NONDETERMINISTIC, clean_text(str(error))
         self.runner.guard(
             lambda: interventions.hold_claimed(self.database, self.claim, reason, "NonDeterministic", message)
@@ -557,10 +555,10 @@ class Lines:
         self._written = written
         self._counts: dict[str, int] = {}
 
-    def next(self) -> tuple[str, int] | None:
+    def next(self, series: str = "") -> tuple[str, int] | None:
         """Branch and ordinal of the next line of the calling branch; None where it was written before."""
         line = current_line.get()
-        branch = self._prefix + (line.branch.id if line is not None else "")
+        branch = (self._prefix + (line.branch.id if line is not None else "") + series)[:LONGEST_NAME]
         ordinal = self._counts.get(branch, 0)
         self._counts[branch] = ordinal + 1
         return None if ordinal < self._written.get(branch, 0) else (branch, ordinal)

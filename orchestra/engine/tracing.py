@@ -294,7 +294,7 @@ for _name, _operator in _LOOKS.items():
 
 
 class _NoLines:
-    def next(self) -> tuple[str, int] | None:
+    def next(self, series: str = "") -> tuple[str, int] | None:
         """Drops the line: it belongs to no run."""
         return None
 
@@ -458,6 +458,10 @@ class _Tracer:
     def send(self, message: Message) -> None:
         """Refuse: a body that is only drawn has no effects."""
         self.refuse("sends input")
+
+    def emit(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Refuse: a body that is only drawn has no effects."""
+        self.refuse("emits an event (emit it in a task)")
 
     def observe(self, name: str, look: Callable[[], T]) -> T:
         """Refuse: what is seen while tracing is not what a run would see."""

@@ -79,6 +79,10 @@ class Runner(Waiter, Protocol):
         """As `receive`, holding up the calling branch only."""
         ...
 
+    def emit(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write an event, or give the one that an earlier start of the body has written here."""
+        ...
+
     def slots(self, wanted: Slots) -> AbstractContextManager[None]:
         """Slots of concurrency limits, had while inside.
 

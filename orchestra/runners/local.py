@@ -39,6 +39,7 @@ from orchestra.runners.local_future import LocalFuture, help_with, in_pool_threa
 from orchestra.runners.steps import Finished, Step, StepBook
 from orchestra.specs import Call, FlowSpec, TaskSpec
 from orchestra.states import State
+from orchestra.store import events
 from orchestra.store.tables import Kind
 from orchestra.task_runners import InlineTaskRunner, ProcessPoolTaskRunner, TaskRunner
 
@@ -472,6 +473,11 @@ class LocalRunner:
         """Send a message to another run."""
         self._check()
         self.flows.send(message)
+
+    def emit(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write an event behind the body: a local body is not replayed."""
+        events.record_behind(row)
+        return row
 
     def _check(self) -> None:
         if self._stopped:

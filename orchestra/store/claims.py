@@ -17,6 +17,7 @@ from orchestra import clock, identifiers, settings
 from orchestra.errors import CancelRequested, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
+from orchestra.store import events
 from orchestra.store.database import Database, now, unwaited
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Phase, flow_runs, owed_hooks, phase_is, steps
@@ -86,6 +87,7 @@ def claim_run(database: Database, run_id: str, *, owner: str | None = None) -> C
     if row is None:
         return None
     failpoint("after_claim")
+    _tell_lapse("flow-run", row["id"], run_id, row)
     number, attempt = row["claim_number"], row["run_attempt"]
     claim = Claim("flow", run_id, attempt, None, name, number, row["lease_seconds"], asked_at)
     claim.cancelled = row["state_type"] == StateType.CANCELLING
@@ -104,6 +106,7 @@ def claim_step(
     if row is None:
         return None
     failpoint("after_claim")
+    _tell_lapse("task-run", row["id"], run_id, row)
     claim = Claim("step", run_id, run_attempt, step_key, name, row["claim_number"], row["lease_seconds"], asked_at)
     claim.cancelled = row["state_type"] == StateType.CANCELLING
     return Claimed(claim, row)
@@ -312,6 +315,13 @@ def _claim(connection: Connection, claim: Prepared, own: Any, parameters: dict[s
         kept = connection.execute(own, parameters).mappings().first()
         row = None if kept is None else dict(kept)
     return row
+
+
+def _tell_lapse(noun: str, id: str, run_id: str, row: Mapping[str, Any]) -> None:
+    """Tell that the lease of the claim before has lapsed: its process died, or was cut off."""
+    if row["lapses"]:
+        told = {"lapses": row["lapses"], "claim_number": row["claim_number"]}
+        events.record_behind(events.act(noun, "taken-over", id, row["name"], run_id=run_id, **told))
 
 
 def _table(claim: Claim) -> sa.Table:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from orchestra import clock, identifiers
 from orchestra.errors import AlreadyThere, DeploymentNotFound, ScheduleNotFound
 from orchestra.schedules import Schedule
+from orchestra.store import events
 from orchestra.store.database import Database, insert, instant, now
 from orchestra.store.queries import Page, page_of
 from orchestra.store.tables import deployments, installation, schedules, work_pools
@@ -133,11 +134,16 @@ def keep(database: Database, new: NewDeployment, schedules: Iterable[Schedule] |
         schedules: All that it is to have; None: those that it has.
     """
 
+    # Made before: a transaction whose answer was lost knows its rows again.
+    fresh, event_id = identifiers.new_run_id(), events.new_id()
+
     def work(connection: Connection) -> str:
-        deployment_id = _keep(connection, new)
+        deployment_id = _keep(connection, new, fresh)
         if schedules is not None:
             _set_schedules(connection, deployment_id, list(schedules))
         _mark_change(connection)
+        verb, name = "created" if deployment_id == fresh else "updated", f"{new.flow_name}/{new.name}"
+        events.record(connection, events.act("deployment", verb, deployment_id, name, id=event_id))
         return deployment_id
 
     return database.write(work)
@@ -215,12 +221,15 @@ def set_paused(database: Database, deployment: str, paused: bool) -> None:
         DeploymentNotFound: There is none with this name or id.
     """
 
-    def work(connection: Connection) -> int:
+    event_id = events.new_id()
+
+    def work(connection: Connection) -> bool:
         statement = sa.update(deployments).where(_is(deployment)).values(paused=paused, updated_at=now())
         _mark_change(connection)
         if not paused:
             _begin_resumed(connection, _is(deployment))
-        return connection.execute(statement).rowcount
+        found = connection.execute(statement.returning(*_NAMED)).first()
+        return _tell(connection, "paused" if paused else "resumed", found, event_id)
 
     if not database.write(work):
         raise DeploymentNotFound(deployment)
@@ -233,9 +242,12 @@ def delete(database: Database, deployment: str) -> None:
         DeploymentNotFound: There is none with this name or id.
     """
 
-    def work(connection: Connection) -> int:
+    event_id = events.new_id()
+
+    def work(connection: Connection) -> bool:
         _mark_change(connection)
-        return connection.execute(sa.delete(deployments).where(_is(deployment))).rowcount
+        found = connection.execute(sa.delete(deployments).where(_is(deployment)).returning(*_NAMED)).first()
+        return _tell(connection, "deleted", found, event_id)
 
     if not database.write(work):
         raise DeploymentNotFound(deployment)
@@ -256,11 +268,15 @@ def add_schedule(database: Database, deployment: str, schedule: Schedule) -> str
     schedule_id = identifiers.new_run_id()
     row = _values(schedule) | {"id": schedule_id, "deployment_id": found.id, "created_at": now(), "updated_at": now()}
     row |= _BEGUN
+    told = events.act("schedule", "created", schedule_id, schedule.slug, deployment=found.full_name)
 
     def work(connection: Connection) -> bool:
         connection.execute(insert(connection, schedules).values(row).on_conflict_do_nothing())
         _mark_change(connection)
-        return connection.scalar(sa.select(schedules.c.id).where(schedules.c.id == schedule_id)) is not None
+        is_there = connection.scalar(sa.select(schedules.c.id).where(schedules.c.id == schedule_id)) is not None
+        if is_there:
+            events.record(connection, told)
+        return is_there
 
     if not database.write(work):
         raise AlreadyThere("schedule", str(schedule.slug), "delete it first, or take another slug")
@@ -275,7 +291,7 @@ def set_active(database: Database, deployment: str, schedule: str, active: bool)
         ScheduleNotFound: It has no such schedule.
     """
     statement = sa.update(schedules).values(active=active, updated_at=now(), **_BEGUN)
-    _change_schedule(database, deployment, schedule, statement)
+    _change_schedule(database, deployment, schedule, statement, "resumed" if active else "paused")
 
 
 def delete_schedule(database: Database, deployment: str, schedule: str) -> None:
@@ -285,7 +301,7 @@ def delete_schedule(database: Database, deployment: str, schedule: str) -> None:
         DeploymentNotFound: There is no such deployment.
         ScheduleNotFound: It has no such schedule.
     """
-    _change_schedule(database, deployment, schedule, sa.delete(schedules))
+    _change_schedule(database, deployment, schedule, sa.delete(schedules), "deleted")
 
 
 def clear_schedules(database: Database, deployment: str) -> int:
@@ -295,10 +311,15 @@ def clear_schedules(database: Database, deployment: str) -> int:
         DeploymentNotFound: There is no such deployment.
     """
     found = read(database, deployment)
+    event_id = events.new_id()
 
     def work(connection: Connection) -> int:
         _mark_change(connection)
-        return connection.execute(sa.delete(schedules).where(schedules.c.deployment_id == found.id)).rowcount
+        number = connection.execute(sa.delete(schedules).where(schedules.c.deployment_id == found.id)).rowcount
+        if number:
+            told = events.act("deployment", "updated", found.id, found.full_name, id=event_id, deleted_schedules=number)
+            events.record(connection, told)
+        return number
 
     return database.write(work)
 
@@ -318,6 +339,16 @@ def changes(database: Database) -> str | None:
 
 # -- how rows are written ----------------------------------------------------------------------------------------
 
+_NAMED = (deployments.c.id, deployments.c.flow_name, deployments.c.name)
+
+
+def _tell(connection: Connection, verb: str, found: Any, event_id: str) -> bool:
+    """Record what was done to a deployment; false where there was none."""
+    if found is not None:
+        name = f"{found.flow_name}/{found.name}"
+        events.record(connection, events.act("deployment", verb, found.id, name, id=event_id))
+    return found is not None
+
 
 def _begin_resumed(connection: Connection, which: sa.ColumnElement[bool]) -> None:
     """Let the schedules of a deployment count from now on if it was paused; asked before it is resumed."""
@@ -325,7 +356,7 @@ def _begin_resumed(connection: Connection, which: sa.ColumnElement[bool]) -> Non
     connection.execute(sa.update(schedules).where(schedules.c.deployment_id.in_(resumed)).values(**_BEGUN))
 
 
-def _keep(connection: Connection, new: NewDeployment) -> str:
+def _keep(connection: Connection, new: NewDeployment, fresh: str) -> str:
     values: dict[str, Any] = {name: getattr(new, name) for name in NewDeployment.__slots__}
     values |= {name: None if values[name] is None else json.dumps(values[name]) for name in _JSON if name != "tags"}
     values["tags"] = json.dumps(sorted(new.tags))
@@ -334,7 +365,7 @@ def _keep(connection: Connection, new: NewDeployment) -> str:
         del values["paused"]
     elif not new.paused:
         _begin_resumed(connection, _is(f"{new.flow_name}/{new.name}"))
-    row = values | {"id": identifiers.new_run_id(), "created_at": now()}
+    row = values | {"id": fresh, "created_at": now()}
     statement = insert(connection, deployments).values(row)
     key = [deployments.c.flow_name, deployments.c.name]
     statement = statement.on_conflict_do_update(index_elements=key, set_=values).returning(deployments.c.id)
@@ -385,13 +416,19 @@ def _values(schedule: Schedule) -> dict[str, Any]:
     }
 
 
-def _change_schedule(database: Database, deployment: str, schedule: str, statement: Any) -> None:
+def _change_schedule(database: Database, deployment: str, schedule: str, statement: Any, verb: str) -> None:
     found = read(database, deployment)
     named = sa.or_(schedules.c.id == schedule, schedules.c.slug == schedule)
+    event_id = events.new_id()
 
-    def work(connection: Connection) -> int:
+    def work(connection: Connection) -> bool:
         _mark_change(connection)
-        return connection.execute(statement.where(schedules.c.deployment_id == found.id, named)).rowcount
+        changed = statement.where(schedules.c.deployment_id == found.id, named)
+        row = connection.execute(changed.returning(schedules.c.id, schedules.c.slug)).first()
+        if row is not None:
+            told = events.act("schedule", verb, row.id, row.slug, id=event_id, deployment=found.full_name)
+            events.record(connection, told)
+        return row is not None
 
     if not database.write(work):
         raise ScheduleNotFound(found.full_name, schedule)

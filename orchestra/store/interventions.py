@@ -19,7 +19,7 @@ from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.failpoints import failpoint
 from orchestra.questions import Question
 from orchestra.states import StateType
-from orchestra.store import inputs
+from orchestra.store import events, history, inputs
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_steps
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
@@ -55,7 +55,8 @@ def cancel(database: Database, run_id: str) -> list[Announcement]:
         IllegalTransition: It has ended already.
     """
     failpoint("before_cancel")
-    announcements = database.write(lambda connection: _mark(connection, run_id, True))
+    event_id = events.new_id()
+    announcements = database.write(lambda connection: _mark(connection, run_id, event_id))
     failpoint("in_cancel")
     return announcements + cancel_below(database, run_id)
 
@@ -69,7 +70,7 @@ def cancel_below(database: Database, run_id: str) -> list[Announcement]:
     marked = [run_id]
     for parent in marked:
         for child in database.read(lambda connection, parent=parent: _children(connection, parent)):  # type: ignore[misc]
-            announcements += database.write(lambda connection, child=child: _mark(connection, child, False))  # type: ignore[misc]
+            announcements += database.write(lambda connection, child=child: _mark(connection, child))  # type: ignore[misc]
             marked.append(child)
     for each in marked:
         _end_steps(database, each)
@@ -122,6 +123,7 @@ def retry(database: Database, run_id: str) -> list[Announcement]:
     """
 
     first: list[Any] = []
+    event_id = events.new_id()
 
     def work(connection: Connection) -> list[Announcement]:
         row = _lock(connection, run_id)
@@ -129,9 +131,11 @@ def retry(database: Database, run_id: str) -> list[Announcement]:
         if row.run_attempt > first[0].run_attempt or _was_released(row, first[0]):
             return [of_run(row), *_announce_again(connection, run_id, row.run_attempt)]
         if row.held == NONDETERMINISTIC:
+            events.record(connection, _asked(row, "retry", event_id))
             return _release(connection, run_id)
         if row.phase != Phase.DONE:
             raise IllegalTransition(run_id, row.state_type, "retried before it has ended")
+        events.record(connection, _asked(row, "retry", event_id))
         return [next_attempt(connection, run_id, row.run_attempt, 0.0, "retried by hand")]
 
     return database.write(work)
@@ -152,6 +156,7 @@ def hold(database: Database, run_id: str, *, state_name: str = "Paused") -> None
         FlowRunNotFound: There is no such run.
         IllegalTransition: It has ended, is being cancelled, or waits for mended code.
     """
+    event_id = events.new_id()
 
     def work(connection: Connection) -> None:
         row = _lock(connection, run_id)
@@ -163,6 +168,8 @@ def hold(database: Database, run_id: str, *, state_name: str = "Paused") -> None
             raise IllegalTransition(run_id, row.state_name, wanted)
         values = {"held": PAUSED, "state_type": StateType.PAUSED.value, "state_name": state_name}
         connection.execute(sa.update(flow_runs).where(flow_runs.c.id == run_id).values(**values))
+        history.record(connection, run_id, StateType.PAUSED, state_name)
+        events.record(connection, _asked(row, "pause" if state_name == "Paused" else "suspend", event_id))
 
     database.write(work)
 
@@ -182,7 +189,12 @@ def hold_claimed(database: Database, claim: Claim, reason: str, name: str, messa
         "state_name": name,
         "state_message": message,
     }
-    database.write(lambda connection: fence(connection, claim, going_on=True, **values))
+
+    def work(connection: Connection) -> None:
+        fence(connection, claim, going_on=True, **values)
+        history.record(connection, claim.run_id, StateType.PAUSED, name, message)
+
+    database.write(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +268,7 @@ def resume(
     """
 
     first: list[tuple[Any, dict[str, bytes]]] = []
+    event_id = events.new_id()
 
     def work(connection: Connection) -> list[Announcement]:
         row = _lock(connection, run_id)
@@ -270,6 +283,7 @@ def resume(
             if _was_released(row, before) or (len(first) > 1 and _were_given(connection, row, wanted)):
                 return [of_run(row), *_announce_again(connection, run_id, row.run_attempt)]
             raise IllegalTransition(run_id, row.state_type, "resumed: it is not paused")
+        events.record(connection, _asked(row, "resume", event_id))
         announcements = _release(connection, run_id) if row.held == PAUSED else []
         for key, given in pauses.items():
             ending = Ending(StateType.COMPLETED, "Completed", result=given)
@@ -334,9 +348,11 @@ def _release(connection: Connection, run_id: str) -> list[Announcement]:
             state_name=sa.case((flow_runs.c.start_time.is_(None), "Scheduled"), (claimed, "Running"), else_="Waiting"),
             state_message=None,
         )
-        .returning(*RUN_COLUMNS)
+        .returning(*RUN_COLUMNS, flow_runs.c.state_type, flow_runs.c.state_name)
     )
-    run = of_run(connection.execute(statement).one())
+    row = connection.execute(statement).one()
+    history.record(connection, run_id, row.state_type, row.state_name)
+    run = of_run(row)
     return [run, *_announce_again(connection, run_id, run.run_attempt)]
 
 
@@ -364,12 +380,23 @@ def _children(connection: Connection, run_id: str) -> list[str]:
     return list(connection.scalars(sa.select(flow_runs.c.id).where(flow_runs.c.parent_run_id == run_id, going_on)))
 
 
-def _mark(connection: Connection, run_id: str, asked_for: bool) -> list[Announcement]:
-    """Mark one run as being cancelled; the one that was asked for must be there and not have ended otherwise."""
+def _asked(row: Any, what: str, event_id: str) -> dict[str, Any]:
+    """The event of what was asked of a run."""
+    return events.act("flow-run", f"{what}-requested", row.id, row.name, id=event_id, run_id=row.id)
+
+
+def _mark(connection: Connection, run_id: str, event_id: str | None = None) -> list[Announcement]:
+    """Mark one run as being cancelled; the one that was asked for must be there and not have ended otherwise.
+
+    Args:
+        event_id: Of the event of its being asked for; None: it is a child of one that was.
+    """
     row = _lock(connection, run_id)
     if row.phase != Phase.DONE:
+        if event_id is not None:
+            events.record(connection, _asked(row, "cancel", event_id))
         return _mark_cancelling(connection, row)
-    if asked_for and row.state_type != StateType.CANCELLED:
+    if event_id is not None and row.state_type != StateType.CANCELLED:
         raise IllegalTransition(run_id, row.state_type, "cancelled")
     return []
 
@@ -393,6 +420,7 @@ def _mark_cancelling(connection: Connection, row: Any) -> list[Announcement]:
         values |= {"phase": Phase.READY, "due_at": now(), "announce_at": now() + settings.current().lease_seconds}
     statement = sa.update(flow_runs).where(flow_runs.c.id == row.id).values(**values).returning(*RUN_COLUMNS)
     found = connection.execute(statement).one()
+    history.record(connection, row.id, values["state_type"], values["state_name"])
     if never_started:
         # Nobody has its code here: a worker runs its hooks.
         return [] if row.has_hooks is False else owe(connection, [_debt(row)])

@@ -19,7 +19,7 @@ from orchestra.errors import (
     Conflict,
     LimitNotFound,
 )
-from orchestra.store import slots
+from orchestra.store import events, slots
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database, insert, instant, now
 from orchestra.store.tables import concurrency_limits
@@ -46,11 +46,15 @@ def create(
         "created_at": now(),
         "updated_at": now(),
     }
+    told = events.act("concurrency-limit", "created", limit_id, name, limit=limit)
 
     def work(connection: Connection) -> str:
         connection.execute(insert(connection, concurrency_limits).values(values).on_conflict_do_nothing())
         # The answer to an earlier try may have been lost: then it is ours that is there.
-        return str(connection.scalar(sa.select(concurrency_limits.c.id).where(concurrency_limits.c.name == name)))
+        there = str(connection.scalar(sa.select(concurrency_limits.c.id).where(concurrency_limits.c.name == name)))
+        if there == limit_id:
+            events.record(connection, told)
+        return there
 
     if database.write(work) != limit_id:
         raise Conflict(f"there is a concurrency limit {name!r} already: update it, or choose another name")
@@ -64,6 +68,7 @@ def update(database: Database, name: str, changes: Mapping[str, Any]) -> list[An
     """
     column = concurrency_limits.c
     this = sa.update(concurrency_limits).where(column.name == name)
+    event_id = events.new_id()
 
     def work(connection: Connection) -> bool:
         row = connection.execute(sa.select(concurrency_limits).where(column.name == name).with_for_update()).first()
@@ -77,6 +82,8 @@ def update(database: Database, name: str, changes: Mapping[str, Any]) -> list[An
             left = max(row.drained_at - moment, 0.0) * row.slot_decay_per_second
             values["drained_at"] = moment + left / rate
         connection.execute(this.values(values))
+        told = events.act("concurrency-limit", "updated", row.id, name, id=event_id, **changes)
+        events.record(connection, told)
         return True
 
     if not database.write(work):
@@ -91,7 +98,15 @@ def delete(database: Database, name: str) -> list[Announcement]:
         LimitNotFound: There is none of this name.
     """
     statement = sa.delete(concurrency_limits).where(concurrency_limits.c.name == name)
-    if not database.write(lambda connection: connection.execute(statement).rowcount):
+    event_id = events.new_id()
+
+    def work(connection: Connection) -> bool:
+        gone = connection.scalar(statement.returning(concurrency_limits.c.id))
+        if gone is not None:
+            events.record(connection, events.act("concurrency-limit", "deleted", gone, name, id=event_id))
+        return gone is not None
+
+    if not database.write(work):
         raise LimitNotFound(name)
     return slots.serve(database, [name])
 

@@ -17,7 +17,7 @@ from orchestra import clock, identifiers, settings
 from orchestra.errors import DbTransactionError
 from orchestra.serializers import clean_text
 from orchestra.states import State, StateType
-from orchestra.store import blobs
+from orchestra.store import blobs, history
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database, insert, now
 from orchestra.store.joint import Joint
@@ -245,6 +245,7 @@ def end_dead(connection: Connection, *conditions: sa.ColumnElement[bool]) -> int
     marked = sa.update(flow_runs).where(*conditions).values(**DEAD).returning(flow_runs.c.id)
     ended = list(connection.scalars(marked))
     for run_id in ended:
+        history.record(connection, run_id, DEAD["state_type"], DEAD["state_name"], DEAD["state_message"])
         _end_idle(connection, run_id)
     return len(ended)
 

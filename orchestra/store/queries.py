@@ -758,7 +758,9 @@ def _state(row: RowMapping) -> StateRecord:
 
 def _history(conn: Connection, run_id: str, step_id: str | None) -> tuple[StateRecord, ...]:
     # `step_id == None` reads as IS NULL: the states of the run itself.
-    query = select(states).where(states.c.run_id == run_id, states.c.step_id == step_id).order_by(states.c.id)
+    query = select(states).where(states.c.run_id == run_id, states.c.step_id == step_id)
+    # Not by id alone: some are written with what they tell of, some behind it.
+    query = query.order_by(states.c.timestamp, states.c.id)
     return tuple(
         StateRecord(row["type"], row["name"], row["message"], clock.to_datetime(row["timestamp"]))
         for row in mappings(conn, query)

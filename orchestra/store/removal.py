@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from orchestra import clock
 from orchestra.errors import FlowRunNotFound, IllegalTransition
 from orchestra.failpoints import failpoint
-from orchestra.store import artifacts, blobs, cache
+from orchestra.store import artifacts, blobs, cache, events
 from orchestra.store.database import Database
 from orchestra.store.tables import (
     Phase,
@@ -52,6 +52,7 @@ def delete(database: Database, run_id: str) -> None:
     """
     found: list[str] = []
     large: set[str] = set()
+    event_id = events.new_id()
 
     def work(connection: Connection) -> None:
         row = connection.execute(sa.select(flow_runs).where(flow_runs.c.id == run_id).with_for_update()).first()
@@ -62,6 +63,7 @@ def delete(database: Database, run_id: str) -> None:
         found.append(row.id)
         if row.phase != Phase.DONE:
             raise IllegalTransition(run_id, row.state_type, "deleted before it has ended; cancel it first")
+        events.record(connection, events.act("flow-run", "deleted", row.id, row.name, id=event_id, run_id=row.id))
         large.update(_remove(connection, _families(connection, [run_id])[run_id]))
 
     database.write(work)

@@ -14,7 +14,7 @@ from orchestra import clock, identifiers, settings
 from orchestra.errors import ClaimLost, FlowRunNotFound, IdempotencyConflict
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store import blobs, pass_ons, transactions
+from orchestra.store import blobs, history, pass_ons, transactions
 from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, Claimed, fence, is_released
 from orchestra.store.database import Database, insert, insert_for, instant, now
@@ -211,6 +211,7 @@ def finish(
             # Raises for a lost claim; else the run is being cancelled, and its end is another one.
             fence(connection, claim, going_on=True)
             raise ClaimLost(f"the claim {claim.number} on flow run {claim.run_id} was taken over")
+        history.record(connection, claim.run_id, ending.state_type, ending.state_name, ending.message)
         announcements = write(connection, claim, new, window=window, moment=parent.moment)
         if parent.passes_on:
             announcements += pass_ons.due(connection, claim.run_id)
@@ -337,9 +338,12 @@ def next_attempt(
             streak_at=None,
             streak_parks=0,
         )
-        .returning(*RUN_COLUMNS)
+        .returning(*RUN_COLUMNS, column.held)
     )
-    return replace(of_run(connection.execute(statement).one()), delay=delay)
+    row = connection.execute(statement).one()
+    if row.held is None:
+        history.record(connection, run_id, StateType.SCHEDULED, "AwaitingRetry", message)
+    return replace(of_run(row), delay=delay)
 
 
 def read(database: Database, run_id: str) -> Mapping[str, Any]:

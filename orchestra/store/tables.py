@@ -252,6 +252,9 @@ steps = Table(
     _partial("ix_steps_join", "run_id", "run_attempt", "join_id", where="phase = 'WAITING'"),
     _partial("ix_steps_blob", "result_blob", where="result_blob IS NOT NULL"),
     _partial("ix_steps_wave", "run_id", "wave", "wave_index", where="wave IS NOT NULL"),
+    # The ends of task runs, as events are listed: all, and those of a state.
+    _partial("ix_steps_ends", "end_time", "id", where="phase = 'DONE' AND kind = 'task'"),
+    _partial("ix_steps_end_names", "state_name", "end_time", "id", where="phase = 'DONE' AND kind = 'task'"),
 )
 
 #: Steps with the same upstreams wait for one join. One of over 64 members is striped: its members count down
@@ -427,6 +430,40 @@ states = Table(
     Column("timestamp", Double, nullable=False),
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_states_run", "run_id", "id"),
+    # By time, and by name and time: as events are listed.
+    _partial("ix_states_flow_runs", "timestamp", "id", where="step_id IS NULL"),
+    _partial("ix_states_flow_run_names", "name", "timestamp", "id", where="step_id IS NULL"),
+    _partial("ix_states_task_runs", "timestamp", "id", where="step_id IS NOT NULL"),
+    _partial("ix_states_task_run_names", "name", "timestamp", "id", where="step_id IS NOT NULL"),
+)
+
+#: What was emitted, and what people and the system did. Changes of state are events too, and not written here: they
+#: are read from `states` and `steps`.
+events = Table(
+    "events",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("occurred", Double, nullable=False),
+    #: When it was written down; later than `occurred` where that is given.
+    Column("received", Double, nullable=False),
+    Column("event", String(LONGEST_NAME), nullable=False),
+    Column("resource_id", String(LONGEST_KEY), nullable=False),
+    #: Its id up to the last dot.
+    Column("resource_kind", String(LONGEST_KEY), nullable=False),
+    #: JSON: the labels of the resource, its id among them; a list of such; and what else is told.
+    Column("resource", Text, nullable=False),
+    Column("related", Text, nullable=False, server_default="[]"),
+    Column("payload", Text, nullable=False, server_default="{}"),
+    #: The event that it came from.
+    Column("follows", String(36)),
+    #: The flow run that it is about, or that emitted it; kept when that is deleted.
+    Column("run_id", String(36)),
+    Index("ix_events_occurred", "occurred", "id"),
+    Index("ix_events_received", "received", "id"),
+    Index("ix_events_event", "event", "occurred", "id"),
+    Index("ix_events_resource", "resource_id", "occurred", "id"),
+    Index("ix_events_kind", "resource_kind", "occurred", "id"),
+    _partial("ix_events_run", "run_id", "occurred", "id", where="run_id IS NOT NULL"),
 )
 
 logs = Table(

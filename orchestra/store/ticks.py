@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store import runs
+from orchestra.store import events, history, runs
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database, insert, instant, now
 from orchestra.store.runs import NewRun
@@ -54,6 +55,8 @@ class Firing:
     through: float
     #: When it is to be looked at next; None: not before it is changed.
     next_at: float | None
+    #: The first of its times that were missed and are not made up for.
+    skipped: float | None = None
 
 
 def find_due(database: Database, limit: int) -> tuple[float, list[Any]]:
@@ -90,12 +93,31 @@ def fire(database: Database, firings: Iterable[Firing]) -> list[Announcement]:
         for each in ordered:
             if _move_on(connection, each):
                 announcements += _add_runs(connection, each, moment)
+                events.record(connection, *_told(each))
         return announcements
 
     failpoint("before_fire")
     announcements = database.write(work, durable=True)
     failpoint("after_fire")
     return announcements
+
+
+def _told(firing: Firing) -> list[dict[str, Any]]:
+    """What is told of a schedule that was moved on."""
+    row, name = firing.row, f"{firing.row.flow_name}/{firing.row.deployment_name}"
+    told = [
+        events.act("schedule", "fired", row.id, row.slug, run_id=new.id, deployment=name, at=_iso(fire_at))
+        for fire_at, new in firing.new
+    ]
+    if firing.skipped is not None:
+        until = firing.new[0][0] if firing.new else firing.through
+        times = {"first": _iso(firing.skipped), "before": _iso(until)}
+        told.append(events.act("schedule", "skipped", row.id, row.slug, deployment=name, **times))
+    return told
+
+
+def _iso(instant: float) -> str:
+    return datetime.fromtimestamp(instant, UTC).isoformat()
 
 
 def _move_on(connection: Connection, firing: Firing) -> bool:
@@ -148,4 +170,11 @@ def mark_late(database: Database, limit: int = 500) -> list[tuple[str, str]]:
     values = {"state_type": StateType.SCHEDULED.value, "state_name": "Late"}
     statement = sa.update(flow_runs).where(column.id.in_(some), *waits).values(values)
     statement = statement.returning(column.id, column.queue)
-    return database.write(lambda connection: [(row.id, row.queue) for row in connection.execute(statement)])
+
+    def work(connection: Connection) -> list[tuple[str, str]]:
+        found = [(row.id, row.queue) for row in connection.execute(statement)]
+        for run_id, _ in found:
+            history.record(connection, run_id, StateType.SCHEDULED, "Late")
+        return found
+
+    return database.write(work)

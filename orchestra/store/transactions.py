@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from orchestra.errors import IllegalTransition, TransactionNotFound
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store import blobs
+from orchestra.store import blobs, history
 from orchestra.store.announcements import Announcement
 from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, insert, insert_for, now
@@ -576,7 +576,12 @@ def mend_run(database: Database, run_id: str, run_attempt: int) -> None:
         flow_runs.c.phase == Phase.DONE.value,
         flow_runs.c.state_name == ROLLBACK_FAILED,
     )
-    database.write(lambda connection: connection.execute(sa.update(flow_runs).where(*this).values(**values)))
+
+    def work(connection: Connection) -> None:
+        if connection.execute(sa.update(flow_runs).where(*this).values(**values)).rowcount:
+            history.record(connection, run_id, StateType.FAILED, values["state_name"], values["state_message"])
+
+    database.write(work)
 
 
 # -- the steps of transactions -----------------------------------------------------------------------------------

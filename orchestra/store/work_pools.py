@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from orchestra import clock, identifiers
 from orchestra.errors import AlreadyThere, ConfigurationError, WorkPoolNotFound, WorkQueueNotFound
 from orchestra.names import DEFAULT_QUEUE, pool_queue
+from orchestra.store import events
 from orchestra.store.database import Database, insert, now
 from orchestra.store.queries import Page, page_of
 from orchestra.store.tables import work_pools, work_queues
@@ -93,6 +94,7 @@ def create(
     check_name("work pool", name)
     # Made before: a transaction whose answer was lost knows its row again.
     pool_id = identifiers.new_run_id()
+    told = events.act("work-pool", "created", pool_id, name, type=type)
 
     def work(connection: Connection) -> bool:
         values: dict[str, Any] = {
@@ -110,6 +112,7 @@ def create(
         if connection.scalar(sa.select(work_pools.c.id).where(work_pools.c.name == name)) != pool_id:
             return False
         _keep_queue(connection, identifiers.new_run_id(), pool_id, DEFAULT_QUEUE)
+        events.record(connection, told)
         return True
 
     if not database.write(work):
@@ -126,7 +129,7 @@ def update(database: Database, name: str, **changes: Any) -> WorkPool:
     if "base_job_template" in changes:
         changes["base_job_template"] = json.dumps(changes["base_job_template"])
     statement = sa.update(work_pools).where(work_pools.c.name == name).values(**changes, updated_at=now())
-    if not database.write(lambda connection: connection.execute(statement).rowcount):
+    if not _change(database, statement.returning(work_pools.c.id), "work-pool", _verb(changes), name):
         raise WorkPoolNotFound(name)
     return read(database, name)
 
@@ -165,8 +168,8 @@ def delete(database: Database, name: str) -> None:
     Raises:
         WorkPoolNotFound: There is none of this name.
     """
-    statement = sa.delete(work_pools).where(work_pools.c.name == name)
-    if not database.write(lambda connection: connection.execute(statement).rowcount):
+    statement = sa.delete(work_pools).where(work_pools.c.name == name).returning(work_pools.c.id)
+    if not _change(database, statement, "work-pool", "deleted", name):
         raise WorkPoolNotFound(name)
 
 
@@ -192,7 +195,7 @@ def create_queue(
     check_name("work queue", name)
     pool_id, queue_id = read(database, pool).id, identifiers.new_run_id()
     values = {"description": description, "priority": priority, "concurrency_limit": concurrency_limit}
-    if not database.write(lambda connection: _keep_queue(connection, queue_id, pool_id, name, **values)):
+    if not _add_queue(database, queue_id, pool_id, pool, name, **values):
         raise AlreadyThere("work queue", name, f"pool {pool!r} needs no second one")
     return read_queue(database, pool, name)
 
@@ -206,7 +209,7 @@ def keep_queue(database: Database, pool: str, name: str) -> None:
     """
     check_name("work queue", name)
     pool_id, queue_id = read(database, pool).id, identifiers.new_run_id()
-    database.write(lambda connection: _keep_queue(connection, queue_id, pool_id, name))
+    _add_queue(database, queue_id, pool_id, pool, name)
 
 
 def read_queue(database: Database, pool: str, name: str) -> WorkQueue:
@@ -246,7 +249,7 @@ def update_queue(database: Database, pool: str, name: str, **changes: Any) -> Wo
     """
     found = read_queue(database, pool, name)
     statement = sa.update(work_queues).where(work_queues.c.id == found.id).values(**changes, updated_at=now())
-    if not database.write(lambda connection: connection.execute(statement).rowcount):
+    if not _change(database, statement.returning(work_queues.c.id), "work-queue", _verb(changes), f"{pool}/{name}"):
         raise WorkQueueNotFound(pool, name)
     return read_queue(database, pool, name)
 
@@ -262,7 +265,7 @@ def delete_queue(database: Database, pool: str, name: str) -> None:
     if name == DEFAULT_QUEUE:
         raise ConfigurationError(f"the queue {name!r} belongs to its pool: delete that, or pause the queue")
     statement = sa.delete(work_queues).where(work_queues.c.id == read_queue(database, pool, name).id)
-    database.write(lambda connection: connection.execute(statement).rowcount)
+    _change(database, statement.returning(work_queues.c.id), "work-queue", "deleted", f"{pool}/{name}")
 
 
 def paused_queues(database: Database) -> frozenset[str]:
@@ -271,6 +274,38 @@ def paused_queues(database: Database) -> frozenset[str]:
     query = query.join_from(work_queues, work_pools, work_pools.c.id == work_queues.c.pool_id)
     query = query.where(sa.or_(work_pools.c.paused, work_queues.c.paused))
     return database.read(lambda connection: frozenset(pool_queue(*row) for row in connection.execute(query)))
+
+
+def _change(database: Database, statement: Any, noun: str, verb: str, name: str) -> bool:
+    """Run a statement that returns the id of what it changes, and record that; false where it has changed nothing."""
+    event_id = events.new_id()
+
+    def work(connection: Connection) -> bool:
+        changed = connection.scalar(statement)
+        if changed is not None:
+            events.record(connection, events.act(noun, verb, changed, name, id=event_id))
+        return changed is not None
+
+    return database.write(work)
+
+
+def _verb(changes: dict[str, Any]) -> str:
+    if changes.keys() == {"paused"}:
+        return "paused" if changes["paused"] else "resumed"
+    return "updated"
+
+
+def _add_queue(database: Database, queue_id: str, pool_id: str, pool: str, name: str, **values: Any) -> bool:
+    """Write a queue; false where there is one of its name."""
+    told = events.act("work-queue", "created", queue_id, f"{pool}/{name}")
+
+    def work(connection: Connection) -> bool:
+        made = _keep_queue(connection, queue_id, pool_id, name, **values)
+        if made:
+            events.record(connection, told)
+        return made
+
+    return database.write(work)
 
 
 def _keep_queue(connection: Connection, queue_id: str, pool_id: str, name: str, **values: Any) -> bool:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import settings
+from orchestra.store import events
 from orchestra.store.database import Database, insert, now
 from orchestra.store.tables import Phase, flow_runs, phase_is, queue_marks, steps, workers
 
@@ -58,9 +59,12 @@ def register(database: Database, worker: WorkerRow) -> None:
         "stopping": False,
     }
 
+    told = events.act("worker", "online", worker.name, worker.name, queues=sorted(worker.queues), slots=worker.slots)
+
     def work(connection: Connection) -> None:
         statement = insert(connection, workers).values(name=worker.name, **values)
         connection.execute(statement.on_conflict_do_update(index_elements=[workers.c.name], set_=values))
+        events.record(connection, told)
 
     database.write(work)
     database.write(lambda connection: _hasten(connection, worker.queues))
@@ -94,10 +98,32 @@ def beat(database: Database, name: str, *, stopping: bool = False) -> bool:
     return database.write(lambda connection: connection.execute(statement).rowcount == 1)
 
 
-def leave(database: Database, name: str) -> None:
-    """Forget a worker that ended."""
+def leave(database: Database, name: str, *, died: bool = False) -> None:
+    """Forget a worker that ended, of itself or because it died."""
     statement = sa.delete(workers).where(workers.c.name == name)
-    database.write(lambda connection: connection.execute(statement).rowcount)
+    told = events.act("worker", "offline", name, name, died=died)
+
+    def work(connection: Connection) -> None:
+        if connection.execute(statement).rowcount:
+            events.record(connection, told)
+
+    database.write(work)
+
+
+def forget_silent(database: Database) -> int:
+    """Forget workers that have given no heartbeat for two leases: their hosts are lost, or cut off; how many.
+
+    One that gives a heartbeat again registers anew. Safe to repeat.
+    """
+    silent = workers.c.heartbeat_at < now() - 2 * settings.current().lease_seconds
+
+    def work(connection: Connection) -> int:
+        names = list(connection.scalars(sa.delete(workers).where(silent).returning(workers.c.name)))
+        events.record(connection, *(events.act("worker", "lost", name, name) for name in names))
+        return len(names)
+
+    is_any = sa.select(workers.c.name).where(silent).limit(1)
+    return database.write(work) if database.read(lambda connection: connection.scalar(is_any)) else 0
 
 
 def live(database: Database) -> list[LiveWorker]:

@@ -222,3 +222,12 @@ def test_a_page_of_prefect_code_is_ported_by_search_and_replace(home: Path) -> N
     shown = re.search(r"^(\{'total'.*)$", (folder / "README.md").read_text(), re.MULTILINE)
     assert shown is not None
     assert shown[1] in run("from_prefect", "shop.py", home=home).splitlines()
+
+
+def test_orders_tell_what_happens_to_them(home: Path) -> None:
+    """A program hears of each order that is shipped; the token is in no line of the log."""
+    printed = run("events", "orders.py", home=home)
+
+    assert "order.1\norder.2\n0 runs have failed" in printed
+    assert "calling the carrier with ********" in printed
+    assert "carrier-token" not in printed

@@ -241,6 +241,9 @@ def test_logs_are_printed_whole_by_page_level_and_end(parent_id: str) -> None:
     assert whole.endswith(last + "\n")
     of_task = listed("flow-run", "logs", parent_id, "--task-run", warnings[0]["task_run_id"])
     assert warnings[0] in of_task
+    backwards = orchestra("flow-run", "logs", parent_id, "--reverse").stdout.splitlines()
+    assert backwards == whole.splitlines()[::-1]
+    assert orchestra("flow-run", "logs", parent_id, "-n", "1").stdout.splitlines() == [first]
     assert orchestra("flow-run", "logs", parent_id, "--head", "1", "--tail", "1").exit_code == 2
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from orchestra.artifacts import create_image_artifact, create_markdown_artifact
+from orchestra.artifacts import Artifact, create_image_artifact, create_markdown_artifact, create_table_artifact
 from orchestra.cli import cli
 from orchestra.cli._support import ExitCode
 
@@ -57,6 +57,28 @@ def test_an_artifact_is_shown_by_key_or_id(made: list[str]) -> None:
 
     missing = orchestra("artifact", "inspect", "nothing")
     assert (missing.exit_code, "'nothing'" in missing.stderr) == (ExitCode.NOT_FOUND, True)
+
+
+@pytest.mark.parametrize(
+    ("table", "lines"),
+    [
+        ([{"a": 1, "b": None}, {"b": "x", "c": [2]}], ["a  b  c", "1", "   x  [2]"]),
+        ({"a": [1, 2], "b": [3]}, ["a  b", "1  3", "2"]),
+        ([["a", "b"], [1]], ["1  2", "a  b", "1"]),
+    ],
+)
+def test_a_table_is_shown_as_one(table: Any, lines: list[str]) -> None:
+    """In each of its forms."""
+    create_table_artifact(table, key="rows")
+
+    assert orchestra("artifact", "inspect", "rows").stdout.splitlines()[-len(lines) :] == lines
+
+
+def test_what_is_no_table_is_shown_as_it_is() -> None:
+    """Though it was kept as one."""
+    Artifact(key="rows", type="table", data=[]).create()
+
+    assert "[]" in orchestra("artifact", "inspect", "rows").stdout
 
 
 def test_artifacts_are_deleted_by_key_or_id(made: list[str]) -> None:

@@ -18,7 +18,7 @@ FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
     "callables digests states journal graph decomposition specs retries serializers typed_values pickles signing "
     "previews annotations names hooks transaction_rules questions schedules fire_times deployment_options work_pools "
-    "cache_policies utilities task_runners",
+    "cache_policies utilities task_runners masking",
     "store blobs",
     "accounts "
     "context runtime logging results futures awaitables handles engine runners transactions db_transactions artifacts "

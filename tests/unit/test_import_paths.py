@@ -35,6 +35,7 @@ THERE = {
     "client.schemas.objects": "Flow FlowRun TaskRun Log State StateDetails StateType Artifact Variable",
     "client.schemas.sorting": "FlowRunSort TaskRunSort FlowSort LogSort ArtifactSort ArtifactCollectionSort",
     "context": "FlowRunContext TaskRunContext get_run_context tags",
+    "events": "emit_event Event Resource RelatedResource get_events_client get_events_subscriber",
     "exceptions": """
         OrchestraException OrchestraSignal CrashedRun FailedRun CancelledRun UnfinishedRun MissingResult
         MissingContextError MissingFlowError MissingProfileError ScriptError ParameterTypeError ParameterBindError
@@ -81,7 +82,7 @@ NOT_YET = {
     "blocks.system": "Secret JSON String DateTime",
     "client.schemas.filters": "DeploymentFilter DeploymentFilterId FlowRunFilterDeploymentId WorkPoolFilter",
     "deployments": "initialize_project",
-    "events": "emit_event Event Resource DeploymentEventTrigger",
+    "events": "DeploymentEventTrigger EventTrigger",
     "flows": "aserve adeploy",
 }
 

@@ -13,11 +13,20 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
+from pydantic import BaseModel, SecretStr
 
 from orchestra import settings
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, task_run_context
+from orchestra.engine.segment import Lines
 from orchestra.errors import ConfigurationError, MissingContextError, RunTimeout
-from orchestra.logging import disable_run_logger, engine_logger, get_run_logger, print_capture
+from orchestra.logging import (
+    disable_run_logger,
+    engine_logger,
+    get_run_logger,
+    listen_to_extra_loggers,
+    print_capture,
+)
+from orchestra.masking import hide
 from orchestra.runners.base import Runner
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.store import behind
@@ -34,16 +43,16 @@ class Numbers:
     def __init__(self, written: int) -> None:
         self.written, self.asked = written, -1
 
-    def next(self) -> tuple[str, int] | None:
+    def next(self, series: str = "") -> tuple[str, int] | None:
         """The next line's branch and ordinal; None where it is replayed."""
         self.asked += 1
         return ("body", self.asked) if self.asked >= self.written else None
 
 
-def flow_run(run_id: str = "run-1", **options: Any) -> FlowRunContext:
+def flow_run(run_id: str = "run-1", parameters: dict[str, Any] | None = None, **options: Any) -> FlowRunContext:
     """A flow run named brave-otter."""
     flow = FlowSpec(fn=print, name="etl", path="flows:etl")
-    return FlowRunContext(flow, run_id, "brave-otter", {}, cast(Runner, None), **options)
+    return FlowRunContext(flow, run_id, "brave-otter", parameters or {}, cast(Runner, None), **options)
 
 
 def task_run(flow: FlowRunContext | None, **options: Any) -> TaskRunContext:
@@ -432,3 +441,104 @@ def test_the_run_logger_loads_no_database_until_a_line_is_kept() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+# -- loggers of libraries ----------------------------------------------------------------------------------------
+
+
+def test_lines_of_extra_loggers_are_kept_with_the_run(run_id: str) -> None:
+    """Those of the loggers below them, too, and with their own names; what is said outside of runs is not."""
+    settings.override(logging_extra_loggers=("library",))
+    library = logging.getLogger("library.part")
+    try:
+
+        def body() -> None:
+            library.info("in the run")
+            logging.getLogger("other").warning("not asked for")
+
+        with running(flow_run(run_id)):
+            listen_to_extra_loggers()
+            body()
+        library.warning("outside")
+        assert [(line.logger, line.message) for line in stored(run_id)] == [("library.part", "in the run")]
+    finally:
+        logging.getLogger("library").handlers.clear()
+        logging.getLogger("library").setLevel(logging.NOTSET)
+
+
+def test_lines_of_extra_loggers_do_not_shift_the_bodys_own(run_id: str) -> None:
+    """A replay, in which a library says something else, skips the lines of the body that are there."""
+    settings.override(logging_extra_loggers=("library",))
+    try:
+        with running(flow_run(run_id, lines=Lines(1, {}))):
+            listen_to_extra_loggers()
+            logging.getLogger("library").info("connected")
+            get_run_logger().info("first")
+        behind.flush()
+        written = database().read(lambda connection: log_store.written_lines(connection, run_id))
+        with running(flow_run(run_id, lines=Lines(1, written))):
+            get_run_logger().info("first")
+            get_run_logger().info("second")
+        assert [line.message for line in stored(run_id)] == ["connected", "first", "second"]
+    finally:
+        logging.getLogger("library").handlers.clear()
+        logging.getLogger("library").setLevel(logging.NOTSET)
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------
+
+
+def test_secret_parameters_are_masked(run_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wherever they stand in the parameters, and in whatever text; in the traceback as well."""
+
+    class Login(BaseModel):
+        token: SecretStr
+
+    parameters = {"logins": [Login(token=SecretStr("hunter2hunter2"))], "pin": SecretStr("12")}
+    with nobody_else_listening(), running(flow_run(run_id, parameters=parameters)):
+        get_run_logger().info("with %s", "xhunter2hunter2x")
+        try:
+            raise ValueError("no entry for hunter2hunter2")
+        except ValueError:
+            get_run_logger().exception("failed in 12 s")
+
+    (first, second) = stored(run_id)
+    assert first.message == "with x********x"
+    assert "no entry for ********" in second.message
+    assert "failed in 12 s" in second.message
+    assert "hunter2" not in capsys.readouterr().err
+
+
+def test_a_secret_parameter_of_a_flow_is_masked_in_its_tasks(run_id: str) -> None:
+    """And is not shown by a handler that writes all attributes of a record down."""
+    parameters = {"token": SecretStr("hunter2hunter2")}
+    with running(flow := flow_run(run_id, parameters=parameters), task_run(flow)):
+        get_run_logger().info("hunter2hunter2")
+        extra = get_run_logger().extra
+
+    assert [line.message for line in stored(run_id)] == ["********"]
+    assert "hunter2" not in repr(extra)
+
+
+def test_passwords_of_urls_and_named_variables_are_masked(run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of any URL in it, those of the settings alone too, and what a program hides itself."""
+    monkeypatch.setenv("SHOP_TOKEN", "tok-123")
+    settings.override(
+        broker_url="amqp://me:br%40ker-pass@host//", logging_masked_variables=("SHOP_TOKEN", "UNSET"),
+    )  # fmt: skip
+    hide("fetched-secret", "ab")
+    with running(flow_run(run_id)):
+        for text in (
+            "at postgresql://me:pass@host/db", "br@ker-pass br%40ker-pass", "tok-123", "fetched-secret", "ab",
+            "https://host/a:b@c",
+        ):  # fmt: skip
+            get_run_logger().info(text)
+
+    assert [line.message for line in stored(run_id)] == [
+        "at postgresql://me:********@host/db",
+        "******** ********",
+        "********",
+        "********",
+        "ab",
+        "https://host/a:b@c",
+    ]

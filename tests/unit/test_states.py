@@ -142,3 +142,10 @@ def test_a_state_survives_a_pickle() -> None:
     state = states.Completed("done", data=[1])
 
     assert pickle.loads(pickle.dumps(state)) == state
+
+
+def test_a_states_message_shows_no_password() -> None:
+    """As log lines do not."""
+    state = from_exception(ConnectionError("no answer from postgresql://me:hunter2@host/db"))
+
+    assert state.message == "ConnectionError: no answer from postgresql://me:********@host/db"

@@ -8,7 +8,7 @@ from alembic import op
 from orchestra.store.migrations.changes import add_index
 
 revision = "0018_access"
-down_revision = "0016_variables"
+down_revision = "0017_events"
 branch_labels = None
 depends_on = None
 

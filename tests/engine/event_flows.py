@@ -1,0 +1,26 @@
+"""Flows that emit events."""
+
+from __future__ import annotations
+
+from orchestra import flow, task
+from orchestra.events import emit_event
+
+#: The ids of the events as the bodies saw them, start by start.
+seen: list[str] = []
+
+
+@task
+def pack(order):
+    """Emits in a task's body."""
+    emit_event("order.packed", {"orchestra.resource.id": f"order.{order}"})
+    return order
+
+
+@flow
+def ship(order):
+    """Emits before and after a task that is sent."""
+    first = emit_event("order.received", {"orchestra.resource.id": f"order.{order}"}, payload={"parts": 2})
+    seen.append(str(first.id))
+    pack.submit(order).result()
+    emit_event("order.shipped", {"orchestra.resource.id": f"order.{order}"}, follows=first)
+    return first.payload
