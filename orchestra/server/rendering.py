@@ -33,6 +33,7 @@ PARTS = (
     ("Work pools", "/work-pools"),
     ("Workers", "/workers"),
     ("Artifacts", "/artifacts"),
+    ("Events", "/events"),
     ("Limits", "/limits"),
 )
 #: Longest value shown in one line, in characters.
@@ -185,6 +186,21 @@ def level_name(level: int) -> str:
     return logging.getLevelName(level)
 
 
+#: Where the pages of orchestra's own things are, by what the ids of their resources begin with.
+_PAGES = {
+    "orchestra.flow-run.": "/runs/",
+    "orchestra.task-run.": "/task-runs/",
+    "orchestra.deployment.": "/deployments/",
+    "orchestra.artifact.": "/artifacts/",
+}
+
+
+def resource_page(resource_id: str) -> str:
+    """The address of the page of an event's resource; empty where there is none."""
+    found = (page + resource_id[len(kind) :] for kind, page in _PAGES.items() if resource_id.startswith(kind))
+    return next(found, "")
+
+
 def plural(count: int, word: str, many: str | None = None) -> str:
     """ "1 run", "2 runs", "1,000 runs"."""
     return f"{count:,} {word if count == 1 else many or f'{word}s'}"
@@ -206,4 +222,4 @@ _templates.filters |= {
     "plural": plural,
     "markdown": markdown.as_html,
 }
-_templates.globals |= {"shown_error": shown_result, "query": query}
+_templates.globals |= {"shown_error": shown_result, "query": query, "resource_page": resource_page}

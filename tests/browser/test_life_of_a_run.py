@@ -149,7 +149,7 @@ def test_no_markup_of_users_runs(page: Page, site: Site) -> None:
     page.goto("/artifacts")
     artifacts = [link.get_attribute("href") or "" for link in page.locator("tbody a.name").all()]
     assert len(artifacts) == 3
-    for address in (page.url, run, "/", "/runs", "/flows", "/deployments", *artifacts):
+    for address in (page.url, run, "/", "/runs", "/flows", "/deployments", "/events", *artifacts):
         page.goto(address)
         expect(page.locator("main")).to_contain_text(EVIL)
         assert page.locator("img[onerror], img[src='x'], a[href^=javascript]").count() == 0

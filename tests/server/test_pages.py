@@ -110,7 +110,7 @@ def test_the_page_of_a_run_shows_what_happened(web: TestClient) -> None:
     text = page(web, f"/runs/{run_id}")
     assert all(each in text for each in ("told-0", "broken-0", "ValueError: no data", "Traceback", "WARNING"))
     assert text.count("<rect") == 3
-    for part in ("head", "timeline", "steps", "logs", "history"):
+    for part in ("head", "timeline", "steps", "logs", "artifacts", "events", "history"):
         assert "<html" not in page(web, f"/runs/{run_id}/parts/{part}")
     assert "told-1" not in page(web, f"/runs/{run_id}/parts/steps?step_state=FAILED")
     assert "started flow" not in page(web, f"/runs/{run_id}/parts/logs?level=30")
@@ -195,6 +195,18 @@ def test_artifacts_are_shown_as_what_they_are(web: TestClient) -> None:
     assert "<table>" in page(web, link[1])
     assert web.post(f"{link[1]}/delete").status_code == 200
     assert page(web, "/artifacts?type=table").count('class="name"') == 1
+
+
+def test_events_are_listed_and_lead_to_what_they_are_about(web: TestClient) -> None:
+    """By name, resource and run."""
+    run_id = run(failing)
+
+    text = page(web, "/events?event=orchestra.flow-run.*")
+    assert f'href="/runs/{run_id}"' in text
+    assert "orchestra.task-run" not in text.split("<tbody>")[1]
+    assert "orchestra.flow-run.Failed" in page(web, f"/runs/{run_id}")
+    assert "None match." in page(web, "/events?event=nothing")
+    assert web.get("/events?after=nonsense").status_code == 422
 
 
 def test_forms_work_without_scripts(web: TestClient) -> None:

@@ -8,6 +8,7 @@ from orchestra.server.pages import (
     artifacts,
     dashboard,
     deployments,
+    events,
     flows,
     limits,
     live,
@@ -34,6 +35,7 @@ for page in (
     work_pools,
     workers,
     artifacts,
+    events,
     limits,
     live,
 ):

@@ -11,7 +11,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from orchestra.server.dependencies import Db, Reader
 from orchestra.server.live import Hub, Seen
 from orchestra.server.rendering import PageRoute
-from orchestra.store import run_lists, run_views
+from orchestra.store import events, run_lists, run_views
 from orchestra.store.database import Database
 
 router = APIRouter(route_class=PageRoute)
@@ -32,6 +32,17 @@ TheHub = Annotated[Hub, Depends(_hub)]
 async def runs(db: Db, who: Reader, hub: TheHub) -> Response:
     """Event "runs" whenever lists of runs show something else."""
     return _stream(hub.follow("runs", lambda: Seen({"runs": run_lists.stamp(db)})))
+
+
+@router.get("/live/events")
+async def all_events(db: Db, who: Reader, hub: TheHub) -> Response:
+    """Event "events" whenever something has happened."""
+    return _stream(hub.follow("events", lambda: Seen({"events": _newest(db)})))
+
+
+def _newest(db: Database) -> str:
+    found, _ = events.page(db, limit=1)
+    return found[0].cursor if found else ""
 
 
 @router.get("/live/runs/{run_id}")

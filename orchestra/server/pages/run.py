@@ -16,7 +16,7 @@ from orchestra.server.pages import timeline
 from orchestra.server.pages.artifacts import table_of
 from orchestra.server.rendering import PageRoute, query, render
 from orchestra.states import StateType
-from orchestra.store import artifacts, deployments, logs, queries, run_views, workers
+from orchestra.store import artifacts, deployments, events, logs, queries, run_views, workers
 from orchestra.store.database import Database
 
 router = APIRouter(route_class=PageRoute)
@@ -193,6 +193,11 @@ def _artifacts(request: Request, db: Database, run_id: str) -> dict[str, Any]:
     return {"run_id": run_id, "artifacts": [(each, table_of(each)) for each in found]}
 
 
+def _events(request: Request, db: Database, run_id: str) -> dict[str, Any]:
+    found, _ = events.page(db, events.EventFilter(flow_run_id=run_id), limit=12)
+    return {"run_id": run_id, "events": found}
+
+
 def _attempt(request: Request, newest: int) -> int:
     wanted = _number(request.query_params.get("attempt"))
     return newest if wanted is None else min(max(wanted, 1), newest)
@@ -213,5 +218,6 @@ _PARTS: dict[str, Callable[[Request, Database, str], dict[str, Any]]] = {
     "steps": _steps,
     "logs": _logs,
     "artifacts": _artifacts,
+    "events": _events,
     "history": _history,
 }
