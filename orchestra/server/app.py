@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from orchestra.server import api, pages, problems
+from orchestra.server import api, pages, problems, rendering
 from orchestra.server.access import PUBLIC, Access
 from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.store.database import database
@@ -48,6 +48,7 @@ def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
         lifespan=_lifespan,
     )
     problems.install(app)
+    rendering.install(app)
     app.include_router(api.health)
     app.include_router(api.router, prefix="/api")
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")

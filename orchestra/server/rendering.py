@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import jinja2
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from markupsafe import Markup
@@ -36,6 +36,8 @@ PARTS = (
     ("Events", "/events"),
     ("Limits", "/limits"),
 )
+#: Where `orchestra flower` listens by itself.
+_FLOWER_PORT = 5555
 #: Longest value shown in one line, in characters.
 _SHORT = 120
 
@@ -56,7 +58,7 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
         "may_run": may.includes(Scope.RUN),
         "may_admin": may.includes(Scope.ADMIN),
         "link": _linker(request),
-        "now": clock.now(),
+        "flower": f"http://{request.url.hostname}:{_FLOWER_PORT}",
     }
     text = _templates.get_template(template).render(shared | context)
     return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
@@ -89,6 +91,18 @@ class PageRoute(APIRoute):
 def error_page(request: Request, status: int, title: str, detail: str) -> Response:
     """What went wrong, as a page."""
     return render(request, "error.html", status=status, title=title, detail=detail, code=int(status))
+
+
+def install(app: FastAPI) -> None:
+    """Let browsers have a page where there is none at an address; programs still get problem details."""
+    app.add_exception_handler(HTTPException, _of_http)
+
+
+def _of_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if not wants_page(request):
+        return problems.of_http(request, error)
+    return error_page(request, error.status_code, "Not possible", str(error.detail))
 
 
 def wants_page(request: Request) -> bool:

@@ -98,7 +98,13 @@ def test_lists_go_on_by_key(web: TestClient) -> None:
 
 def test_what_is_asked_wrongly_is_a_page_that_says_so(web: TestClient) -> None:
     """Not JSON: people read it."""
-    for address, status in (("/runs/nothing", 404), ("/runs?range=soon", 422), ("/runs?after=nothing", 404)):
+    web.headers["accept"] = "text/html"
+    for address, status in (
+        ("/nowhere", 404),
+        ("/runs/nothing", 404),
+        ("/runs?range=soon", 422),
+        ("/runs?after=nothing", 404),
+    ):
         answer = web.get(address)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
 
