@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
+import anyio
 from starlette.concurrency import run_in_threadpool
 
 from orchestra import clock
@@ -44,12 +45,15 @@ class Hub:
     def __init__(self) -> None:
         self._watches: dict[str, _Watch] = {}
 
-    async def follow(self, key: str, look: Callable[[], Seen]) -> AsyncIterator[str]:
+    async def follow(
+        self, key: str, look: Callable[[], Seen], closing: anyio.Event | None = None
+    ) -> AsyncIterator[str]:
         """The names of what changes, each once at first; ends with `END` when it is over or gone.
 
         Args:
             key: What is watched: the same for all who share a look.
             look: Looks at it; called in a thread.
+            closing: When it is set, this ends, without a word: the server stops.
         """
         watch = self._watches.get(key)
         if watch is None:
@@ -58,7 +62,9 @@ class Hub:
         heard = watch.join()
         try:
             while True:
-                name = await heard.get()
+                name = await _next(heard, closing)
+                if name is None:
+                    return
                 yield name
                 if name == END:
                     return
@@ -70,6 +76,19 @@ class Hub:
     def watched(self) -> list[str]:
         """What somebody watches now."""
         return sorted(self._watches)
+
+
+async def _next(heard: asyncio.Queue[str], closing: anyio.Event | None) -> str | None:
+    """The next name; None if the server stops before there is one."""
+    if closing is None:
+        return await heard.get()
+    name, stop = asyncio.ensure_future(heard.get()), asyncio.ensure_future(closing.wait())
+    try:
+        await asyncio.wait({name, stop}, return_when=asyncio.FIRST_COMPLETED)
+        return name.result() if name.done() else None
+    finally:
+        name.cancel()
+        stop.cancel()
 
 
 class _Watch:

@@ -99,12 +99,8 @@ def test_lists_go_on_by_key(web: TestClient) -> None:
 def test_what_is_asked_wrongly_is_a_page_that_says_so(web: TestClient) -> None:
     """Not JSON: people read it."""
     web.headers["accept"] = "text/html"
-    for address, status in (
-        ("/nowhere", 404),
-        ("/runs/nothing", 404),
-        ("/runs?range=soon", 422),
-        ("/runs?after=nothing", 404),
-    ):
+    wrong = {"/nowhere": 404, "/runs/nothing": 404, "/runs?range=soon": 422, "/runs?after=nothing": 404}
+    for address, status in wrong.items():
         answer = web.get(address)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
+import anyio
 from fastapi import APIRouter, Depends, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -31,13 +32,13 @@ TheHub = Annotated[Hub, Depends(_hub)]
 @router.get("/live/runs")
 async def runs(db: Db, who: Reader, hub: TheHub) -> Response:
     """Event "runs" whenever lists of runs show something else."""
-    return _stream(hub.follow("runs", lambda: Seen({"runs": run_lists.stamp(db)})))
+    return _stream(hub, "runs", lambda: Seen({"runs": run_lists.stamp(db)}))
 
 
 @router.get("/live/events")
 async def all_events(db: Db, who: Reader, hub: TheHub) -> Response:
     """Event "events" whenever something has happened."""
-    return _stream(hub.follow("events", lambda: Seen({"events": _newest(db)})))
+    return _stream(hub, "events", lambda: Seen({"events": _newest(db)}))
 
 
 def _newest(db: Database) -> str:
@@ -48,7 +49,7 @@ def _newest(db: Database) -> str:
 @router.get("/live/runs/{run_id}")
 async def run(db: Db, who: Reader, hub: TheHub, run_id: str) -> Response:
     """Events "state", "steps", "logs" and "artifacts" of one run, and "end" when it has ended."""
-    return _stream(hub.follow(f"runs/{run_id}", lambda: _look(db, run_id)))
+    return _stream(hub, f"runs/{run_id}", lambda: _look(db, run_id))
 
 
 def _look(db: Database, run_id: str) -> Seen:
@@ -57,9 +58,11 @@ def _look(db: Database, run_id: str) -> Seen:
     return Seen(stamps, found.is_final)
 
 
-def _stream(names: AsyncIterator[str]) -> Response:
+def _stream(hub: Hub, key: str, look: Callable[[], Seen]) -> Response:
+    closing = anyio.Event()
+
     async def events() -> AsyncIterator[ServerSentEvent]:
-        async for name in names:
+        async for name in hub.follow(key, look, closing):
             yield ServerSentEvent(event=name, data=name)
 
-    return EventSourceResponse(events(), ping=15)
+    return EventSourceResponse(events(), ping=15, shutdown_event=closing, shutdown_grace_period=1.0)

@@ -81,6 +81,16 @@
     if (element.matches("[data-submits]")) element.form.requestSubmit();
   });
 
+  // -- forms that change something are sent once ------------------------------------------------------------------
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post") return;
+    if (event.target.dataset.sent) event.preventDefault();
+    event.target.dataset.sent = "yes";
+  });
+  addEventListener("pageshow", () => {
+    for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+  });
+
   // -- keys: / for the search, g and a letter for a part ----------------------------------------------------------
   let before = "";
   document.addEventListener("keydown", (event) => {
@@ -102,6 +112,14 @@
     if (!(part instanceof Element) || !part.matches("[data-live]")) return;
     const busy = part.querySelector("input[name=id]:checked") || part.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox]), textarea, select");
     if (busy) event.preventDefault();
+  });
+  // Whose session is over is sent to the login page, which is no part of this one.
+  document.addEventListener("htmx:before:swap", (event) => {
+    const answer = event.detail?.ctx?.response?.raw;
+    if (answer?.redirected && new URL(answer.url).pathname === "/login") {
+      event.preventDefault();
+      location.reload();
+    }
   });
   let atEnd = true;
   document.addEventListener("htmx:before:swap", () => {
