@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestra.flows import Flow, deploy, flow, serve
     from orchestra.futures import as_completed, wait
     from orchestra.logging import disable_run_logger, get_run_logger
-    from orchestra.observations import now, once, random, sleep, uuid4
+    from orchestra.observations import now, once, patched, random, sleep, uuid4
     from orchestra.retries import exponential_backoff
     from orchestra.states import State
     from orchestra.tasks import Task, task
@@ -56,6 +56,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "sleep",
     "now",
     "once",
+    "patched",
     "random",
     "uuid4",
     # From outside of runs
@@ -72,7 +73,7 @@ _HOMES = {
     "flows": ("Flow", "deploy", "flow", "serve"),
     "futures": ("as_completed", "wait"),
     "logging": ("disable_run_logger", "get_run_logger"),
-    "observations": ("now", "once", "random", "sleep", "uuid4"),
+    "observations": ("now", "once", "patched", "random", "sleep", "uuid4"),
     "retries": ("exponential_backoff",),
     "states": ("State",),
     "tasks": ("Task", "task"),

@@ -90,6 +90,8 @@ class FlowRunContext:
     depth: int = 0
     #: The parameters, and the secrets that were found in them (`orchestra.logging`).
     secrets: Any = field(default=None, repr=False, compare=False)
+    #: Of the deployment whose run it is.
+    deployment_id: str | None = None
 
     @classmethod
     def get(cls) -> FlowRunContext | None:

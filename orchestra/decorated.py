@@ -208,6 +208,9 @@ def spec_fields(
     for name in ("timeout_seconds", "lease_seconds", "cache_expiration"):
         if fields.get(name) is not None:
             fields[name] = _duration(name, fields[name], kind)
+    if fields.get("version") is not None:
+        # A number, say: rows keep it as text.
+        fields["version"] = str(fields["version"])
     if fields.get("retry_delay_seconds") is not None:
         fields["retry_delay_seconds"] = delay_option(fields["retry_delay_seconds"])
     if "retry_jitter_factor" in fields:

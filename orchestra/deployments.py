@@ -6,6 +6,7 @@ worker loads by the entrypoint that was recorded.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
@@ -27,9 +28,10 @@ from orchestra.deployment_options import (
 )
 from orchestra.docker import DockerImage
 from orchestra.engine import definitions
+from orchestra.engine import work_pools as acting
 from orchestra.engine.parameters import signature, validate
 from orchestra.errors import ConfigurationError, DefinitionError, NotImportable, SignatureMismatchError
-from orchestra.handles import FlowRunHandle
+from orchestra.handles import FlowRunHandle, durable_body
 from orchestra.hooks import has_final_hooks
 from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
@@ -39,12 +41,9 @@ from orchestra.store import deployments as store
 from orchestra.store import work_pools
 from orchestra.store.database import database
 from orchestra.store.tables import LONGEST_NAME
-from orchestra.unbuilt import absent
-from orchestra.work_pools import check_job_variables, type_named
+from orchestra.work_pools import check_job, type_named
 
 logger = logging.getLogger("orchestra.deployments")
-
-__getattr__ = absent(__name__, "deployments", "initialize_project")
 
 
 @dataclass(slots=True)
@@ -161,7 +160,7 @@ class Deployment:
             timeout_seconds=self.flow.timeout_seconds,
             has_hooks=has_final_hooks(self.flow),
         )
-        return store.keep(database(), new, self.schedules)
+        return acting.keep_deployment(database(), new, self.schedules)
 
     def _prepare_pool(self, name: str) -> work_pools.WorkPool | None:
         work_pools.check_name("work pool", name)
@@ -173,7 +172,7 @@ class Deployment:
                 stacklevel=3,
             )
             return None
-        check_job_variables(pool.base_job_template, self.job_variables, f"deployment {self.full_name!r}")
+        check_job(pool.type, pool.base_job_template, self.job_variables, f"deployment {self.full_name!r}")
         if self.work_queue_name is not None:
             work_pools.keep_queue(database(), name, self.work_queue_name)
         return pool
@@ -277,6 +276,44 @@ def run_deployment(
     if seconds != 0:
         handle.wait(seconds)
     return handle
+
+
+async def arun_deployment(
+    name: str, parameters: Mapping[str, Any] | None = None, *, timeout: float | timedelta | None = None, **options: Any
+) -> FlowRunHandle:
+    """`run_deployment` for coroutines: the event loop goes on while the run is waited for.
+
+    Args:
+        name: `flow/deployment`, or its id.
+        parameters: Over those of the deployment.
+        timeout: Seconds to wait for its end; 0: not at all; None: as long as it takes.
+        options: As of `run_deployment`.
+
+    Raises:
+        DeploymentNotFound: There is none of this name. The others as `run_deployment`.
+    """
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if durable_body() is not None:
+        # A step of the flow body: its order is that of the body's own thread.
+        handle = run_deployment(name, parameters, timeout=0, **options)
+    else:
+        handle = await asyncio.to_thread(run_deployment, name, parameters, timeout=0, **options)
+    if seconds != 0:
+        await handle.wait_async(seconds)
+    return handle
+
+
+def initialize_project(folder: str | Path | None = None) -> Path:
+    """Write a project file to begin with, as `orchestra deploy init` does; gives its path.
+
+    Args:
+        folder: Where; None: the working directory.
+
+    Raises:
+        ConfigurationError: There is a project file, which stays as it is.
+    """
+    written: Path = lazy.load("project_file")(Path(folder) if folder is not None else Path.cwd())
+    return written
 
 
 def entrypoint_of(spec: FlowSpec, kind: Any = None) -> str:

@@ -439,6 +439,22 @@ class ScheduleNotFound(NotFound):
         )
 
 
+class WorkerNotFound(NotFound):
+    """There is no worker with this name, or several."""
+
+    def __init__(self, worker: str, like_it: list[str]) -> None:
+        super().__init__(worker, like_it)
+        self.worker, self.like_it = worker, like_it
+
+    def __str__(self) -> str:
+        if self.like_it:
+            return f"{self.worker!r} may be {' or '.join(self.like_it)}: give the whole name"
+        return (
+            f"there is no worker {self.worker!r}; `orchestra worker ls` lists those that live, and those that died "
+            "lately"
+        )
+
+
 class WorkPoolNotFound(NotFound):
     """There is no work pool with this name."""
 
@@ -476,6 +492,19 @@ class DefinitionNotFound(NotFound):
 
     def __str__(self) -> str:
         return f"{self.path!r} cannot be imported here: {self.reason}"
+
+
+class OtherVersion(DefinitionNotFound):
+    """The code of a flow is here in another version than the one that its run is pinned to."""
+
+    def __init__(self, path: str, wanted: str, found: str | None) -> None:
+        super().__init__(path, f"the run is pinned to version {wanted!r}, and {_version_text(found)} is here")
+        self.args = (path, wanted, found)
+        self.wanted, self.found = wanted, found
+
+
+def _version_text(version: str | None) -> str:
+    return "code without a version" if version is None else f"version {version!r}"
 
 
 class LimitNotFound(NotFound):

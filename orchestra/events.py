@@ -16,12 +16,22 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticSerializationError, to_json
 
 from orchestra import clock
 from orchestra.context import FlowRunContext, flow_run_context, task_run_context
 from orchestra.errors import InvalidEvent
+from orchestra.handles import durable_body
 from orchestra.store import events as store
 from orchestra.store.database import database
 from orchestra.store.events import EventFilter
@@ -226,7 +236,7 @@ def read_events(
     limit: int = 50,
     after: str | None = None,
 ) -> EventPage:
-    """A page of events, the newest first.
+    """A page of events, the newest first. In a flow's body on a worker it is a step: a replay gives the same page.
 
     Args:
         events: Their names, whole or as a beginning with `*`: `orchestra.flow-run.*`; one of them is enough.
@@ -247,8 +257,16 @@ def read_events(
         None if until is None else clock.to_instant(until),
         None if flow_run_id is None else str(flow_run_id),
     )
-    found, following = store.page(database(), wanted, limit=limit, after=after)
-    return EventPage([event_of(record) for record in found], following)
+
+    def look() -> EventPage:
+        found, following = store.page(database(), wanted, limit=limit, after=after)
+        return EventPage([event_of(record) for record in found], following)
+
+    runner = durable_body()
+    if runner is None:
+        return look()
+    shape = TypeAdapter(EventPage)
+    return shape.validate_python(runner.observe("read-events", lambda: shape.dump_python(look(), mode="json")))
 
 
 def event_of(record: store.EventRecord) -> Event:

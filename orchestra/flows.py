@@ -18,7 +18,7 @@ from orchestra.errors import DefinitionError
 from orchestra.futures import Future
 from orchestra.hooks import FlowHooks, HookOption, hook_options
 from orchestra.runners.base import Runner
-from orchestra.specs import FlowSpec, is_celery_task, overridden, require_importable
+from orchestra.specs import FlowSpec, declare_version, is_celery_task, overridden, require_importable
 from orchestra.states import State
 from orchestra.task_runners import TaskRunner, task_runner_option
 from orchestra.unbuilt import absent
@@ -402,6 +402,8 @@ def _spec(fn: Callable[..., Any], options: FlowOptions) -> FlowSpec:
     fields = _fields(options)
     fields.setdefault("name", names.flow_name(callables.name_of(fn)))
     fields.setdefault("description", callables.doc_of(fn))
+    if fields.get("version") is not None:
+        declare_version(fields["version"])
     path = callables.path_of(fn, callables.declaring_module())
     return FlowSpec(fn=callables.engine_form(fn), path=path, entrypoint=_entrypoint(fn, path), **fields)
 

@@ -6,6 +6,7 @@ that it holds no slot: the slot may be the one that the other run needs.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -94,6 +95,20 @@ class FlowRunHandle:
                 break
             seconds = pause if timeout is None else min(pause, timeout - waited)
             runner.sleep(seconds)
+            waited, pause = waited + seconds, min(pause * _BODY_GROWTH, _LONGEST_BODY_PAUSE)
+        return state
+
+    async def wait_async(self, timeout: float | None = None) -> State[Any]:
+        """As `wait`, holding up the calling coroutine only."""
+        runner = durable_body()
+        if runner is None:
+            return await asyncio.to_thread(self.wait, timeout)
+        waited, pause = 0.0, _BODY_PAUSE
+        while not (state := self.state).is_final():
+            if timeout is not None and waited >= timeout:
+                break
+            seconds = pause if timeout is None else min(pause, timeout - waited)
+            await runner.sleep_async(seconds)
             waited, pause = waited + seconds, min(pause * _BODY_GROWTH, _LONGEST_BODY_PAUSE)
         return state
 

@@ -14,6 +14,8 @@ from orchestra.errors import NonDeterministic
 
 #: The branch of the body itself.
 MAIN = "main"
+#: Begins the name of a patch's row. Its white space keeps it apart from every step's.
+_PATCH = "patched "
 
 
 class Record(Protocol):
@@ -70,6 +72,8 @@ class Branch:
     uncounted: dict[str, int] = field(default_factory=dict)
     #: The branches of the body that were cancelled.
     cancelled: set[str] = field(default_factory=set)
+    #: What was said of patches so far; a branch that begins later goes by it too.
+    patches: dict[str, bool] = field(default_factory=dict)
 
     def ask(self, name: str) -> Asked:
         """The next step of this name."""
@@ -88,9 +92,13 @@ class Branch:
         self.uncounted[name] = count + 1
         return Asked(f"{self.id}/{name}~{count}", self.id, self.position)
 
+    def patch(self, name: str) -> Asked:
+        """Where it is kept that this branch goes by a patch: beside its steps, among which it takes no place."""
+        return Asked(f"{self.id}/{_PATCH}{name}", self.id, self.position)
+
     def child(self) -> Branch:
         """A branch that begins here; numbered by its parent, in the order of creation."""
-        made = Branch(f"{self.id}.{self.children}", cancelled=self.cancelled)
+        made = Branch(f"{self.id}.{self.children}", cancelled=self.cancelled, patches=dict(self.patches))
         self.children += 1
         return made
 
@@ -109,6 +117,8 @@ class Replay(Generic[R]):
         self._moved: dict[str, R] = {}
         self._moved_at: dict[tuple[str, int], R] = {}
         self._last: dict[str, int] = {}
+        self._moved_last: dict[str, int] = {}
+        self._patches: set[str] = set()
         self._asked: set[str] = set()
         #: A step of this attempt was run again, so that positions of moved steps no longer count.
         self._rerun = False
@@ -116,6 +126,9 @@ class Replay(Generic[R]):
             self._keep(record)
 
     def _keep(self, record: R) -> None:
+        if record.key.removeprefix(f"{record.branch}/").startswith(_PATCH):
+            self._patches.add(record.key)
+            return
         place = (record.branch, record.position)
         if record.recorded_attempt == self.run_attempt:
             self._own[place] = record
@@ -123,6 +136,7 @@ class Replay(Generic[R]):
         else:
             self._moved[record.key] = record
             self._moved_at[place] = record
+            self._moved_last[record.branch] = max(record.position, self._moved_last.get(record.branch, -1))
 
     @property
     def exhausted(self) -> bool:
@@ -164,6 +178,17 @@ class Replay(Generic[R]):
     def reaches(self, asked: Asked) -> bool:
         """Whether the journal has a step of this attempt at that place or a later one of the branch."""
         return self._last.get(asked.branch, -1) >= asked.position
+
+    def patched(self, asked: Asked) -> bool | None:
+        """Whether the run goes by a patch here; None where it has not come here yet, and so can.
+
+        False where it has, in this attempt or an earlier one, by code that had no such patch. A patch that was
+        recorded and is not asked for any more is nothing to the steps, so that one may be dropped from the code.
+        """
+        if asked.key in self._patches:
+            return True
+        last = max(self._last.get(asked.branch, -1), self._moved_last.get(asked.branch, -1))
+        return False if last >= asked.position else None
 
     def _moved_answer(self, asked: Asked, fingerprint: str | None) -> R | None:
         if not self._rerun:

@@ -52,6 +52,16 @@ def run_name() -> str:
     return f"{random.choice(_ADJECTIVES)}-{random.choice(_NOUNS)}"
 
 
+#: Longest name of a queue, in bytes: RabbitMQ takes 255, of which the suffix for wake-ups needs some.
+_LONGEST_QUEUE = 240
+
+
+def versioned_queue(queue: str, version: str) -> str:
+    """The Celery queue on which messages of `queue` travel that are for workers of one version: `queue@version`."""
+    name = f"{queue}@{version}"
+    return name if len(name.encode()) <= _LONGEST_QUEUE else f"{queue}@{fingerprint(version.encode())[:16]}"
+
+
 #: The queue of a work pool that takes what names no other.
 DEFAULT_QUEUE = "default"
 
@@ -59,3 +69,9 @@ DEFAULT_QUEUE = "default"
 def pool_queue(pool: str, queue: str | None = None) -> str:
     """The Celery queue of a work pool's queue: `P` of its default one, else `P.q`."""
     return pool if queue in (None, "", DEFAULT_QUEUE) else f"{pool}.{queue}"
+
+
+def pool_of(queue: str) -> tuple[str, str]:
+    """The names of the work pool, and of its work queue, that a Celery queue belongs to if there is such a pool."""
+    pool, _, name = queue.partition("@")[0].partition(".")
+    return pool, name or DEFAULT_QUEUE

@@ -17,6 +17,7 @@ from typing import TypeVar
 from orchestra import clock
 from orchestra.awaitables import Done, in_coroutine
 from orchestra.context import flow_run_context, task_run_context
+from orchestra.errors import DefinitionError
 from orchestra.runners.base import Runner
 
 T = TypeVar("T")
@@ -55,6 +56,25 @@ def once(fn: Callable[[], T]) -> T:
     If the worker dies while `fn` runs, it may be called once more.
     """
     return _observed("once", fn)
+
+
+def patched(name: str) -> bool:
+    """Whether this run goes by a change of the flow's code: `if patched("two-steps"): … else: …`, the old code.
+
+    True for new runs, and in every replay of those that were told so. False for runs that passed this point under the
+    code from before the change; they go on by the old code. A branch of the body is told once, and the branches that
+    it creates go by that. In a task, and in a flow that runs in this process: True.
+
+    Args:
+        name: Of the change; one of its own for each.
+
+    Raises:
+        DefinitionError: It is no name.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise DefinitionError(f"patched() takes the name of a change of the code, not {name!r}")
+    runner = _flow_runner()
+    return runner is None or runner.patched(name)
 
 
 def _observed(name: str, look: Callable[[], T]) -> T:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
-from orchestra import clock, settings
+from orchestra import clock, lazy, settings
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, task_run_context
 from orchestra.errors import ConfigurationError
 
@@ -184,7 +184,7 @@ class _TaskRun(_Section):
 
 
 class _Deployment(_Section):
-    """The deployment whose run runs here; all empty, as runs of deployments are not there yet."""
+    """The deployment whose run runs here, or started the run that does; all empty in other runs."""
 
     __slots__ = ()
     what = "deployment"
@@ -192,27 +192,34 @@ class _Deployment(_Section):
     @_attribute
     def id(self) -> str | None:
         """The deployment's id."""
-        return None
+        return _deployed()[1]
 
     @_attribute
     def name(self) -> str | None:
-        """The deployment's name."""
-        return None
+        """The deployment's name; None once it is deleted."""
+        return getattr(_deployment(), "name", None)
 
     @_attribute
     def version(self) -> str | None:
-        """The deployment's version."""
-        return None
+        """The deployment's version, as it is now."""
+        return getattr(_deployment(), "version", None)
 
     @_attribute
     def flow_run_id(self) -> str | None:
-        """The id of the deployment's run."""
-        return None
+        """The id of the deployment's run; in a subflow, of the one that it belongs to."""
+        return _deployed()[0]
 
     @_attribute
     def parameters(self) -> dict[str, Any]:
-        """The deployment's parameters."""
-        return {}
+        """The parameters of the deployment's run."""
+        run_id, deployment_id = _deployed()
+        if deployment_id is None or run_id is None:
+            return {}
+        here = _flow()
+        if here is not None and here.run_id == run_id:
+            return dict(here.parameters)
+        found: dict[str, Any] = lazy.load("run_parameters")(lazy.load("database")(), run_id)
+        return found
 
 
 flow_run = _FlowRun()
@@ -226,3 +233,23 @@ def _flow() -> FlowRunContext | None:
 
 def _task() -> TaskRunContext | None:
     return task_run_context.get()
+
+
+def _deployed() -> tuple[str | None, str | None]:
+    """The run of a deployment that this one is, or that is outermost around it, and the deployment's id."""
+    here = _flow()
+    if here is None:
+        return None, None
+    if here.deployment_id is not None:
+        return here.run_id, here.deployment_id
+    root = here.root_run_id
+    if root is None or root == here.run_id:
+        return None, None
+    found = lazy.load("deployment_of_run")(lazy.load("database")(), root)
+    return (None, None) if found is None else (root, found)
+
+
+def _deployment() -> Any:
+    """The deployment, read anew: None outside of its runs, and once it is deleted."""
+    deployment_id = _deployed()[1]
+    return None if deployment_id is None else lazy.load("find_deployment")(lazy.load("database")(), deployment_id)

@@ -19,7 +19,7 @@ from orchestra import profiles
 from orchestra.errors import ConfigurationError
 
 #: What is kept for a time of its own.
-RETAINED = ("runs", "logs")
+RETAINED = ("runs", "logs", "events", "artifacts")
 
 
 @dataclass(frozen=True, slots=True)

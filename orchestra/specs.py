@@ -223,6 +223,20 @@ def overridden(spec: _Spec, fields: Mapping[str, Any]) -> _Spec:
     return replace(spec, **fields, overrides={**spec.overrides, **fields}) if fields else spec
 
 
+#: The versions that flows of this process were declared with; not held with the flows, as code is never unloaded.
+_versions: set[str] = set()
+
+
+def declare_version(version: str) -> None:
+    """Note that the code of this process has a flow in this version."""
+    _versions.add(version)
+
+
+def declared_versions() -> list[str]:
+    """The versions that the code of this process has flows in, sorted."""
+    return sorted(_versions)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of a task: its arguments and what goes with them."""

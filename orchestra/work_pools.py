@@ -1,7 +1,6 @@
 """The types of work pools: what a pool of each can be told, and how a run's job is made of that.
 
-A type is one class. What starts containers for the types that need one is not here, and not there yet: such a pool can
-be made, configured and deployed to.
+A type is one class here, for what it is told, and one in `orchestra/workers/`, which it names, for what that does.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from orchestra import lazy
+from orchestra import lazy, sizes
 from orchestra.errors import ConfigurationError
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
@@ -32,6 +31,8 @@ class WorkPoolType:
     description: ClassVar[str]
     #: Runs start in a file system of their own, an image's: entrypoints are relative to its working directory.
     has_image: ClassVar[bool] = False
+    #: `module:class` of the `JobWorker` that carries its runs out.
+    worker: ClassVar[str]
     #: JSON schemas of what a pool and its deployments may set, by name.
     variables: ClassVar[dict[str, Any]]
 
@@ -43,16 +44,82 @@ class WorkPoolType:
             "variables": {"type": "object", "properties": cls.variables},
         }
 
+    @classmethod
+    def check(cls, configuration: Mapping[str, Any]) -> None:
+        """Refuse the filled-in configuration of a job that contradicts itself.
+
+        Raises:
+            ConfigurationError: Says what is wrong, and what to do.
+        """
+
 
 class ProcessPool(WorkPoolType):
-    """Runs in the processes of Celery workers."""
+    """Runs in the processes of Celery workers, or in processes that these start."""
 
     name = "process"
-    description = "Runs flows in the processes of Celery workers that consume the pool's queues."
+    description = "Runs flows in the processes of Celery workers that consume the pool's queues, or in processes below."
+    worker = "orchestra.workers.process:ProcessWorker"
+    #: What only a process of the run's own can have.
+    _OF_A_PROCESS = ("command", "env", "working_dir", "timeout_seconds", "memory_limit")
     variables: ClassVar[dict[str, Any]] = {
+        "isolation": {
+            "enum": ["worker", "subprocess", None],
+            "title": "Isolation",
+            "description": "Where a run goes on: in the worker's own process, or in one that ends with it. "
+            "Left out: in one of its own where any other variable is set.",
+            "default": None,
+        },
+        "command": {
+            "type": ["string", "null"],
+            "title": "Command",
+            "description": "What starts the process, in place of this Python; ends in `-m orchestra.workers.execute`.",
+            "default": None,
+        },
         "env": _mapping("Environment Variables"),
         "working_dir": {"type": ["string", "null"], "title": "Working Directory", "default": None},
+        "timeout_seconds": {
+            "type": ["number", "null"],
+            "exclusiveMinimum": 0,
+            "title": "Time Limit (Seconds)",
+            "description": "How long a process may take; then it is ended, whatever it does.",
+            "default": None,
+        },
+        "memory_limit": {
+            "type": ["integer", "string", "null"],
+            "exclusiveMinimum": 0,
+            "pattern": sizes.PATTERN,
+            "title": "Memory Limit",
+            "description": "Resident memory of the process and all that it starts: bytes, or as in 512MiB.",
+            "default": None,
+        },
+        "grace_seconds": {
+            "type": "number",
+            "minimum": 0,
+            "title": "Grace (Seconds)",
+            "description": "How long a process may take to end when it is told to; then it is killed.",
+            "default": 10,
+        },
     }
+
+    @classmethod
+    def in_subprocess(cls, configuration: Mapping[str, Any]) -> bool:
+        """Whether a run with this configuration has a process of its own."""
+        chosen = configuration.get("isolation")
+        return chosen == "subprocess" if chosen else bool(cls._needing(configuration))
+
+    @classmethod
+    def check(cls, configuration: Mapping[str, Any]) -> None:
+        """Refuse what only a process of its own can have, for a run in the worker's."""
+        needing = cls._needing(configuration)
+        if configuration.get("isolation") == "worker" and needing:
+            raise ConfigurationError(
+                f'isolation is "worker", and {", ".join(needing)} can be set for a process of the run\'s own only: set '
+                'isolation to "subprocess", or leave it out'
+            )
+
+    @classmethod
+    def _needing(cls, configuration: Mapping[str, Any]) -> list[str]:
+        return [name for name in cls._OF_A_PROCESS if configuration.get(name)]
 
 
 class DockerPool(WorkPoolType):
@@ -61,6 +128,7 @@ class DockerPool(WorkPoolType):
     name = "docker"
     description = "Runs each flow run in a Docker container. What starts containers is not there yet."
     has_image = True
+    worker = "orchestra.workers.containers:ComingLater"
     variables: ClassVar[dict[str, Any]] = {
         "image": _text("Image"),
         "command": {"type": ["string", "null"], "title": "Command", "default": None},
@@ -85,6 +153,7 @@ class KubernetesPool(WorkPoolType):
     name = "kubernetes"
     description = "Runs each flow run as a Kubernetes job. What starts jobs is not there yet."
     has_image = True
+    worker = "orchestra.workers.containers:ComingLater"
     variables: ClassVar[dict[str, Any]] = {
         "image": _text("Image"),
         "namespace": _text("Namespace", default="default"),
@@ -149,6 +218,25 @@ def check_job_variables(template: Mapping[str, Any], given: Mapping[str, Any], w
     partial = {name: each for name, each in schema.items() if name != "required"}
     if problems := lazy.load("input_schema").problems(partial, dict(given)):
         raise ConfigurationError(f"the job variables of {where} do not fit: {'; '.join(problems)}")
+
+
+def check_job(kind: str, template: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
+    """Refuse job variables that a pool does not take, or that contradict each other or the pool's own.
+
+    Args:
+        kind: The pool's type.
+        template: The pool's base job template.
+        given: The variables.
+        where: Who is given them, as in "deployment 'etl/nightly'".
+
+    Raises:
+        ConfigurationError: Says what is wrong.
+    """
+    check_job_variables(template, given, where)
+    try:
+        type_named(kind).check(job_of(template, given))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"the job variables of {where} do not fit: {error}") from error
 
 
 def job_of(template: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from orchestra.store.claims import Claim
 from orchestra.store.database import Database
 from orchestra.store.journal import StepRecord
 from orchestra.store.runs import NewRun
-from orchestra.store.tables import Phase, flow_runs, owed_hooks, queue_marks, steps
+from orchestra.store.tables import Phase, flow_runs, owed_hooks, queue_marks, schedules, steps
 
 T = TypeVar("T")
 
@@ -118,6 +118,8 @@ class ListCarrier:
         self.queues = frozenset(queues)
         self.messages: list[Announcement] = []
         self.stops = False
+        #: The queues of versions on which other workers listen.
+        self.versions: set[str] = set()
         self._slots = slots
 
     def announce(self, announcements: Sequence[Announcement]) -> None:
@@ -133,7 +135,7 @@ class ListCarrier:
         pass
 
     def slots(self, queue: str) -> int:
-        return self._slots
+        return self._slots if "@" not in queue or queue in self.versions else 0
 
     def stopping(self) -> bool:
         return self.stops
@@ -176,6 +178,7 @@ class Driver:
             parameters=serializers.encode(parameters),
             queue=spec.queue or "default",
             timeout_seconds=spec.timeout_seconds,
+            version=spec.version,
             tags=sorted(tags_context.get()),
             **({"id": run_id} if run_id else {}),
         )
@@ -255,6 +258,12 @@ class Driver:
         self.database.write(work)
         self.carrier.messages[:] = [replace(each, due_at=each.due_at - seconds) for each in self.carrier.messages]
 
+    def elapse_schedules(self, seconds: float) -> None:
+        """As if that much time had passed since the schedules were made."""
+        column = schedules.c
+        values = {"fired_at": column.fired_at - seconds, "next_at": column.next_at - seconds}
+        self.database.write(lambda connection: connection.execute(sa.update(schedules).values(**values)).rowcount)
+
     def end_timers(self, run_id: str) -> None:
         """Let the sleeps, pauses and timeouts of a run be over, and nothing else."""
         timers = sa.and_(steps.c.run_id == run_id, steps.c.kind.in_(["sleep", "pause"]), steps.c.phase == Phase.READY)
@@ -283,6 +292,12 @@ class Driver:
     def steps(self, run_id: str, run_attempt: int = 1) -> list[StepRecord]:
         """The journal of a run attempt, in the order of asking."""
         return journal.load(self.database, run_id, run_attempt)
+
+
+def emptied(database: Database) -> Database:
+    """A database without the runs that were in it: nobody goes on with what an example that failed has left."""
+    database.write(lambda connection: connection.execute(sa.delete(flow_runs)).rowcount)
+    return database
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Which combinations of pool, broker and database a session runs: a third of all, or all.
 
-`ORCHESTRA_TEST_MATRIX=all` runs all of them; a number is the seed of the third, which is printed at the start.
+`ORCHESTRA_TEST_MATRIX=all` runs all of them; another number is the seed of another third.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ DATABASES = ("sqlite", "postgres")
 VARIABLE = "ORCHESTRA_TEST_MATRIX"
 
 ALL = list(itertools.product(POOLS, BROKERS, DATABASES))
-SEED = os.environ.get(VARIABLE) or str(random.SystemRandom().randrange(10_000))
+#: The same in every run: whether it passes must not depend on luck.
+SEED = os.environ.get(VARIABLE) or "1"
 
 
 def selected(seed: str = SEED) -> list[tuple[str, str, str]]:

@@ -20,6 +20,7 @@ class LossyProxy:
         #: How many answers were lost so far.
         self.lost = 0
         self._to_lose = 0
+        self._is_cut = False
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -30,6 +31,16 @@ class LossyProxy:
         """Of the next `count` COMMITs, forward each, then close the connection in place of its answer."""
         with self._lock:
             self._to_lose += count
+
+    def cut(self) -> None:
+        """End all connections, and take no others until `mend`."""
+        self._is_cut = True
+        for end in list(self._open):
+            self._end(end)
+
+    def mend(self) -> None:
+        """Take connections again."""
+        self._is_cut = False
 
     def close(self) -> None:
         """End all connections and listen no more."""
@@ -43,6 +54,9 @@ class LossyProxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._is_cut:
+                    client.close()
+                    continue
                 server = socket.create_connection(("127.0.0.1", self.target_port))
                 self._open |= {client, server}
                 losing = threading.Event()

@@ -141,6 +141,11 @@ def own_app() -> Celery:
     return _build(broker_url())
 
 
+def is_own(app: Celery) -> bool:
+    """Whether orchestra has built this app."""
+    return app in _own
+
+
 def broker_url() -> str:
     """ORCHESTRA_BROKER_URL, else the address of the embedded broker in ORCHESTRA_HOME.
 

@@ -44,6 +44,7 @@ from orchestra.celery.apps import (
 from orchestra.celery.watched import Watched
 from orchestra.errors import ConfigurationError, StoreError
 from orchestra.failpoints import failpoint
+from orchestra.names import versioned_queue
 from orchestra.runners.carrier import RanInline
 from orchestra.specs import CELERY_TASK
 from orchestra.store import unsent, workers
@@ -258,7 +259,7 @@ class CeleryCarrier:
 
     def _send(self, producer: Producer, announcement: Announcement, group: str | None, index: int | None) -> None:
         name, args = _task_and_args(announcement)
-        queue = announcement.queue + WAKE_SUFFIX if announcement.wake else announcement.queue
+        queue = self._travels_on(announcement)
         if announcement.message is not None:
             assert announcement.step_key is not None
             kept = messages.restored(announcement.message)
@@ -269,6 +270,17 @@ class CeleryCarrier:
             return
         among: dict[str, Any] = {"group_id": group, "group_index": index}
         self._message(producer, name, args, announcement.name, queue, announcement.priority, **among)
+
+    def _travels_on(self, announcement: Announcement) -> str:
+        """The Celery queue for a message: that of its version, if a live worker has that one; else who has another
+        version says that nobody is there (`engine.versions`)."""
+        name = announcement.queue
+        if announcement.version is not None:
+            pinned = versioned_queue(name, announcement.version)
+            if pinned in self.queues or self.slots(pinned):
+                self.queue(pinned, like=name)
+                name = pinned
+        return name + WAKE_SUFFIX if announcement.wake else name
 
     def _message(
         self,
@@ -307,18 +319,23 @@ class CeleryCarrier:
         """Close idle connections."""
         self._producers.close()
 
-    def queue(self, name: str) -> Queue:
+    def queue(self, name: str, *, like: str | None = None) -> Queue:
         """The app's declaration of a queue; one for wake-ups is declared like the queue it goes with.
+
+        Args:
+            name: The queue's.
+            like: The queue like which it is declared, where the app knows it not.
 
         Raises:
             ConfigurationError: The app has no such queue, and allows no others.
         """
         known = self.app.amqp.queues
         if name not in known:
-            self.check_queue(name.removesuffix(WAKE_SUFFIX))
+            base = like or name.removesuffix(WAKE_SUFFIX)
+            self.check_queue(base)
             with self._queues_lock:
-                if name.endswith(WAKE_SUFFIX):
-                    known.add(_like(known[name.removesuffix(WAKE_SUFFIX)], name))
+                if base != name:
+                    known.add(_like(known[base], name))
         found: Queue = known[name]
         return found
 

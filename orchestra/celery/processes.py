@@ -79,6 +79,11 @@ class Watch:
         return bool(gone)
 
     @property
+    def alive(self) -> frozenset[str]:
+        """Those that lived at the last look, as `pid:start`."""
+        return frozenset(self._alive)
+
+    @property
     def any_alive(self) -> bool:
         """Whether one of them lived at the last look."""
         return bool(self._alive)

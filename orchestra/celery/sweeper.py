@@ -26,11 +26,11 @@ from orchestra import clock, identifiers, settings
 from orchestra.celery.apps import CELERYS_SCHEDULER, SCHEDULER
 from orchestra.celery.dispatch import CeleryCarrier
 from orchestra.celery.processes import Watch
-from orchestra.celery.ticker import Ticker
+from orchestra.celery.ticker import Lateness, Ticker
 from orchestra.engine import leases
 from orchestra.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from orchestra.runners.carrier import Carrier
-from orchestra.store import claims, due, leaders, local_runs, pass_ons, removal, slots, workers
+from orchestra.store import claims, due, leaders, local_runs, pass_ons, removal, run_slots, slots, workers
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database, database
 from orchestra.store.workers import WorkerRow
@@ -69,6 +69,7 @@ class Sweeper:
         self._database = database
         self._carrier = carrier
         self._ticker = ticker
+        self._lateness = Lateness()
         self._owner = identifiers.owner()
         self._is_leader = False
         self._lead_at = self._sweep_at = float("-inf")
@@ -108,8 +109,11 @@ class Sweeper:
     def _work(self) -> float:
         if self._ticker is not None:
             self._ticker.turn()
+        # Beat does so too, and may not be there.
+        self._lateness.look(self._database)
         self._announce(due.complete_due(self._database))
         self._announce(slots.sweep(self._database))
+        self._announce(run_slots.serve(self._database, expire=True))
         now = clock.monotonic()
         sweep = now >= self._sweep_at
         while taken := due.take_due(self._database, limit=_PAGE, lapsed=sweep):
@@ -124,7 +128,9 @@ class Sweeper:
                 self._announce([owed])
             due.expire_local(self._database)
             slots.purge(self._database)
-            workers.forget_silent(self._database)
+            workers.tell_lost(self._database)
+            run_slots.purge(self._database)
+            workers.forget_old(self._database)
             self._roll_back_dead()
             self._delete_old()
         return self._until_next()
@@ -212,6 +218,8 @@ class Attendant:
         self._alert_until = clock.monotonic() + _ALERT
         self._patience = Patience(settings.current().hung_after)
         self._sweep_at = self._beat_at = float("-inf")
+        #: Its processes, as last noted with its heartbeat.
+        self._told: frozenset[str] = frozenset()
         self.stopping = False
 
     def start(self) -> None:
@@ -222,7 +230,7 @@ class Attendant:
         """Do what is due; gives the seconds until the next turn."""
         now = clock.monotonic()
         self._guard(self._look_after_dead)
-        if now >= self._beat_at:
+        if now >= self._beat_at or self._watch.alive != self._told:
             self._beat_at = now + settings.current().lease_seconds / 6
             self._guard(self._beat)
             self._guard(self._renew_silent)
@@ -267,8 +275,10 @@ class Attendant:
             self._sweep_at = float("-inf")
 
     def _beat(self) -> None:
-        if not workers.beat(self._database, self._worker.name, stopping=self.stopping):
+        self._told = self._watch.alive
+        if not workers.beat(self._database, self._worker.name, stopping=self.stopping, processes=self._told):
             workers.register(self._database, self._worker)
+            self._told = frozenset()
 
     def _renew_silent(self) -> None:
         nearly = claims.about_to_lapse(self._database, self._worker.host)

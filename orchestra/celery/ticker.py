@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from orchestra import clock
 from orchestra.celery.dispatch import CeleryCarrier
@@ -20,14 +19,36 @@ LONGEST_WAIT = 1.0
 _LATE_EVERY, _COMPLAIN_EVERY = 5.0, 60.0
 
 
+class Lateness:
+    """Shows runs that nobody takes up in time as late, and says of which queues that is so."""
+
+    def __init__(self) -> None:
+        self._late_at = float("-inf")
+        #: When it was said of a queue that no worker listens on it.
+        self._told_at: dict[str, float] = {}
+
+    def look(self, opened: Database) -> None:
+        """Look for them, every few seconds."""
+        if clock.monotonic() < self._late_at:
+            return
+        self._late_at = clock.monotonic() + _LATE_EVERY
+        for queue, number in firing.mark_late(opened).items():
+            if clock.monotonic() - self._told_at.get(queue, float("-inf")) < _COMPLAIN_EVERY:
+                continue
+            self._told_at[queue] = clock.monotonic()
+            logger.warning(
+                "no worker listens on queue %r, %d runs are late: start one: `orchestra worker start -q %s`",
+                queue, number, queue,
+            )  # fmt: skip
+
+
 class Ticker:
     """Fires the schedules of deployments that are due. A failing turn is logged and repeated."""
 
     def __init__(self, carrier: CeleryCarrier) -> None:
         self._carrier = carrier
-        self._late_at = self._complained_at = float("-inf")
-        #: When it was said of a queue that no worker listens on it.
-        self._told_at: dict[str, float] = {}
+        self._complained_at = float("-inf")
+        self._lateness = Lateness()
         #: The database's clock at the last turn; at first, whatever it says is later.
         self._moment = float("inf")
 
@@ -45,23 +66,10 @@ class Ticker:
         if moment < self._moment - 1.0 and (number := ticks.turn_back(opened)):
             logger.warning("the clock was set back: %d schedules count from now on again", number)
         self._moment = moment
-        if clock.monotonic() >= self._late_at:
-            self._late_at = clock.monotonic() + _LATE_EVERY
-            self._tell_late(firing.mark_late(opened))
+        self._lateness.look(opened)
         earliest = ticks.earliest(opened)
         wait = LONGEST_WAIT if earliest is None else earliest - opened.now()
         return max(min(wait, LONGEST_WAIT), 0.0)
-
-    def _tell_late(self, unheard: Mapping[str, int]) -> None:
-        """Say of each queue that no worker listens on, once a minute, that runs wait there."""
-        for queue, number in unheard.items():
-            if clock.monotonic() - self._told_at.get(queue, float("-inf")) < _COMPLAIN_EVERY:
-                continue
-            self._told_at[queue] = clock.monotonic()
-            logger.warning(
-                "no worker listens on queue %r, %d runs are late: start one: `orchestra worker start -q %s`",
-                queue, number, queue,
-            )  # fmt: skip
 
     def _route(self, entrypoint: str) -> tuple[str, int | None]:
         queue, priority = self._carrier.route(entrypoint)

@@ -1,4 +1,4 @@
-"""The worker boot step: consumes `q.wake` beside each queue, brings up the sweeper, and stops in order.
+"""The worker boot step: consumes `q.wake` and `q@version` beside each queue, brings up the sweeper, and stops in order.
 
 The order of a stop:
 1. `worker_shutting_down` sets the stop flag: flow segments park at their next orchestra call and give their slot back.
@@ -30,6 +30,8 @@ from orchestra.celery.sweeper import ENDED, READY, STOPPING, AttendantThread, Br
 from orchestra.celery.watched import Watched
 from orchestra.engine import definitions, loops
 from orchestra.errors import ConfigurationError, OrchestraError
+from orchestra.names import versioned_queue
+from orchestra.specs import declared_versions
 from orchestra.store.announcements import WAKE_SUFFIX
 from orchestra.store.behind import flush
 from orchestra.store.workers import WorkerRow
@@ -116,14 +118,14 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         definitions.import_modules(settings.current().flows)
         if worker.time_limit or worker.soft_time_limit:
             flow_task.lift_limits(worker.app)
-        queues = _consume_wake_ups(worker.app)
+        queues = _consume_beside(worker.app)
         self.watched = Watched(worker.app, worker.hostname)
         self.watched.look(worker)
         self.carrier = CeleryCarrier(worker.app, queues=queues, stop=StopFlag(), watched=self.watched)
         apps.remember_worker(worker.app)
         use_carrier(self.carrier)
         # Loaded before the pool forks: every child has it from the start, and they share the memory.
-        for door in ("run_segment", "run_step", "run_hooks", "heart"):
+        for door in ("run_segment", "run_step", "run_hooks", "heart", "carry_out_job"):
             lazy.load(door)
         self.attending = _attending(worker, self.carrier, _row(worker, queues, options.get("autoscale")))
         self.attending.start()
@@ -201,13 +203,17 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def _consume_wake_ups(app: Any) -> frozenset[str]:
-    """Consume the queue of wake-ups beside each queue of this worker; gives the latter's names."""
-    names = [name for name in app.amqp.queues.consume_from if not name.endswith(WAKE_SUFFIX)]
+def _consume_beside(app: Any) -> frozenset[str]:
+    """Consume, beside each queue of this worker, those of the versions that its flows declare, and of the wake-ups of
+    all these; gives the names without those of wake-ups."""
+    named = [name for name in app.amqp.queues.consume_from if not name.endswith(WAKE_SUFFIX)]
     carrier = CeleryCarrier(app)
-    for name in names:
+    pinned = {versioned_queue(name, version): name for name in named for version in declared_versions()}
+    for name, base in pinned.items():
+        app.amqp.queues.select_add(carrier.queue(name, like=base))
+    for name in (*named, *pinned):
         app.amqp.queues.select_add(carrier.queue(name + WAKE_SUFFIX))
-    return frozenset(names)
+    return frozenset((*named, *pinned))
 
 
 def _row(worker: Any, queues: frozenset[str], autoscale: tuple[int, int] | None) -> WorkerRow:
@@ -251,18 +257,18 @@ def _version() -> str:
 def _attending(worker: Any, carrier: CeleryCarrier, row: WorkerRow) -> Attending:
     if row.pool in _IN_PROCESS:
         return AttendantThread(carrier, row)
-    return HelperProcess(_sending_conf(worker.app), row)
+    return HelperProcess(sending_conf(worker.app), row)
 
 
-def _sending_conf(app: Any) -> dict[str, Any]:
-    """What of the app's configuration the helper needs; what cannot be pickled is left out, and named in the log."""
+def sending_conf(app: Any) -> dict[str, Any]:
+    """What of the app's configuration another process needs; the log names what is left out, as it is not pickled."""
     found = {}
     for key in _SENDING:
         value = getattr(app.conf, key, None)
         try:
             pickle.dumps(value)
         except Exception:
-            logger.warning("the sweeper's process cannot be given the setting %s", key)
+            logger.warning("other processes of this worker cannot be given the setting %s", key)
             continue
         found[key] = value
     return found

@@ -1,28 +1,38 @@
-"""What `work-pool` and `work-queue` show alike: waiting runs, and slots."""
+"""What the commands of work pools, work queues and deployments show alike: what waits, who has slots, who listens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from orchestra.cli import _support
-from orchestra.store import queries, workers
+from orchestra.engine.upcoming import UpcomingRun
+from orchestra.names import pool_of
+from orchestra.store import queries, slot_records, work_pools, workers
 from orchestra.store.database import Database
 from orchestra.store.queries import FlowRun
+from orchestra.store.slot_records import SlotRecord
 from orchestra.store.work_pools import WorkQueue
+from orchestra.store.workers import live_queues
 
 
-def show_waiting(found: Sequence[FlowRun], output: str) -> None:
-    """Runs that wait to start."""
+def show_waiting(found: Sequence[FlowRun], upcoming: Sequence[UpcomingRun], output: str) -> None:
+    """Runs that wait to start, then those that schedules will make, which have no id yet."""
     if output == "json":
-        _support.emit_json(found)
+        planned = [_support.jsonable(each) | {"id": None, "state_type": "SCHEDULED"} for each in upcoming]
+        _support.emit_json([*found, *planned])
         return
     rows = [(r.id, r.flow_name, r.name, r.state_name, r.work_queue_name, r.expected_start_time) for r in found]
+    rows += [
+        ("", r.flow_name, f"of {r.deployment_name}", r.state_name, r.work_queue_name, r.expected_start_time)
+        for r in upcoming
+    ]
     _support.emit_table(("ID", "FLOW", "NAME", "STATE", "QUEUE", "DUE"), rows)
 
 
-def show_slots(db: Database, queues: Sequence[WorkQueue], output: str) -> None:
-    """Of each queue: its workers' slots, the runs at work, those that wait, and its limit."""
+def show_slots(db: Database, pool: str, queues: Sequence[WorkQueue], output: str) -> None:
+    """Of each queue of a pool: its workers' slots, the runs at work, those that wait, and its limit; then which."""
     slots, counts = workers.slots_by_queue(db), queries.runs_by_queue(db, [each.celery_queue for each in queues])
+    holders = slot_records.holders(db, pool, [each.name for each in queues])
     found = [
         {
             "name": each.name,
@@ -34,8 +44,44 @@ def show_slots(db: Database, queues: Sequence[WorkQueue], output: str) -> None:
         }
         for each in queues
     ]
+    limit = work_pools.read(db, pool).concurrency_limit
     if output == "json":
-        _support.emit_json(found)
+        _support.emit_json([each | _of_queue(str(each["name"]), holders, limit) for each in found])
         return
     columns = ("QUEUE", "CELERY QUEUE", "SLOTS", "ACTIVE", "WAITING", "LIMIT")
     _support.emit_table(columns, [tuple("" if value is None else value for value in row.values()) for row in found])
+    if limit is not None:
+        _support.say(f"work pool {pool!r} has a concurrency limit of {limit}")
+    if holders:
+        _support.emit("")
+        _support.emit_table(("RUN", "NAME", "DEPLOYMENT", "STATE", "SINCE", "WHERE"), [_row(one) for one in holders])
+
+
+def _of_queue(name: str, holders: Sequence[SlotRecord], limit: int | None) -> dict[str, object]:
+    mine = [one for one in holders if pool_of(one.work_queue_name)[1] == name]
+    return {
+        "work_pool_concurrency_limit": limit,
+        "holders": [one for one in mine if one.has_slot],
+        "waiting_for_slot": [one for one in mine if not one.has_slot],
+    }
+
+
+def _row(one: SlotRecord) -> tuple[object, ...]:
+    where = one.process or ("parked" if one.has_slot else one.state_message)
+    return one.id, one.name, one.deployment_name or "", one.state_name, one.since, where or ""
+
+
+def say_unheard(db: Database, *queues: str) -> None:
+    """Say of each of these Celery queues that nobody consumes it, where that is so: what goes there waits."""
+    heard = db.read(live_queues) if any(queues) else frozenset()
+    for queue in queues:
+        if queue and queue not in heard:
+            _support.say(f"No worker listens on queue {queue!r}: start one with `{_command(db, queue)}`")
+
+
+def _command(db: Database, queue: str) -> str:
+    """What starts a worker that consumes a queue."""
+    pool, name = pool_of(queue)
+    if work_pools.find(db, pool) is None:
+        return f"orchestra worker start -q {queue}"
+    return f"orchestra worker start --pool {pool}" + ("" if queue == pool else f" -q {name}")

@@ -10,11 +10,12 @@ from typing import Any
 import rich_click as click
 
 from orchestra import lazy
-from orchestra.cli import _options, _support, _watch
-from orchestra.engine import deployed
+from orchestra.cli import _options, _pool_views, _support, _watch
+from orchestra.engine import deployed, upcoming
+from orchestra.engine import work_pools as acting
 from orchestra.schedules import CATCHUPS, Cron, Interval, RRule
-from orchestra.store import deployments, runs, workers
-from orchestra.store.database import Database, database
+from orchestra.store import deployments, runs
+from orchestra.store.database import database
 from orchestra.store.deployments import Deployment, ScheduleRecord
 
 
@@ -22,6 +23,9 @@ from orchestra.store.deployments import Deployment, ScheduleRecord
 def deployment() -> None:
     """See deployments, start runs of them, and change their schedules."""
 
+
+#: How many upcoming runs `inspect` shows.
+_UPCOMING = 5
 
 _name = click.argument("name", metavar="FLOW/DEPLOYMENT")
 _names = click.argument("names", metavar="FLOW/DEPLOYMENT...", nargs=-1, required=True)
@@ -42,11 +46,18 @@ def ls(flow_names: tuple[str, ...], work_pool_name: str | None, limit: int, afte
     page = deployments.list_deployments(
         database(), limit=limit, after=after, flow_names=flow_names, work_pool_name=work_pool_name
     )
+    after_now = database().now()
+    coming = [upcoming.of_deployments([each], 1, after_now) for each in page.items]
+    times = [runs_to_be[0].expected_start_time if runs_to_be else None for runs_to_be in coming]
     if output == "json":
-        _support.emit_json(page.items)
+        found = [_support.jsonable(each) | {"next_run": when} for each, when in zip(page.items, times, strict=True)]
+        _support.emit_json(found)
     else:
-        rows = [(d.full_name, d.id, d.work_pool_name or "", _state(d), _times(d)) for d in page.items]
-        _support.emit_table(("NAME", "ID", "WORK POOL", "STATE", "SCHEDULES"), rows)
+        rows = [
+            (d.full_name, d.id, d.work_pool_name or "", _state(d), _times(d), when or "")
+            for d, when in zip(page.items, times, strict=True)
+        ]
+        _support.emit_table(("NAME", "ID", "WORK POOL", "STATE", "SCHEDULES", "NEXT"), rows)
     _support.say_more(page.next)
 
 
@@ -55,14 +66,17 @@ def ls(flow_names: tuple[str, ...], work_pool_name: str | None, limit: int, afte
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show one deployment: what it runs, with which parameters, where and when."""
-    found = deployments.read(database(), name)
+    db = database()
+    found = deployments.read(db, name)
+    coming = [each.expected_start_time for each in upcoming.of_deployments([found], _UPCOMING, db.now())]
     if output == "json":
-        _support.emit_json(found)
+        _support.emit_json(_support.jsonable(found) | {"upcoming_runs": coming})
         return
     shown = {field: getattr(found, field) for field in Deployment.__slots__ if field != "schedules"}
     shown["schedules"] = "\n".join(f"{_slug(each)}: {_rule(each)}" for each in found.schedules)
+    shown["upcoming_runs"] = "\n".join(_support.cell(each) for each in coming)
     _support.emit_record(shown)
-    _say_unheard(database(), found.queue)
+    _pool_views.say_unheard(db, found.queue)
 
 
 @deployment.command()
@@ -129,7 +143,7 @@ def start(name: str, parameters: dict[str, Any], **options: Any) -> str:
     """Start a run of a deployment, print its id, and say where nobody would take it up."""
     handle = lazy.load("start_deployment")(name, parameters, **options)
     _support.emit(handle.id)
-    _say_unheard(database(), runs.read(database(), handle.id)["queue"])
+    _pool_views.say_unheard(database(), runs.read(database(), handle.id)["queue"])
     return str(handle.id)
 
 
@@ -142,8 +156,8 @@ def delete(names: tuple[str, ...], every: bool) -> None:
         raise click.UsageError("give FLOW/DEPLOYMENT, or --all")
     db = database()
     while every and (page := deployments.list_deployments(db).items):
-        _each(tuple(each.full_name for each in page), lambda name: deployments.delete(db, name), "is deleted")
-    _each(names, lambda name: deployments.delete(db, name), "is deleted")
+        _each(tuple(each.full_name for each in page), lambda name: acting.delete_deployment(db, name), "is deleted")
+    _each(names, lambda name: acting.delete_deployment(db, name), "is deleted")
 
 
 @deployment.command()
@@ -286,12 +300,6 @@ def _each(names: tuple[str, ...], act: Callable[[str], object], done: str) -> No
     for name in names:
         act(name)
         _support.say(f"deployment {name} {done}")
-
-
-def _say_unheard(db: Database, queue: str) -> None:
-    """Say that what goes to a queue would wait, where nobody consumes it."""
-    if queue and not workers.slots_by_queue(db).get(queue):
-        _support.say(f"No worker listens on queue {queue!r}: start one with `orchestra worker start -q {queue}`")
 
 
 def _state(found: Deployment) -> str:

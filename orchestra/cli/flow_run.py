@@ -7,11 +7,12 @@ from collections.abc import Callable
 import rich_click as click
 
 from orchestra import lazy
-from orchestra.cli import _drawing, _logs, _options, _support, _watch
+from orchestra.cli import _drawing, _logs, _options, _pool_views, _support, _watch
 from orchestra.cli.deployment import start as start_deployment
 from orchestra.engine import leases, operations
 from orchestra.engine.parameters import bind_named
-from orchestra.store import deployments, queries
+from orchestra.states import StateType
+from orchestra.store import deployments, queries, runs
 from orchestra.store.database import Database, database
 
 
@@ -91,6 +92,7 @@ def create(
         idempotency_key=idempotency_key,
     )
     _support.emit(handle.id)
+    _pool_views.say_unheard(database(), runs.read(database(), handle.id)["queue"])
     if watch:
         _watch.watch(database(), handle.id)
 
@@ -150,6 +152,9 @@ def inspect(flow_run_id: str, output: str) -> None:
         _support.emit_json(record)
     else:
         _support.emit_details(record)
+    waits = record["state_type"] in (StateType.SCHEDULED, StateType.PENDING) and record["runner"] == "celery"
+    if waits:
+        _pool_views.say_unheard(database(), record["work_queue_name"])
 
 
 @flow_run.command()

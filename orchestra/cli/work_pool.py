@@ -8,6 +8,8 @@ import rich_click as click
 
 from orchestra import work_pools as types
 from orchestra.cli import _pool_views, _support
+from orchestra.engine import upcoming
+from orchestra.engine import work_pools as acting
 from orchestra.store import queries, work_pools
 from orchestra.store.database import database
 
@@ -58,7 +60,7 @@ def create(
         "base_job_template": base,
     }
     if overwrite and work_pools.find(database(), name) is not None:
-        work_pools.update(database(), name, type=kind, **values)
+        acting.change(database(), name, type=kind, **values)
         _support.say(f"work pool {name!r} of type {kind} is changed")
         return
     work_pools.create(database(), name, kind, **values)
@@ -74,8 +76,8 @@ def ls(limit: int, after: str | None, output: str) -> None:
     if output == "json":
         _support.emit_json(page.items)
     else:
-        rows = [(p.name, p.type, "paused" if p.is_paused else "ready", p.concurrency_limit or "") for p in page.items]
-        _support.emit_table(("NAME", "TYPE", "STATE", "LIMIT"), rows)
+        rows = [(p.name, p.type, p.status, p.concurrency_limit or "") for p in page.items]
+        _support.emit_table(("NAME", "TYPE", "STATUS", "LIMIT"), rows)
     _support.say_more(page.next)
 
 
@@ -84,8 +86,10 @@ def ls(limit: int, after: str | None, output: str) -> None:
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show one work pool."""
-    found = work_pools.read(database(), name)
+    db = database()
+    found = work_pools.read(db, name)
     (_support.emit_json if output == "json" else _support.emit_record)(found)
+    _pool_views.say_unheard(db, *(each.celery_queue for each in work_pools.list_queues(db, name)))
 
 
 @work_pool.command()
@@ -101,7 +105,7 @@ def update(name: str, description: str | None, template: str | None, concurrency
         changes["base_job_template"] = _read_template(template)
     if not changes:
         raise click.UsageError("nothing to change: give --description, --concurrency-limit or --base-job-template")
-    work_pools.update(database(), name, **changes)
+    acting.change(database(), name, **changes)
     _support.say(f"work pool {name!r} is changed")
 
 
@@ -109,7 +113,7 @@ def update(name: str, description: str | None, template: str | None, concurrency
 @_name
 def pause(name: str) -> None:
     """Start nothing in a pool until `resume`; what has begun goes on."""
-    work_pools.update(database(), name, paused=True)
+    acting.change(database(), name, paused=True)
     _support.say(f"work pool {name!r} is paused")
 
 
@@ -117,7 +121,7 @@ def pause(name: str) -> None:
 @_name
 def resume(name: str) -> None:
     """Let a paused pool go on."""
-    work_pools.update(database(), name, paused=False)
+    acting.change(database(), name, paused=False)
     _support.say(f"work pool {name!r} goes on")
 
 
@@ -125,7 +129,7 @@ def resume(name: str) -> None:
 @_name
 def delete(name: str) -> None:
     """Delete a work pool and its queues; its deployments stay, NOT_READY."""
-    work_pools.delete(database(), name)
+    acting.delete(database(), name)
     _support.say(f"work pool {name!r} is deleted")
 
 
@@ -134,7 +138,7 @@ def delete(name: str) -> None:
 @click.argument("limit", type=click.IntRange(min=1))
 def set_limit(name: str, limit: int) -> None:
     """Let at most so many runs be at work at once."""
-    work_pools.update(database(), name, concurrency_limit=limit)
+    acting.change(database(), name, concurrency_limit=limit)
     _support.say(f"work pool {name!r} has a concurrency limit of {limit}")
 
 
@@ -142,7 +146,7 @@ def set_limit(name: str, limit: int) -> None:
 @_name
 def clear_limit(name: str) -> None:
     """Let any number of runs be at work at once."""
-    work_pools.update(database(), name, concurrency_limit=None)
+    acting.change(database(), name, concurrency_limit=None)
     _support.say(f"work pool {name!r} has no concurrency limit")
 
 
@@ -158,17 +162,19 @@ def default_template(kind: str) -> None:
 @click.option("-l", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most runs to show.")
 @_support.output_option
 def preview(name: str, limit: int, output: str) -> None:
-    """Show the runs that wait to start in a pool, the first due first."""
-    queues = [each.celery_queue for each in work_pools.list_queues(database(), name)]
-    _pool_views.show_waiting(queries.waiting_runs(database(), queues, limit=limit), output)
+    """Show the runs that wait to start in a pool, the first due first, and those that schedules will make there."""
+    db = database()
+    queues = [each.celery_queue for each in work_pools.list_queues(db, name)]
+    found = queries.waiting_runs(db, queues, limit=limit)
+    _pool_views.show_waiting(found, upcoming.of_pool(db, name, limit)[: limit - len(found)], output)
 
 
 @work_pool.command()
 @_name
 @_support.output_option
 def slots(name: str, output: str) -> None:
-    """Show, of each queue of a pool, its workers' slots, and how many runs are at work and wait."""
-    _pool_views.show_slots(database(), work_pools.list_queues(database(), name), output)
+    """Show, of each queue of a pool, its workers' slots, who is at work there, and who waits for a slot."""
+    _pool_views.show_slots(database(), name, work_pools.list_queues(database(), name), output)
 
 
 def _read_template(text: str) -> dict[str, Any]:

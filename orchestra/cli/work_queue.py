@@ -7,6 +7,8 @@ from typing import Any
 import rich_click as click
 
 from orchestra.cli import _pool_views, _support
+from orchestra.engine import upcoming
+from orchestra.engine import work_pools as acting
 from orchestra.store import queries, work_pools
 from orchestra.store.database import database
 
@@ -48,7 +50,7 @@ def ls(pool: str | None, output: str) -> None:
     if output == "json":
         _support.emit_json(found)
         return
-    columns = ("POOL", "NAME", "CELERY QUEUE", "PRIORITY", "LIMIT", "STATE")
+    columns = ("POOL", "NAME", "CELERY QUEUE", "PRIORITY", "LIMIT", "STATUS")
     rows = [
         (
             q.work_pool_name,
@@ -56,7 +58,7 @@ def ls(pool: str | None, output: str) -> None:
             q.celery_queue,
             q.priority,
             q.concurrency_limit or "",
-            "paused" if q.is_paused else "ready",
+            q.status,
         )
         for q in found
     ]
@@ -71,6 +73,21 @@ def inspect(name: str, pool: str, output: str) -> None:
     """Show one work queue."""
     found = work_pools.read_queue(database(), pool, name)
     (_support.emit_json if output == "json" else _support.emit_record)(found)
+    _pool_views.say_unheard(database(), found.celery_queue)
+
+
+@work_queue.command()
+@_name
+@_pool
+@click.option("-d", "--description", help="What it is for.")
+@click.option("--priority", type=click.IntRange(min=0), help="The lowest goes first; acts at once on what waits.")
+def update(name: str, pool: str, description: str | None, priority: int | None) -> None:
+    """Change a work queue; what is not named stays."""
+    given = {"description": description, "priority": priority}
+    changes = {key: value for key, value in given.items() if value is not None}
+    if not changes:
+        raise click.UsageError("nothing to change: give --priority or --description")
+    _change(pool, name, "is changed", **changes)
 
 
 @work_queue.command()
@@ -78,12 +95,12 @@ def inspect(name: str, pool: str, output: str) -> None:
 @_pool
 def delete(name: str, pool: str) -> None:
     """Delete a work queue; what waits there waits on."""
-    work_pools.delete_queue(database(), pool, name)
+    acting.delete_queue(database(), pool, name)
     _support.say(f"work queue {name!r} of pool {pool!r} is deleted")
 
 
 def _change(pool: str, name: str, done: str, **changes: Any) -> None:
-    work_pools.update_queue(database(), pool, name, **changes)
+    acting.change_queue(database(), pool, name, **changes)
     _support.say(f"work queue {name!r} of pool {pool!r} {done}")
 
 
@@ -126,9 +143,12 @@ def clear_limit(name: str, pool: str) -> None:
 @click.option("-l", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most runs to show.")
 @_support.output_option
 def preview(name: str, pool: str, limit: int, output: str) -> None:
-    """Show the runs that wait to start in a queue, the first due first."""
-    queue = work_pools.read_queue(database(), pool, name).celery_queue
-    _pool_views.show_waiting(queries.waiting_runs(database(), [queue], limit=limit), output)
+    """Show the runs that wait to start in a queue, the first due first, and those that schedules will make there."""
+    db = database()
+    queue = work_pools.read_queue(db, pool, name).celery_queue
+    found = queries.waiting_runs(db, [queue], limit=limit)
+    coming = upcoming.of_pool(db, pool, limit, queue=queue)
+    _pool_views.show_waiting(found, coming[: limit - len(found)], output)
 
 
 @work_queue.command()
@@ -136,5 +156,5 @@ def preview(name: str, pool: str, limit: int, output: str) -> None:
 @_pool
 @_support.output_option
 def slots(name: str, pool: str, output: str) -> None:
-    """Show a queue's slots, and how many runs are at work and wait."""
-    _pool_views.show_slots(database(), [work_pools.read_queue(database(), pool, name)], output)
+    """Show a queue's slots, who is at work there, and who waits for a slot."""
+    _pool_views.show_slots(database(), pool, [work_pools.read_queue(database(), pool, name)], output)

@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
@@ -19,6 +18,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter
 
 from orchestra import artifacts, clock, lazy, variables
+from orchestra.client.deployments import DeploymentMethods
 from orchestra.client.schemas.actions import (
     ArtifactCreate,
     ArtifactUpdate,
@@ -90,7 +90,6 @@ _TASK_RUN: TypeAdapter[TaskRun] = TypeAdapter(TaskRun)
 _TASK_RUNS: TypeAdapter[list[TaskRun]] = TypeAdapter(list[TaskRun])
 _STATES: TypeAdapter[list[State[Any]]] = TypeAdapter(list[RunState])
 _LOGS: TypeAdapter[list[Log]] = TypeAdapter(list[Log])
-_EVENTS: TypeAdapter[EventPage] = TypeAdapter(EventPage)
 _ANSWER: TypeAdapter[OrchestrationResult] = TypeAdapter(OrchestrationResult)
 _COUNT: TypeAdapter[int] = TypeAdapter(int)
 _ID: TypeAdapter[str] = TypeAdapter(str)
@@ -119,7 +118,7 @@ def get_client(*, sync_client: bool = False) -> OrchestraClient | SyncOrchestraC
 
 
 #: Words in the names of methods that Prefect's client has and this one has not yet.
-_LATER = "deployment work_pool work_queue automation block worker".split()
+_LATER = "automation block".split()
 
 
 class _Client:
@@ -135,7 +134,7 @@ class _Client:
             raise AttributeError(f"{type(self).__name__} has no {name!r} yet: {what}s come in a later version")
 
 
-class SyncOrchestraClient(_Client):
+class SyncOrchestraClient(_Client, DeploymentMethods):
     """Reads flows, runs, states and logs, and acts on runs. Safe to use from any thread; holds no connection.
 
     Every method may raise `StoreUnavailable`, where the database does not answer.
@@ -610,8 +609,8 @@ class SyncOrchestraClient(_Client):
             limit: Most events of the page.
             after: `next` of the page before.
         """
-        asked = partial(
-            read_events,
+        self._database()
+        return read_events(
             events=events,
             resources=resources,
             since=since,
@@ -620,7 +619,6 @@ class SyncOrchestraClient(_Client):
             limit=limit,
             after=after,
         )
-        return self._seen("read_events", _EVENTS, lambda db: _EVENTS.dump_python(asked(), mode="json"))
 
     # -- concurrency limits --------------------------------------------------------------------------------------
 
@@ -887,5 +885,25 @@ class OrchestraClient(_Client):
     read_global_concurrency_limits = _awaitable(SyncOrchestraClient.read_global_concurrency_limits)
     update_global_concurrency_limit = _awaitable(SyncOrchestraClient.update_global_concurrency_limit)
     delete_global_concurrency_limit_by_name = _awaitable(SyncOrchestraClient.delete_global_concurrency_limit_by_name)
+    create_deployment = _awaitable(SyncOrchestraClient.create_deployment)
+    read_deployment = _awaitable(SyncOrchestraClient.read_deployment)
+    read_deployment_by_name = _awaitable(SyncOrchestraClient.read_deployment_by_name)
+    read_deployments = _awaitable(SyncOrchestraClient.read_deployments)
+    update_deployment = _awaitable(SyncOrchestraClient.update_deployment)
+    delete_deployment = _awaitable(SyncOrchestraClient.delete_deployment)
+    pause_deployment = _awaitable(SyncOrchestraClient.pause_deployment)
+    resume_deployment = _awaitable(SyncOrchestraClient.resume_deployment)
+    create_flow_run_from_deployment = _awaitable(SyncOrchestraClient.create_flow_run_from_deployment)
+    read_deployment_schedules = _awaitable(SyncOrchestraClient.read_deployment_schedules)
+    create_deployment_schedules = _awaitable(SyncOrchestraClient.create_deployment_schedules)
+    update_deployment_schedule = _awaitable(SyncOrchestraClient.update_deployment_schedule)
+    delete_deployment_schedule = _awaitable(SyncOrchestraClient.delete_deployment_schedule)
+    create_work_pool = _awaitable(SyncOrchestraClient.create_work_pool)
+    read_work_pool = _awaitable(SyncOrchestraClient.read_work_pool)
+    read_work_pools = _awaitable(SyncOrchestraClient.read_work_pools)
+    update_work_pool = _awaitable(SyncOrchestraClient.update_work_pool)
+    delete_work_pool = _awaitable(SyncOrchestraClient.delete_work_pool)
+    read_work_queues = _awaitable(SyncOrchestraClient.read_work_queues)
+    read_workers_for_work_pool = _awaitable(SyncOrchestraClient.read_workers_for_work_pool)
     hello = _awaitable(SyncOrchestraClient.hello)
     api_healthcheck = _awaitable(SyncOrchestraClient.api_healthcheck)

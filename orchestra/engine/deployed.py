@@ -1,4 +1,5 @@
-"""Runs of deployments: how one is made of its deployment, and what holds it back on a worker.
+"""Runs of deployments: how one is made of its deployment, and what holds it back on a worker (the slots of
+limits, and pauses).
 
 Nothing of the flow's code is loaded where a run is started: the JSON schema that the deployment keeps says what fits.
 """
@@ -6,24 +7,35 @@ Nothing of the flow's code is loaded where a run is started: the JSON schema tha
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from orchestra import clock, names
-from orchestra.engine import input_schema, sources
-from orchestra.errors import ConfigurationError, DefinitionNotFound, ParameterTypeError, SourceUnavailable
+from orchestra import clock, graph, lazy, names
+from orchestra import work_pools as types
+from orchestra.engine import history, sources
+from orchestra.errors import (
+    CancelledRun,
+    ConfigurationError,
+    DefinitionNotFound,
+    ParameterTypeError,
+    SourceUnavailable,
+)
 from orchestra.results import check_parameters
-from orchestra.serializers import clean_text, encode
-from orchestra.store import claims, deployments, journal, work_pools
-from orchestra.store.claims import Claimed
+from orchestra.runners.carrier import Carrier
+from orchestra.serializers import clean_text, encode, encode_exception
+from orchestra.states import StateType
+from orchestra.store import deployments, interventions, journal, precedence, run_slots, runs, work_pools
+from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
 from orchestra.store.deployments import Deployment
+from orchestra.store.journal import Ending
 from orchestra.store.runs import NewRun
 from orchestra.store.tables import LONGEST_NAME
 
-#: For how long a run of a paused pool is left alone before it is looked at again, in seconds.
-PAUSED_WAIT = 5.0
+logger = logging.getLogger("orchestra.engine")
 
 
 def new_run(
@@ -48,7 +60,10 @@ def new_run(
     Raises:
         ParameterTypeError: The parameters do not fit the deployment's schema.
         SerializationError: The parameters cannot be encoded.
+        ConfigurationError: The job variables do not fit the work pool.
     """
+    if job_variables:
+        _check_job(database, deployment, job_variables)
     spec = deployments.spec_row(database, deployment.id)
     what = f"the set of parameters of deployment {deployment.full_name!r}"
     values = fitting(deployment, parameters)
@@ -69,8 +84,18 @@ def new_run(
         timeout_seconds=spec.timeout_seconds,
         has_hooks=spec.has_hooks,
         deployment_id=deployment.id,
+        named=bool(name),
         job_variables=json.dumps(dict(job_variables)) if job_variables else None,
     )
+
+
+def _check_job(database: Database, deployment: Deployment, job_variables: Mapping[str, Any]) -> None:
+    where = f"a run of deployment {deployment.full_name!r}"
+    found = work_pools.of_deployment(database, deployment.id)
+    if found is None:
+        raise ConfigurationError(f"{where} is given job variables, and there is no work pool to take them")
+    pool, variables = found
+    types.check_job(pool.type, pool.base_job_template, variables | dict(job_variables), where)
 
 
 def fitting(deployment: Deployment, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +105,9 @@ def fitting(deployment: Deployment, parameters: Mapping[str, Any]) -> dict[str, 
         ParameterTypeError: They do not fit the deployment's schema; names each misfit.
     """
     try:
-        given = {name: input_schema.as_json(value) for name, value in parameters.items()}
+        # jsonschema loads where a run is started, and not in the process of each run.
+        as_json = lazy.load("input_schema").as_json
+        given = {name: as_json(value) for name, value in parameters.items()}
     except ValueError as error:
         raise ParameterTypeError(
             f"a parameter for deployment {deployment.full_name!r} cannot be written as JSON, which is what a run of "
@@ -102,7 +129,7 @@ def check(deployment: str, schema: Mapping[str, Any], values: Mapping[str, Any],
         ParameterTypeError: Names each misfit.
     """
     wanted = {name: each for name, each in schema.items() if not (partial and name == "required")}
-    if problems := input_schema.problems(wanted, dict(values)):
+    if problems := lazy.load("input_schema").problems(wanted, dict(values)):
         raise ParameterTypeError(f"the parameters of deployment {deployment!r} do not fit: {'; '.join(problems)}")
 
 
@@ -122,22 +149,96 @@ def entrypoint_here(database: Database, row: Mapping[str, Any]) -> str:
         raise DefinitionNotFound(entrypoint, str(error)) from error
 
 
-def hold_back(database: Database, claimed: Claimed) -> bool:
-    """Leave a claimed run of a deployment alone for now, if it must not start; one that has begun goes on.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """How a run of a deployment is carried out: the type of its work pool, and the template, filled in for the run."""
 
-    The place for what else holds runs of deployments back, as their concurrency limits.
+    pool: str
+    kind: str
+    configuration: dict[str, Any]
 
-    Returns:
-        Whether it was given back.
+
+def job_of(database: Database, row: Mapping[str, Any]) -> Job | None:
+    """The job of a run's row, for a subflow that of the run above it; None where it has no work pool."""
+    if row["deployment_id"] is None and row["parent_run_id"] is None:
+        return None
+    found = work_pools.of_run(database, row["id"])
+    if found is None:
+        return None
+    pool, variables = found
+    return Job(pool.name, pool.type, types.job_of(pool.base_job_template, variables))
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What becomes of a claimed run of a deployment."""
+
+    goes_on: bool
+    #: The run that is to have the worker slot instead.
+    instead: str | None = None
+
+
+def admit(database: Database, claimed: Claimed, carrier: Carrier) -> Admission:
+    """See whether a claimed run of a deployment may go on: its pool is not paused, and there is a slot for it.
+
+    Where it must wait, its claim is given up, and whoever frees a slot, or resumes the pool, lets it go on. One more
+    than its deployment's limit allows may be cancelled instead. One that is about to start leaves the worker slot to a
+    run of a work queue that is served before its own. What ends now needs no slot.
+
+    Raises:
+        ClaimLost: Another claim was made.
     """
     row = claimed.row
-    parked_before = row["streak_parks"] or row["outcome"] is not None
-    if row["deployment_id"] is None or parked_before or claimed.claim.cancelled or claimed.over_budget:
-        return False
-    if row["queue"] not in work_pools.paused_queues(database):
-        return False
-    if row["run_attempt"] > 1 or journal.load(database, row["id"], 1):
-        return False
-    reason = f"the work pool or work queue of Celery queue {row['queue']!r} is paused"
-    claims.give_back(database, claimed.claim, due_in=PAUSED_WAIT, message=reason, unstarted=True)
-    return True
+    if claimed.claim.cancelled or claimed.over_budget:
+        return Admission(True)
+    gate = run_slots.gate(database, row)
+    if gate.holds or not (gate.limits or gate.paused or gate.is_outranked):
+        return Admission(True)
+    begun = _has_begun(database, row)
+    other = precedence.outranking(database, row, carrier.queues) if gate.is_outranked and not begun else None
+    if other is not None and (stepped_back := precedence.step_back(database, claimed.claim)):
+        carrier.announce(stepped_back)
+        return Admission(False, other)
+    if not gate.limits and (begun or not gate.paused):
+        return Admission(True)
+    return Admission(_has_slot(database, claimed, carrier, begun=begun))
+
+
+def _has_slot(database: Database, claimed: Claimed, carrier: Carrier, *, begun: bool) -> bool:
+    """Ask for a slot of each limit; where there is none, the run waits, or is cancelled."""
+    claim, row = claimed.claim, claimed.row
+    asked = run_slots.ask(database, claim, row, begun=begun)
+    carrier.announce(asked.announcements)
+    if asked.refused:
+        _cancel(database, claim, row, carrier, asked.reason)
+    elif not asked.granted:
+        logger.info("flow run %s: %s", claim.run_id, asked.reason)
+        history.note(claim.run_id, "SCHEDULED", asked.shown, asked.reason)
+    return asked.granted
+
+
+def _has_begun(database: Database, row: Mapping[str, Any]) -> bool:
+    """Whether a run's body was called before."""
+    if row["streak_parks"] or row["outcome"] is not None or row["run_attempt"] > 1 or row["lapses"]:
+        return True
+    return row["claim_number"] > 1 and bool(journal.load(database, row["id"], 1))
+
+
+def _cancel(database: Database, claim: Claim, row: Mapping[str, Any], carrier: Carrier, reason: str) -> None:
+    """End a run as CANCELLED that was not started. Nothing is loaded for that: a worker runs its hooks."""
+    data, _ = encode_exception(CancelledRun(reason))
+    ending = Ending(StateType.CANCELLED, "Cancelled", reason, data)
+    debt = None if row["has_hooks"] is False else interventions.debt_of_cancelled(row, reason)
+    logger.warning("flow run %s was %s", claim.run_id, reason)
+    history.note(claim.run_id, ending.state_type, ending.state_name, reason)
+    carrier.announce(runs.finish(database, claim, ending, [], window=lambda queue: graph.window(0), debt=debt))
+
+
+def hand_on(database: Database, run_id: str, carrier: Carrier) -> None:
+    """Let another run have the slot of one that has ended here, or whose attempt has."""
+    carrier.announce(run_slots.leave(database, run_id))
+
+
+def give_up(database: Database, run_id: str, carrier: Carrier) -> None:
+    """Let another run have the slot of one that cannot be carried on here."""
+    carrier.announce(run_slots.give_up(database, run_id))

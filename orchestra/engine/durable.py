@@ -187,7 +187,7 @@ class DurableRunner(Holding):
             ending, final = ending_of(states.from_exception(error), what=f"the result of task {task.name!r}")
             self._write([self._new(asked, task, inputs, ending=ending)])
             return final
-        if queue not in self.carrier.queues:
+        if not self._is_consumed_here(queue):
             try:
                 self.carrier.check_queue(queue)
                 step = self._new(asked, task, _sendable(task, inputs), queue=queue, priority=priority)
@@ -493,7 +493,7 @@ class DurableRunner(Holding):
         if self._answer(asked, encoded) is not None:
             return asked.key
         child = self._new_child(asked, flow, values, encoded)
-        inline = inside and child.queue in self.carrier.queues and child.depth < INLINE_DEPTH
+        inline = inside and self._is_consumed_here(child.queue) and child.depth < INLINE_DEPTH
         step = NewStep(
             asked.key,
             asked.branch,
@@ -579,6 +579,11 @@ class DurableRunner(Holding):
         ranked = next((each for each in (priority, routed_priority) if each is not None), self.row["priority"])
         return chosen, ranked
 
+    def _is_consumed_here(self, queue: str) -> bool:
+        """Whether this worker takes what is sent to a queue; one may take only what is for the version it has."""
+        consumed, version = self.carrier.queues, self.row["version"]
+        return queue in consumed or (version is not None and names.versioned_queue(queue, version) in consumed)
+
     def _task_context(
         self, asked: Asked, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> TaskRunContext:
@@ -624,6 +629,7 @@ class DurableRunner(Holding):
             queue=queue,
             priority=priority,
             lease_seconds=task.lease_seconds,
+            version=self.row["version"],
             tags=tags_of(task.tags),
             ending=ending,
             transaction=self._transaction_key(),

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from orchestra import clock, names
-from orchestra.errors import StoreError, StoreUnavailable
+from orchestra import clock, names, states
+from orchestra.engine import deployed
+from orchestra.engine.values import ending_of
+from orchestra.errors import ParameterTypeError, StoreError, StoreUnavailable
 from orchestra.fire_times import due, next_time
 from orchestra.results import check_parameters
 from orchestra.schedules import Schedule
@@ -21,6 +23,7 @@ from orchestra.serializers import clean_text, encode
 from orchestra.store import ticks, workers
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
+from orchestra.store.journal import Ending
 from orchestra.store.runs import NewRun
 from orchestra.store.ticks import Firing
 
@@ -107,7 +110,8 @@ def schedule_of(row: Any) -> Schedule:
 
 
 def _new_run(row: Any, schedule: Schedule, fire_at: float, route: Router) -> NewRun:
-    """The run of a fire time. Parameters that do not fit fail it, where everybody sees that."""
+    """The run of a fire time. Where its parameters do not fit the deployment's schema it is written as one that has
+    failed, where everybody sees that."""
     what = f"the set of parameters of deployment {row.deployment_name!r}"
     parameters = json.loads(row.deployment_parameters) | schedule.parameters
     routed, priority = (row.queue, None) if row.queue else route(row.entrypoint)
@@ -128,7 +132,21 @@ def _new_run(row: Any, schedule: Schedule, fire_at: float, route: Router) -> New
         timeout_seconds=row.timeout_seconds,
         has_hooks=row.has_hooks,
         deployment_id=row.deployment_id,
+        failed=_misfit(row, parameters),
     )
+
+
+def _misfit(row: Any, parameters: dict[str, Any]) -> Ending | None:
+    """How a run ends whose parameters do not fit; None where they do, or need not."""
+    if not row.enforce_parameter_schema:
+        return None
+    name = f"{row.flow_name}/{row.deployment_name}"
+    try:
+        deployed.check(name, json.loads(row.parameter_schema), parameters)
+    except ParameterTypeError as error:
+        logger.error("schedule %s: %s; its runs fail until it is deployed again", row.slug or row.id, error)
+        return ending_of(states.from_exception(error), what="an error")[0]
+    return None
 
 
 def mark_late(database: Database) -> Counter[str]:

@@ -39,8 +39,16 @@ class _Held:
 class Heart:
     """Keeps the claims of this process alive, on a connection of its own."""
 
-    def __init__(self, open_database: Callable[[], Database] = database) -> None:
+    def __init__(self, open_database: Callable[[], Database] = database, *, lent: Claim | None = None) -> None:
+        """The heart of a process.
+
+        Args:
+            open_database: Gives the database.
+            lent: A claim under which this process works for the one that made it: it is renewed as the others, and
+                never let lapse; that one sees to that, when this process has ended.
+        """
         self._open = open_database
+        self._lent = lent
         self._held: list[_Held] = []
         self._given_up: list[Claim] = []
         self._marks: dict[str, float] = {}
@@ -66,7 +74,8 @@ class Heart:
         except (Fenced, ClaimLost):
             raise
         except BaseException:
-            self._give_up(claim)
+            if claim is not self._lent:
+                self._give_up(claim)
             raise
         finally:
             with self._changed:

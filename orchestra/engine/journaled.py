@@ -199,6 +199,23 @@ class Journaled:
         given: T = self._state(asked.key).result()
         return given
 
+    def patched(self, name: str) -> bool:
+        """Whether this run goes by the patch of that name, in the calling branch. Once said, it is said so again."""
+        self.check("patched")
+        branch, patch = self._line(), names.step_name(name)
+        if patch not in branch.patches:
+            branch.patches[patch] = self._decide_patch(branch.patch(patch))
+        return branch.patches[patch]
+
+    def _decide_patch(self, asked: Asked) -> bool:
+        known = self.replay.patched(asked)
+        if known is None:
+            # Written with the next write. Before that nothing was done by it: after a crash it is said anew.
+            step = self._plain(asked, Kind.PATCH)
+            step.ending, _ = ending_of(State(StateType.COMPLETED, data=True), what="a patch")
+            self._unwritten.append(step)
+        return known is not False
+
     def observe_done(self, key: str) -> bool:
         """Whether a submitted step has ended, journaled."""
 

@@ -23,6 +23,7 @@ from orchestra.engine import (
     owed,
     tracing,
     unknown,
+    versions,
 )
 from orchestra.engine.arguments import replace_futures, replace_refs
 from orchestra.engine.branches import Line, Waiters, current_line
@@ -32,6 +33,7 @@ from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import FlowRunHooks, running_state
 from orchestra.engine.outcomes import flow_state
 from orchestra.engine.parameters import bind_named, call_with, validate
+from orchestra.engine.run_names import flow_run_name
 from orchestra.engine.values import ending_of
 from orchestra.errors import (
     Adrift,
@@ -42,6 +44,7 @@ from orchestra.errors import (
     DefinitionNotFound,
     Fenced,
     NonDeterministic,
+    OtherVersion,
     ParameterError,
     Parked,
     ResultStorageUnavailable,
@@ -76,27 +79,51 @@ def run_segment(database: Database, run_id: str, carrier: Carrier, heart: Heart)
         return
     wake = WAKE_SUFFIX if claimed.claim.number > 1 else ""
     heart.mark(claimed.row["queue"] + wake, claimed.row["announced_at"])
-    if claimed.row["deployment_id"] is not None and deployed.hold_back(database, claimed):
+    if claimed.row["deployment_id"] is None:
+        _carry_on(database, claimed, carrier, heart)
         return
-    flow = _load(database, claimed)
+    admission = deployed.admit(database, claimed, carrier)
+    if admission.goes_on:
+        _carry_on(database, claimed, carrier, heart)
+        deployed.hand_on(database, run_id, carrier)
+    elif admission.instead is not None:
+        run_segment(database, admission.instead, carrier, heart)
+
+
+def _carry_on(database: Database, claimed: Claimed, carrier: Carrier, heart: Heart) -> None:
+    job = None if claimed.over_budget else deployed.job_of(database, claimed.row)
+    if job is not None and lazy.load("carry_out_job")(database, claimed, job, carrier, heart):
+        return
+    flow = load(database, claimed, carrier)
     if flow is not None:
         Segment(database, flow, claimed, carrier, heart).run()
+    elif claimed.row["deployment_id"] is not None:
+        deployed.give_up(database, claimed.claim.run_id, carrier)
 
 
-def _load(database: Database, claimed: Claimed) -> FlowSpec | None:
-    """The run's flow; None where the run was left to a worker that has its code."""
+def load(database: Database, claimed: Claimed, carrier: Carrier) -> FlowSpec | None:
+    """The run's flow; None where the run was left to a worker that has its code, in its version."""
     row = claimed.row
     if claimed.over_budget:
         # Its code may be what kills the process; it is ended without.
         return unknown.unknown_flow(row["path"], row["flow_name"])
     try:
         path = row["path"] if row["deployment_id"] is None else deployed.entrypoint_here(database, row)
-        return definitions.load_flow(path, row["entrypoint"], row["options"])
+        flow = definitions.load_flow(path, row["entrypoint"], row["options"])
+        versions.check(flow, row["version"])
+        return flow
     except DefinitionNotFound as error:
         if not claimed.claim.cancelled:
-            unknown.wait_for_code(database, claimed.claim, error)
+            _leave(database, claimed, carrier, error)
             return None
         return unknown.unknown_flow(row["path"], row["flow_name"])
+
+
+def _leave(database: Database, claimed: Claimed, carrier: Carrier, error: DefinitionNotFound) -> None:
+    if isinstance(error, OtherVersion):
+        versions.leave(database, claimed, carrier, error)
+    else:
+        unknown.wait_for_code(database, claimed.claim, error)
 
 
 class Segment:
@@ -198,11 +225,33 @@ class Segment:
             log_prints=bool(self.flow.log_prints),
             lines=Lines(self.claim.run_attempt, written),
             depth=self.row["depth"],
+            deployment_id=self.row["deployment_id"],
         )
         above = flow_run_context.get()
         if self.flow.log_prints is None and above is not None:
             self.context.log_prints = above.log_prints
         self.runner.context = self.context
+
+    def keep_outcome(self, error: BaseException) -> bool:
+        """Note that the body ended by this error, for a process that died in it and could not say so itself.
+
+        The next segment, or whoever goes on under this claim, ends the run so. A crash before leaves the claim to its
+        lapse, one after a run whose body is over.
+
+        Returns:
+            Whether the claim is held on: there is no submitted work to wait for.
+
+        Raises:
+            Fenced: The claim was taken over, or the run has ended.
+            Cancelled: The run is being cancelled; nothing was kept.
+        """
+        self._open()
+        outcome = self._encode_outcome(states.from_exception(error))
+        parking = self.runner.guard(
+            lambda: runs.body_ended(self.database, self.claim, outcome, (), window=self.runner.window)
+        )
+        self.carrier.announce(parking.announcements)
+        return not parking.parked
 
     # -- a static flow -------------------------------------------------------------------------------------------
 
@@ -317,7 +366,15 @@ class Segment:
         self.context.parameters = parameters
         if self.flow.validate_parameters:
             self.context.parameters = validate(self.flow.fn, parameters)
+        if self.row["deployment_id"] is not None and not self.row["named"]:
+            self._name()
         return self.context.parameters
+
+    def _name(self) -> None:
+        """Name a run of a deployment by its flow's template: where it was started there was no code to do so."""
+        if self.flow.flow_run_name is not None:
+            name = self.context.run_name = clean_text(flow_run_name(self.flow, self.context.parameters))
+            self.runner.guard(lambda: runs.rename(self.database, self.claim, name))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.runner.guard(lambda: claims.ensure(self.database, self.claim))

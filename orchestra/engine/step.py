@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from orchestra import clock, graph, identifiers, lazy, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, tags_context
-from orchestra.engine import caching, definitions, history, interrupts, owed, unknown
+from orchestra.engine import caching, definitions, history, interrupts, owed, unknown, versions
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import TaskRunHooks
 from orchestra.engine.inputs import kept_tags, resolved_inputs
@@ -29,6 +29,7 @@ from orchestra.errors import (
     CrashedRun,
     DefinitionNotFound,
     Fenced,
+    OtherVersion,
     ResultStorageUnavailable,
     StoreError,
 )
@@ -98,7 +99,12 @@ class _Step:
             self._end(_crashed(self.row["lapses"]), self.row["attempt"])
             return
         try:
+            if (version := self.row["version"]) is not None:
+                versions.check(_flow_of(_run_row(self.database, self.claim.run_id)), version)
             task = definitions.load_task(self.row["path"], self.row["options"])
+        except OtherVersion as error:
+            versions.leave(self.database, self.claimed, self.carrier, error)
+            return
         except DefinitionNotFound as error:
             unknown.wait_for_code(self.database, self.claim, error)
             return
@@ -240,6 +246,7 @@ class _Step:
             start_time=row.start_time,
             log_prints=bool(flow.log_prints),
             depth=row.depth,
+            deployment_id=row.deployment_id,
         )
 
     def _end(
@@ -326,6 +333,7 @@ _FLOW_RUN = prepare(
         flow_runs.c.name,
         flow_runs.c.flow_name,
         flow_runs.c.path,
+        flow_runs.c.deployment_id,
         flow_runs.c.options,
         flow_runs.c.entrypoint,
         flow_runs.c.runner,

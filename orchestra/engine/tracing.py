@@ -467,6 +467,10 @@ class _Tracer:
         """Refuse: what is seen while tracing is not what a run would see."""
         self.refuse(f"asks for {name!r} (hand it in as a parameter, or ask in a task)")
 
+    def patched(self, name: str) -> bool:
+        """What is planned is new, and goes by every patch."""
+        return True
+
     # -- notes ---------------------------------------------------------------------------------------------------
 
     def _note(self, task: TaskSpec, call: Call, *, direct: bool) -> str:
@@ -495,6 +499,7 @@ class _Tracer:
             queue=queue,
             priority=priority,
             lease_seconds=task.lease_seconds,
+            version=self.flow.version,
             most_in_flight=self.flow.most_in_flight,
             tags=tags_of(task.tags),
         )

@@ -25,6 +25,10 @@ class Runner(Waiter, Protocol):
         """Keeps the transactions of the body (`orchestra.transactions.Keeper`)."""
         ...
 
+    def patched(self, name: str) -> bool:
+        """Whether the body goes by the patch of that name: False where it passed here before there was one."""
+        ...
+
     def call_task(self, task: TaskSpec, call: Call) -> State[Any]:
         """The final state of a direct call, carried out now; arguments may hold futures."""
         ...

@@ -286,12 +286,16 @@ def _described(flow_run: FlowRunContext) -> Run:
     )
 
 
-def _crashed(code: int) -> states.State[Any]:
+def how_it_ended(code: int) -> str:
+    """An exit code as `subprocess` gives it, in words: "ended with exit code 3", "was killed by SIGKILL"."""
     try:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     except ValueError:
-        how = f"was killed by signal {-code}"
-    return states.from_exception(CrashedRun(f"the process that ran it {how}"))
+        return f"was killed by signal {-code}"
+
+
+def _crashed(code: int) -> states.State[Any]:
+    return states.from_exception(CrashedRun(f"the process that ran it {how_it_ended(code)}"))
 
 
 def _ended_with_flow() -> states.State[Any]:

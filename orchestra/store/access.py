@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers
 from orchestra.errors import AlreadyThere, ApiKeyNotFound, UserNotFound
+from orchestra.store import events
 from orchestra.store.database import Database, insert
 from orchestra.store.tables import api_keys, sessions, users
 
@@ -50,7 +51,7 @@ def create_user(database: Database, name: str, password_hash: str, scope: str) -
         AlreadyThere: There is one of this name.
     """
     values = {"name": name, "password_hash": password_hash, "scope": scope}
-    if not _create(database, users, values):
+    if not _create(database, users, "user", values):
         raise AlreadyThere("user", name, "change it with `orchestra user update`")
 
 
@@ -67,8 +68,10 @@ def update_user(database: Database, name: str, **changes: Any) -> None:
             return False
         connection.execute(sa.update(users).where(users.c.id == user_id).values(changes))
         connection.execute(sa.delete(sessions).where(sessions.c.user_id == user_id))
+        events.record(connection, events.act("user", "updated", user_id, name, id=event_id, changed=sorted(changes)))
         return True
 
+    event_id = events.new_id()
     if not database.write(work):
         raise UserNotFound(name)
 
@@ -79,8 +82,7 @@ def delete_user(database: Database, name: str) -> None:
     Raises:
         UserNotFound: There is none of this name.
     """
-    statement = sa.delete(users).where(users.c.name == name)
-    if not database.write(lambda connection: connection.execute(statement).rowcount):
+    if not _delete(database, users, "user", name):
         raise UserNotFound(name)
 
 
@@ -145,7 +147,7 @@ def create_key(
         AlreadyThere: There is one of this name.
     """
     values = {"name": name, "prefix": prefix, "digest": digest, "scope": scope, "expires_at": expires_at}
-    if not _create(database, api_keys, values):
+    if not _create(database, api_keys, "api-key", values):
         raise AlreadyThere("API key", name, "delete it with `orchestra api-key delete`, or choose another name")
 
 
@@ -155,8 +157,7 @@ def delete_key(database: Database, name: str) -> None:
     Raises:
         ApiKeyNotFound: There is none of this name.
     """
-    statement = sa.delete(api_keys).where(api_keys.c.name == name)
-    if not database.write(lambda connection: connection.execute(statement).rowcount):
+    if not _delete(database, api_keys, "api-key", name):
         raise ApiKeyNotFound(name)
 
 
@@ -188,13 +189,29 @@ def is_any(database: Database) -> bool:
     return bool(database.read(lambda connection: connection.scalar(query)))
 
 
-def _create(database: Database, table: sa.Table, values: dict[str, Any]) -> bool:
+def _create(database: Database, table: sa.Table, noun: str, values: dict[str, Any]) -> bool:
     new = {"id": identifiers.new_run_id(), "created_at": clock.now(), **values}
+    told = events.act(noun, "created", new["id"], new["name"], scope=new["scope"])
 
     def work(connection: Connection) -> bool:
         connection.execute(insert(connection, table).values(new).on_conflict_do_nothing())
         # The answer to an earlier try may have been lost: then it is ours that is there.
-        return bool(connection.scalar(sa.select(table.c.id).where(table.c.name == new["name"])) == new["id"])
+        is_ours = bool(connection.scalar(sa.select(table.c.id).where(table.c.name == new["name"])) == new["id"])
+        if is_ours:
+            events.record(connection, told)
+        return is_ours
+
+    return database.write(work)
+
+
+def _delete(database: Database, table: sa.Table, noun: str, name: str) -> bool:
+    event_id = events.new_id()
+
+    def work(connection: Connection) -> bool:
+        gone = connection.scalar(sa.delete(table).where(table.c.name == name).returning(table.c.id))
+        if gone is not None:
+            events.record(connection, events.act(noun, "deleted", gone, name, id=event_id))
+        return gone is not None
 
     return database.write(work)
 

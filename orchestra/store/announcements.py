@@ -28,6 +28,8 @@ class Announcement:
     wake: bool = False
     #: Seconds from the transaction that made it until `due_at`, by the database's clock: 0 where it is due.
     delay: float = 0.0
+    #: It is for workers that have the flow in this version; None: for any.
+    version: str | None = None
     #: Of a `pass_on`: the encoded options of the message.
     message: bytes | None = None
 
@@ -43,6 +45,7 @@ STEP_COLUMNS = (
     steps.c.queue,
     steps.c.priority,
     steps.c.due_at,
+    steps.c.version,
 )
 #: Likewise of a flow run.
 RUN_COLUMNS = (
@@ -53,6 +56,7 @@ RUN_COLUMNS = (
     flow_runs.c.priority,
     flow_runs.c.due_at,
     flow_runs.c.claim_number,
+    flow_runs.c.version,
 )
 #: Of a step: nothing of a run that is held is started. As a value, not EXISTS: never planned as a scan of all runs.
 RUN_IS_FREE = (
@@ -63,8 +67,9 @@ RUN_IS_FREE = (
 def of_step(row: Any) -> Announcement:
     """The announcement of a step, from a row of `STEP_COLUMNS`."""
     return Announcement(
-        "step", row.run_id, row.run_attempt, row.step_key, row.name, row.queue or "", row.priority, row.due_at or 0.0
-    )
+        "step", row.run_id, row.run_attempt, row.step_key, row.name, row.queue or "", row.priority, row.due_at or 0.0,
+        version=row.version,
+    )  # fmt: skip
 
 
 def of_run(row: Any) -> Announcement:
@@ -79,6 +84,7 @@ def of_run(row: Any) -> Announcement:
         row.priority,
         row.due_at or 0.0,
         wake=row.claim_number > 0,
+        version=row.version,
     )
 
 

@@ -16,8 +16,9 @@ from sqlalchemy.engine import Connection
 
 from orchestra import clock
 from orchestra.errors import ArtifactNotFound
+from orchestra.store import events
 from orchestra.store.database import Database, insert, instant
-from orchestra.store.tables import artifact_collections, artifacts
+from orchestra.store.tables import artifact_collections, artifacts, flow_runs
 
 #: Most versions of a key that one transaction deletes.
 _CHUNK = 500
@@ -90,7 +91,11 @@ def add(connection: Connection, new: NewArtifact, moment: float) -> None:
 
 
 def follow(connection: Connection, row: Mapping[str, Any]) -> None:
-    """What follows from the row of a new artifact, once it is written."""
+    """What follows from the row of a new artifact, once it is written: an event with its id, so that it is one."""
+    told = events.act(
+        "artifact", "created", row["id"], row["key"], id=row["id"], run_id=row["flow_run_id"], type=row["type"]
+    )
+    events.record(connection, told)
     if row["key"] is not None:
         _keep_latest(connection, row)
 
@@ -131,6 +136,7 @@ def delete(connection: Connection, artifact_id: str) -> None:
     # Locked before the versions are looked at: one that is added meanwhile waits, and is seen or is the newest after.
     latest = None if row.key is None else _lock_latest(connection, row.key)
     connection.execute(sa.delete(artifacts).where(artifacts.c.id == artifact_id))
+    events.record(connection, events.act("artifact", "deleted", artifact_id, row.key))
     if latest == artifact_id:
         _fall_back(connection, row.key)
 
@@ -166,6 +172,37 @@ def delete_of_runs(connection: Connection, flow_run_ids: Sequence[str]) -> None:
     """Delete what only these flow runs have: their artifacts without a key."""
     ours = (artifacts.c.flow_run_id.in_(flow_run_ids), artifacts.c.key.is_(None))
     connection.execute(sa.delete(artifacts).where(*ours))
+
+
+def delete_old(database: Database, before: float, after: tuple[float, str] | None = None) -> tuple[int, Any]:
+    """Delete some of the artifacts that are older than a time and that nothing shows any more.
+
+    These are versions of a key before its newest one, and artifacts without a key that no run has.
+
+    Args:
+        before: Seconds since the epoch.
+        after: Where the call before ended; None: from the oldest on.
+
+    Returns:
+        How many were deleted, and where it ended; None: there are no more.
+    """
+    column = artifacts.c
+    query = sa.select(column.id, column.created_at).where(column.created_at < before)
+    if after is not None:
+        query = query.where(sa.tuple_(column.created_at, column.id) > sa.tuple_(*map(sa.literal, after)))
+    query = query.order_by(column.created_at, column.id).limit(_CHUNK)
+    newest = sa.select(artifact_collections.c.latest_id).where(artifact_collections.c.key == column.key)
+    run = sa.select(flow_runs.c.id).where(flow_runs.c.id == column.flow_run_id)
+    is_over = sa.case((column.key.is_(None), ~sa.exists(run)), else_=column.id != newest.scalar_subquery())
+
+    def work(connection: Connection) -> tuple[int, Any]:
+        page = connection.execute(query).all()
+        if not page:
+            return 0, None
+        doomed = sa.delete(artifacts).where(column.id.in_([row.id for row in page]), is_over)
+        return connection.execute(doomed).rowcount, (page[-1].created_at, page[-1].id)
+
+    return database.write(work)
 
 
 def _lock_latest(connection: Connection, key: str) -> str | None:

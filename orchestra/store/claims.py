@@ -94,6 +94,31 @@ def claim_run(database: Database, run_id: str, *, owner: str | None = None) -> C
     return Claimed(claim, row)
 
 
+def lent(database: Database, run_id: str, owner: str) -> Claimed | None:
+    """The claim on a flow run that another process has made, and under which this one may work; None: it is over.
+
+    Who made it and who works under it both renew it. Only who made it lets it lapse.
+    """
+    query = _OWN_RUN.where(phase_is(flow_runs, Phase.CLAIMED))
+    names = {"b_run": run_id, "b_owner": owner}
+    found = database.read(lambda connection: connection.execute(query, names).mappings().first())
+    if found is None:
+        return None
+    row = dict(found)
+    # When it was renewed is not known here: it is renewed before anything is done under it.
+    claim = Claim(
+        "flow", run_id, row["run_attempt"], None, owner, row["claim_number"], row["lease_seconds"], float("-inf")
+    )
+    claim.cancelled = row["state_type"] == StateType.CANCELLING
+    return Claimed(claim, row)
+
+
+def was_taken_over(database: Database, claim: Claim) -> bool:
+    """Whether another claim was made on the flow run since this one."""
+    query = sa.select(flow_runs.c.claim_number).where(flow_runs.c.id == claim.run_id)
+    return database.read(lambda connection: connection.scalar(query)) != claim.number
+
+
 def claim_step(
     database: Database, run_id: str, run_attempt: int, step_key: str, *, owner: str | None = None
 ) -> Claimed | None:

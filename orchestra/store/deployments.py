@@ -17,11 +17,14 @@ from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers
 from orchestra.errors import AlreadyThere, DeploymentNotFound, ScheduleNotFound
+from orchestra.failpoints import failpoint
+from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
 from orchestra.store import events
 from orchestra.store.database import Database, insert, instant, now
 from orchestra.store.queries import Page, page_of
 from orchestra.store.tables import deployments, installation, schedules, work_pools
+from orchestra.store.workers import live_queues
 
 #: The columns that hold JSON.
 _JSON = ("tags", "parameters", "parameter_schema", "job_variables", "pull_steps", "triggers")
@@ -112,7 +115,8 @@ class Deployment:
     collision_strategy: str
     triggers: tuple[Any, ...]
     paused: bool
-    #: "NOT_READY" where its work pool is not there, else "READY".
+    #: "READY" where its work pool, if it names one, is there, and a worker that lives consumes its queue; else
+    #: "NOT_READY".
     status: str
     schedules: tuple[ScheduleRecord, ...]
     created: datetime | None
@@ -139,6 +143,7 @@ def keep(database: Database, new: NewDeployment, schedules: Iterable[Schedule] |
 
     def work(connection: Connection) -> str:
         deployment_id = _keep(connection, new, fresh)
+        failpoint("amid_deploy")
         if schedules is not None:
             _set_schedules(connection, deployment_id, list(schedules))
         _mark_change(connection)
@@ -230,6 +235,35 @@ def set_paused(database: Database, deployment: str, paused: bool) -> None:
             _begin_resumed(connection, _is(deployment))
         found = connection.execute(statement.returning(*_NAMED)).first()
         return _tell(connection, "paused" if paused else "resumed", found, event_id)
+
+    if not database.write(work):
+        raise DeploymentNotFound(deployment)
+
+
+def update(database: Database, deployment: str, **changes: Any) -> None:
+    """Change columns of a deployment; those not named stay. Safe to repeat.
+
+    A work pool or work queue that is named moves its new runs to the Celery queue of that.
+
+    Raises:
+        DeploymentNotFound: There is none with this name or id.
+    """
+    found = read(database, deployment)
+    values = {name: json.dumps(value) if name in _JSON else value for name, value in changes.items()}
+    if "tags" in changes:
+        values["tags"] = json.dumps(sorted(changes["tags"]))
+    if not {"work_pool_name", "work_queue_name"}.isdisjoint(changes):
+        pool = changes.get("work_pool_name", found.work_pool_name)
+        values["queue"] = (
+            "" if pool is None else pool_queue(pool, changes.get("work_queue_name", found.work_queue_name))
+        )
+
+    def work(connection: Connection) -> int:
+        _mark_change(connection)
+        if changes.get("paused") is False:
+            _begin_resumed(connection, _is(found.id))
+        statement = sa.update(deployments).where(_is(found.id)).values(**values, updated_at=now())
+        return connection.execute(statement).rowcount
 
     if not database.write(work):
         raise DeploymentNotFound(deployment)
@@ -470,10 +504,14 @@ def _select(connection: Connection, *conditions: sa.ColumnElement[bool], limit: 
     found: dict[str, list[ScheduleRecord]] = {}
     for row in connection.execute(of_these.order_by(schedules.c.created_at, schedules.c.id)):
         found.setdefault(row.deployment_id, []).append(_schedule(row))
-    return [_deployment(row, tuple(found.get(row.id, ()))) for row in rows]
+    heard = frozenset(queue.partition("@")[0] for queue in live_queues(connection))
+    return [_deployment(row, tuple(found.get(row.id, ())), heard) for row in rows]
 
 
-def _deployment(row: Any, of_it: tuple[ScheduleRecord, ...]) -> Deployment:
+def _deployment(row: Any, of_it: tuple[ScheduleRecord, ...], heard: frozenset[str]) -> Deployment:
+    # Without a queue, its app's routes say where it goes, which are not known here.
+    is_heard = row.queue in heard if row.queue else bool(heard)
+    has_pool = row.work_pool_name is None or row.pool_id is not None
     data = {name: json.loads(getattr(row, name) or "null") for name in _JSON}
     return Deployment(
         id=row.id,
@@ -495,7 +533,7 @@ def _deployment(row: Any, of_it: tuple[ScheduleRecord, ...]) -> Deployment:
         collision_strategy=row.collision_strategy,
         triggers=tuple(data["triggers"]),
         paused=row.paused,
-        status="NOT_READY" if row.work_pool_name is not None and row.pool_id is None else "READY",
+        status="READY" if has_pool and is_heard else "NOT_READY",
         schedules=of_it,
         created=clock.to_datetime(row.created_at),
         updated=clock.to_datetime(row.updated_at),

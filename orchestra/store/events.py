@@ -201,8 +201,8 @@ class Tail:
         """Follow from `since` on, in seconds since the epoch; None: from now on."""
         self._db = db
         self._wanted = wanted or EventFilter()
-        self._begin = clock.now() if since is None else since
-        self._floor: tuple[float, int, Any] = (self._begin, -1, "")
+        begin = db.now() if since is None else since
+        self._floor: tuple[float, int, Any] = (begin, -1, "")
         #: When each event above the floor was written down or happened.
         self._seen: dict[str, float] = {}
 
@@ -212,7 +212,8 @@ class Tail:
         Raises:
             StoreUnavailable: No answer.
         """
-        late = clock.now() - _LATE
+        # By the database's clock, which is what hosts have in common.
+        late = self._db.now() - _LATE
         found: list[EventRecord] = []
         place = settled = self._floor
         while len(found) < _MOST_NEW:

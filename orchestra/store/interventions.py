@@ -32,6 +32,8 @@ from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_no
 #: Values of `flow_runs.held`: no claim is made while one stands.
 PAUSED = "paused"
 NONDETERMINISTIC = "nondeterministic"
+#: Its deployment, work pool or work queue has no slot for it, or is paused (`run_slots`).
+NO_SLOT = "slot"
 #: How many steps of a cancelled run end in one transaction.
 _PAGE = 1000
 #: What a pause is given that asks for nothing.
@@ -132,7 +134,7 @@ def retry(database: Database, run_id: str) -> list[Announcement]:
             return [of_run(row), *_announce_again(connection, run_id, row.run_attempt)]
         if row.held == NONDETERMINISTIC:
             events.record(connection, _asked(row, "retry", event_id))
-            return _release(connection, run_id)
+            return release(connection, run_id)
         if row.phase != Phase.DONE:
             raise IllegalTransition(run_id, row.state_type, "retried before it has ended")
         events.record(connection, _asked(row, "retry", event_id))
@@ -284,7 +286,7 @@ def resume(
                 return [of_run(row), *_announce_again(connection, run_id, row.run_attempt)]
             raise IllegalTransition(run_id, row.state_type, "resumed: it is not paused")
         events.record(connection, _asked(row, "resume", event_id))
-        announcements = _release(connection, run_id) if row.held == PAUSED else []
+        announcements = release(connection, run_id) if row.held == PAUSED else []
         for key, given in pauses.items():
             ending = Ending(StateType.COMPLETED, "Completed", result=given)
             announcements += complete_open(connection, run_id, row.run_attempt, [key], ending)
@@ -325,7 +327,7 @@ def _lock(connection: Connection, run_id: str) -> Any:
     return row
 
 
-def _release(connection: Connection, run_id: str) -> list[Announcement]:
+def release(connection: Connection, run_id: str) -> list[Announcement]:
     """Lift what holds a run; one that waits for steps goes on waiting, another is READY now.
 
     The messages of its READY tasks were dropped meanwhile: they are announced again. A crash before that is done
@@ -423,20 +425,25 @@ def _mark_cancelling(connection: Connection, row: Any) -> list[Announcement]:
     history.record(connection, row.id, values["state_type"], values["state_name"])
     if never_started:
         # Nobody has its code here: a worker runs its hooks.
-        return [] if row.has_hooks is False else owe(connection, [_debt(row)])
+        return [] if row.has_hooks is False else owe(connection, [debt_of_cancelled(row._mapping)])
     return [] if row.phase == Phase.CLAIMED else [of_run(found)]
 
 
-def _debt(row: Any) -> Debt:
-    """The hooks of a run that is cancelled before it was started."""
+def debt_of_cancelled(row: Any, message: str | None = None) -> Debt:
+    """The hooks of a run that is cancelled before it was started, given its row.
+
+    Args:
+        row: Its columns by name.
+        message: Why, for people.
+    """
     return Debt(
-        row.id,
-        row.run_attempt,
+        row["id"],
+        row["run_attempt"],
         "",
-        row.flow_name,
-        row.queue,
-        row.priority,
+        row["flow_name"],
+        row["queue"],
+        row["priority"],
         StateType.CANCELLED.value,
         "Cancelled",
-        None,
+        message,
     )

@@ -75,6 +75,8 @@ class NewStep:
     queue: str | None = None
     priority: int | None = None
     lease_seconds: float | None = None
+    #: Only a worker that has the flow in this version may run it.
+    version: str | None = None
     attempt: int = 1
     inline: bool = False
     #: Seconds until it is due: a sleep, a pause's timeout, a retry.
@@ -407,6 +409,7 @@ def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan) -> dict[s
         "queue": step.queue,
         "priority": step.priority,
         "lease_seconds": step.lease_seconds,
+        "version": step.version,
         "child_run_id": step.child_run_id,
         "tags": encode_tags(step.tags) if step.tags else None,
         "transaction_key": step.transaction,
@@ -609,7 +612,7 @@ def _record_alone_of(dialect: str) -> Any:
 _WRITTEN = frozenset({
     "run_id", "run_attempt", "step_key", "id", "branch", "position", "sequence", "kind", "name", "path", "options",
     "recorded_attempt", "attempt", "inline", "inputs", "inputs_fingerprint", "queue", "priority", "lease_seconds",
-    "child_run_id", "tags", "transaction_key", "claim_number", "created_at", "join_id", "wave", "wave_index",
+    "version", "child_run_id", "tags", "transaction_key", "claim_number", "created_at", "join_id", "wave", "wave_index",
     "wave_window", "due_at", "announce_at", "announced_at", "worker", "phase", "state_type", "state_name",
     "state_message", "result", "result_blob", "start_time", "end_time",
 })  # fmt: skip

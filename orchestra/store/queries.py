@@ -573,6 +573,24 @@ def runs_by_queue(db: Database, queues: Iterable[str]) -> dict[str, tuple[int, i
     return db.read(look)
 
 
+def is_anything_to_do(db: Database, queues: Iterable[str]) -> bool:
+    """Whether a run, step or hook of these queues is due or at work now; what waits for its time or a slot is not."""
+    names = list(queues)
+
+    def look(conn: Connection) -> bool:
+        moment = instant(conn)
+        for table in (flow_runs, steps, owed_hooks):
+            free = [flow_runs.c.held.is_(None)] if table is flow_runs else []
+            due = (phase_is(table, Phase.READY), table.c.due_at <= moment, *free)
+            for state in (due, (phase_is(table, Phase.CLAIMED),)):
+                query = select(table.c.queue).where(table.c.queue.in_(names), *state)
+                if conn.execute(query.limit(1)).first() is not None:
+                    return True
+        return False
+
+    return db.read(look)
+
+
 def _counts(conn: Connection, query: Select[Any]) -> dict[str, int]:
     return {queue: count for queue, count in conn.execute(query)}
 

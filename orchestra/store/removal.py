@@ -29,6 +29,7 @@ from orchestra.store.tables import (
     steps,
     transactions,
 )
+from orchestra.store.tables import events as event_rows
 from orchestra.transaction_rules import Durable
 
 #: How many runs are looked at in one go, and how many rows of other tables.
@@ -75,17 +76,17 @@ def prune(database: Database, keep: Mapping[str, float], pause: Pause = time.sle
     """Delete what is older than it is to be kept. Safe to repeat, and to run beside workers.
 
     Of runs, those that ended so long ago, with their children; one stays as long as it owes something: hooks, an
-    outcome to a canvas, a rollback that failed. Of log lines, those of runs that have ended. Of cache entries, those
-    that have expired.
+    outcome to a canvas, a rollback that failed. Of log lines, those of runs that have ended. Of artifacts, versions of
+    a key before its newest one, and those that belong to no run. Of cache entries, those that have expired.
 
     Args:
-        keep: For how long, in seconds, by what: "runs", "logs"; infinite: for ever.
+        keep: For how long, in seconds, by what: "runs", "logs", "events", "artifacts"; infinite: for ever.
         pause: Lets others have the database, for so many seconds.
 
     Returns:
         How much was deleted, by what; nothing is left out.
     """
-    prunes = {"runs": _prune_runs, "logs": _prune_logs}
+    prunes = {"runs": _prune_runs, "logs": _prune_logs, "events": _prune_events, "artifacts": _prune_artifacts}
     before = {what: clock.now() - seconds for what, seconds in keep.items() if math.isfinite(seconds)}
     rows = {what: sum(prunes[what](database, instant, pause)) for what, instant in before.items()}
     rows["cache entries"] = cache.clear(database, cache.Query(expired_only=True))
@@ -211,6 +212,23 @@ def _prune_logs(database: Database, before: float, pause: Pause) -> Iterator[int
         over = {row.id for row in _rows(database, ended)}
         yield _delete(database, logs, column.id, [row.id for row in old if row.run_id in over])
         pause(_PAUSE)
+
+
+def _prune_events(database: Database, before: float, pause: Pause) -> Iterator[int]:
+    column = event_rows.c
+    old = sa.select(column.id).where(column.received < before).order_by(column.received, column.id).limit(_ROWS)
+    statement = sa.delete(event_rows).where(column.id.in_(old.scalar_subquery()))
+    while deleted := database.write(lambda connection: connection.execute(statement).rowcount):
+        yield deleted
+        pause(_PAUSE)
+
+
+def _prune_artifacts(database: Database, before: float, pause: Pause) -> Iterator[int]:
+    deleted, last = artifacts.delete_old(database, before)
+    while last is not None:
+        yield deleted
+        pause(_PAUSE)
+        deleted, last = artifacts.delete_old(database, before, last)
 
 
 def _rows(database: Database, query: sa.Select[Any]) -> Sequence[Any]:

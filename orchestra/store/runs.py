@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from orchestra import clock, identifiers, settings
 from orchestra.errors import ClaimLost, FlowRunNotFound, IdempotencyConflict
 from orchestra.failpoints import failpoint
+from orchestra.serializers import decode
 from orchestra.states import StateType
 from orchestra.store import blobs, history, pass_ons, transactions
 from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
@@ -64,6 +65,10 @@ class NewRun:
     #: Whether the flow has hooks for an end; None: whoever submits it does not know.
     has_hooks: bool | None = None
     deployment_id: str | None = None
+    #: Its name was chosen: the flow's template does not make another one.
+    named: bool = False
+    #: How it has ended before it began; it is written as a run that has.
+    failed: Ending | None = None
     #: JSON: over the job variables of the deployment.
     job_variables: str | None = None
 
@@ -116,7 +121,7 @@ def create(database: Database, new: NewRun, planned: Planned | None = None) -> C
             first = Claim("flow", new.id, 1, None, "", made["claim_number"], 0.0, 0.0)
             return Created(made, True, write(connection, first, planned.steps, window=planned.window, moment=moment))
         due = made["due_at"] <= moment
-        announcement = Announcement("flow", new.id, 1, None, new.flow_name, new.queue, new.priority, made["due_at"])
+        announcement = _first(new, made["due_at"])
         return Created(made, True, [announcement] if due else [])
 
     failpoint("before_submit_commit")
@@ -125,13 +130,31 @@ def create(database: Database, new: NewRun, planned: Planned | None = None) -> C
     return created
 
 
+def deployment_of(database: Database, run_id: str) -> str | None:
+    """The id of the deployment whose run it is; None where it is none's, or is gone."""
+    query = sa.select(flow_runs.c.deployment_id).where(flow_runs.c.id == run_id)
+    return database.read(lambda connection: connection.scalar(query))
+
+
+def parameters_of(database: Database, run_id: str) -> dict[str, Any]:
+    """The parameters of a run, decoded."""
+    found: dict[str, Any] = decode(read(database, run_id)["parameters"])
+    return found
+
+
 def add(connection: Connection, new: NewRun, moment: float) -> Announcement | None:
     """Write a run that is due as READY, within a transaction; None where its idempotency key was used before."""
     _keep_flow(connection, new, moment)
-    made = _CREATE.mapping(connection, _EMPTY_ROW | _run_row(new, moment))
-    if made is None:
+    row = _run_row(new, moment) | ({} if new.failed is None else _failed_values(new.failed, moment))
+    made = _CREATE.mapping(connection, _EMPTY_ROW | row)
+    if made is None or new.failed is not None:
         return None
-    return Announcement("flow", new.id, 1, None, new.flow_name, new.queue, new.priority, made["due_at"])
+    return _first(new, made["due_at"])
+
+
+def _first(new: NewRun, due_at: float) -> Announcement:
+    """The first announcement of a run."""
+    return Announcement("flow", new.id, 1, None, new.flow_name, new.queue, new.priority, due_at, version=new.version)
 
 
 def start_child(
@@ -224,6 +247,15 @@ def finish(
     announcements = database.write(work)
     failpoint("after_finish")
     return announcements
+
+
+def rename(database: Database, claim: Claim, name: str) -> None:
+    """Give a claimed run the name that its flow makes of its parameters. A crash before makes it anew.
+
+    Raises:
+        ClaimLost: Another claim was made; nothing was written.
+    """
+    database.write(lambda connection: fence(connection, claim, name=name, named=True))
 
 
 def hooks_ran(database: Database, claim: Claim) -> None:
@@ -442,6 +474,7 @@ def _run_row(new: NewRun, moment: float) -> dict[str, Any]:
         "timeout_seconds": new.timeout_seconds,
         "has_hooks": new.has_hooks,
         "deployment_id": new.deployment_id,
+        "named": new.named,
         "job_variables": new.job_variables,
         "phase": Phase.READY.value,
         "due_at": due_at,
@@ -453,6 +486,20 @@ def _run_row(new: NewRun, moment: float) -> dict[str, Any]:
         "state_type": (StateType.SCHEDULED if scheduled else StateType.PENDING).value,
         "state_name": "Scheduled" if scheduled else "Pending",
         "created_at": moment,
+    }
+
+
+def _failed_values(failed: Ending, moment: float) -> dict[str, Any]:
+    """The columns of a run that has ended before it began."""
+    return {
+        "phase": Phase.DONE.value,
+        "announce_at": None,
+        "announced_at": None,
+        "state_type": str(failed.state_type),
+        "state_name": failed.state_name,
+        "state_message": failed.message,
+        "result": failed.result,
+        "end_time": moment,
     }
 
 
@@ -508,7 +555,7 @@ _READ = prepare(sa.select(flow_runs).where(flow_runs.c.id == sa.bindparam("b_run
 #: A new run's row where nothing else is said.
 _EMPTY_ROW: dict[str, Any] = {column.name: None for column in flow_runs.c} | {
     "run_attempt": 1, "claim_number": 0, "lapses": 0, "streak_parks": 0, "depth": 0, "tags": "[]",
-    "passes_on": False,
+    "passes_on": False, "named": False,
 }  # fmt: skip
 
 

@@ -71,6 +71,8 @@ class Kind(enum.StrEnum):
     SLOT = "slot"
     #: Something the body saw of the outside: a clock, a state, an order of completion, a timeout.
     OBSERVATION = "observation"
+    #: That the body went by a patch of its code (`orchestra.patched`).
+    PATCH = "patch"
     #: The opening of a transaction, or a value set in one: done anew in each attempt of the run.
     TRANSACTION = "transaction"
 
@@ -154,7 +156,7 @@ flow_runs = Table(
     Column("run_attempt", Integer, nullable=False, server_default="1"),
     Column("timeout_seconds", Double),
     Column("deadline_at", Double),
-    #: Why no claim may be made: "paused", "nondeterministic"; null: free to go.
+    #: Why no claim may be made: "paused", "nondeterministic", "slot" (see `run_slots`); null: free to go.
     Column("held", String(32)),
     #: Parked: how many of the awaited steps must still end (null: all unfinished ones), and all unfinished steps.
     Column("wait_needed", Integer),
@@ -176,6 +178,8 @@ flow_runs = Table(
     Column("hooks_attempt", Integer),
     #: The deployment that it is a run of; kept when that is deleted.
     Column("deployment_id", String(36)),
+    #: Its name was chosen: the template of the flow of a deployment does not make another one.
+    Column("named", Boolean, nullable=False, server_default=text("false")),
     #: JSON: what this run changes of the job variables of its deployment; null: nothing.
     Column("job_variables", Text),
     *_claim_columns(),
@@ -187,6 +191,7 @@ flow_runs = Table(
     _partial("ix_flow_runs_ended", "end_time", "state_type", where="end_time IS NOT NULL"),
     _partial("ix_flow_runs_tagged", "created_at", "id", where="tags <> '[]'"),
     _partial("ix_flow_runs_deployment", "deployment_id", "created_at", "id", where="deployment_id IS NOT NULL"),
+    _partial("ix_flow_runs_queued", "queue", "due_at", where="phase = 'READY' AND deployment_id IS NOT NULL"),
     _partial("ix_flow_runs_parent", "parent_run_id", where="parent_run_id IS NOT NULL"),
     _partial("ix_flow_runs_announce", "announce_at", where="phase = 'READY'"),
     _partial("ix_flow_runs_lease", "lease_until", where="phase = 'CLAIMED'"),
@@ -217,6 +222,8 @@ steps = Table(
     Column("options", LargeBinary),
     #: The run attempt in which it was recorded; older than `run_attempt` once a retry has moved it on.
     Column("recorded_attempt", Integer, nullable=False),
+    #: The run's, where that is pinned to one: only a worker that has the flow in it may claim the step.
+    Column("version", String(LONGEST_NAME)),
     #: Tries of this step so far, counted up by retries only.
     Column("attempt", Integer, nullable=False, server_default="1"),
     #: Run in the segment's own process.
@@ -760,6 +767,28 @@ ticks = Table(
     ForeignKeyConstraint(["schedule_id"], ["schedules.id"], ondelete="CASCADE"),
 )
 
+#: Runs of deployments that have a slot of the limits that hold for them (their deployment's, work pool's and work
+#: queue's), and those that wait for one, or for a paused pool (`run_slots.py`). A row counts while its run attempt
+#: goes on.
+run_slots = Table(
+    "run_slots",
+    metadata,
+    Column("run_id", String(36), primary_key=True),
+    Column("run_attempt", Integer, nullable=False),
+    Column("deployment_id", String(36), nullable=False),
+    #: As the run's Celery queue names them; there may be no such pool.
+    Column("pool_name", String(LONGEST_NAME), nullable=False),
+    Column("queue_name", String(LONGEST_NAME), nullable=False),
+    #: When the run was to start: of one priority, the earliest goes first.
+    Column("order_at", Double, nullable=False),
+    #: Null: it waits.
+    Column("taken_at", Double),
+    Column("created_at", Double, nullable=False),
+    ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
+    _partial("ix_run_slots_waiting", "pool_name", "order_at", where="taken_at IS NULL"),
+    _partial("ix_run_slots_taken", "pool_name", where="taken_at IS NOT NULL"),
+)
+
 workers = Table(
     "workers",
     metadata,
@@ -768,6 +797,8 @@ workers = Table(
     Column("pid", Integer, nullable=False),
     #: JSON list of the queues it consumes.
     Column("queues", Text, nullable=False),
+    #: JSON list of its processes, `pid:start`, by which claims are known as its own.
+    Column("processes", Text, nullable=False, server_default="[]"),
     Column("slots", Integer, nullable=False),
     Column("pool", String(32), nullable=False),
     Column("version", String(32), nullable=False),

@@ -40,6 +40,7 @@ _OF_DEPLOYMENT = (
     deployments.c.paused, deployments.c.flow_name, deployments.c.entrypoint, deployments.c.description,
     deployments.c.tags, deployments.c.queue, deployments.c.options, deployments.c.flow_version,
     deployments.c.priority, deployments.c.timeout_seconds, deployments.c.has_hooks,
+    deployments.c.parameter_schema, deployments.c.enforce_parameter_schema,
 )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ def fire(database: Database, firings: Iterable[Firing]) -> list[Announcement]:
         announcements = []
         for each in ordered:
             if _move_on(connection, each):
+                failpoint("amid_fire")
                 announcements += _add_runs(connection, each, moment)
                 events.record(connection, *_told(each))
         return announcements
@@ -161,7 +163,7 @@ def mark_late(database: Database, limit: int = 500) -> list[tuple[str, str]]:
     waits = (
         phase_is(flow_runs, Phase.READY),
         column.deployment_id.is_not(None),
-        column.claim_number == 0,
+        column.start_time.is_(None),
         column.held.is_(None),
         column.due_at < now() - LATE_AFTER,
         column.state_name.in_(("Scheduled", "Pending")),

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from orchestra import clock
 from orchestra.errors import VariableExists, VariableNotFound
+from orchestra.store import events
 from orchestra.store.database import Database, insert
 from orchestra.store.tables import variables
 
@@ -54,11 +55,13 @@ def put(connection: Connection, new: NewVariable, moment: float, *, overwrite: b
     statement = insert(connection, variables).values(id=new.id, name=new.name, created_at=moment, **changes)
     if overwrite:
         connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changes))
-        return
-    connection.execute(statement.on_conflict_do_nothing())
-    # The answer to an earlier try may have been lost: then it is ours that is there.
-    if connection.scalar(sa.select(variables.c.id).where(variables.c.name == new.name)) != new.id:
-        raise VariableExists(new.name)
+    else:
+        connection.execute(statement.on_conflict_do_nothing())
+        # The answer to an earlier try may have been lost: then it is ours that is there.
+        if connection.scalar(sa.select(variables.c.id).where(variables.c.name == new.name)) != new.id:
+            raise VariableExists(new.name)
+    # Without the value, which may be a secret.
+    events.record(connection, events.act("variable", "set", new.name, new.name, id=new.id))
 
 
 def change(connection: Connection, name: str, changes: Mapping[str, Any], moment: float) -> None:
@@ -70,6 +73,7 @@ def change(connection: Connection, name: str, changes: Mapping[str, Any], moment
     statement = sa.update(variables).where(variables.c.name == name).values(updated_at=moment, **changes)
     if not connection.execute(statement).rowcount:
         raise VariableNotFound(name)
+    events.record(connection, events.act("variable", "set", name, name))
 
 
 def remove(connection: Connection, name: str) -> None:
@@ -80,6 +84,7 @@ def remove(connection: Connection, name: str) -> None:
     """
     if not connection.execute(sa.delete(variables).where(variables.c.name == name)).rowcount:
         raise VariableNotFound(name)
+    events.record(connection, events.act("variable", "unset", name, name))
 
 
 def find(database: Database, name: str) -> Variable | None:

@@ -17,11 +17,12 @@ from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers
 from orchestra.errors import AlreadyThere, ConfigurationError, WorkPoolNotFound, WorkQueueNotFound
-from orchestra.names import DEFAULT_QUEUE, pool_queue
+from orchestra.names import DEFAULT_QUEUE, pool_of, pool_queue
 from orchestra.store import events
 from orchestra.store.database import Database, insert, now
 from orchestra.store.queries import Page, page_of
-from orchestra.store.tables import work_pools, work_queues
+from orchestra.store.tables import deployments, flow_runs, work_pools, work_queues
+from orchestra.store.workers import live_queues
 
 #: Letters that neither Celery's `-Q a,b`, nor `P.q`, nor `queue@version` reads as something else.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
@@ -38,6 +39,8 @@ class WorkPool:
     type: str
     description: str
     is_paused: bool
+    #: "PAUSED"; "READY" where a worker that lives consumes one of its queues; else "NOT_READY".
+    status: str
     concurrency_limit: int | None
     base_job_template: dict[str, Any]
     created: datetime | None
@@ -57,6 +60,8 @@ class WorkQueue:
     #: The lowest number is served first.
     priority: int
     is_paused: bool
+    #: "PAUSED", itself or its pool; "READY" where a worker that lives consumes it; else "NOT_READY".
+    status: str
     concurrency_limit: int | None
     created: datetime | None
     updated: datetime | None
@@ -149,8 +154,40 @@ def read(database: Database, name: str) -> WorkPool:
 def find(database: Database, name: str) -> WorkPool | None:
     """The work pool of this name, if there is one."""
     query = sa.select(work_pools).where(work_pools.c.name == name)
+    found = database.read(lambda connection: _pools(connection, query))
+    return found[0] if found else None
+
+
+def of_deployment(database: Database, deployment_id: str) -> tuple[WorkPool, dict[str, Any]] | None:
+    """The work pool of a deployment, and the job variables that the deployment sets; None where it has no pool."""
+    query = _select_of_deployment().where(deployments.c.id == deployment_id)
     row = database.read(lambda connection: connection.execute(query).one_or_none())
-    return None if row is None else _pool(row)
+    # It is looked at for what it holds, not for who listens.
+    return None if row is None else (_pool(row, heard=True), json.loads(row.of_deployment))
+
+
+def of_run(database: Database, run_id: str) -> tuple[WorkPool, dict[str, Any]] | None:
+    """The work pool of a flow run's deployment, and the job variables that this and the run set.
+
+    Those of the nearest run above it, for a subflow: its segments go on where that one's do. None where there is none.
+    """
+    columns = (flow_runs.c.deployment_id, flow_runs.c.parent_run_id, flow_runs.c.job_variables)
+    above = sa.select(sa.literal(0).label("level"), *columns).where(flow_runs.c.id == run_id).cte(recursive=True)
+    next_above = sa.select(above.c.level + 1, *columns).join(above, flow_runs.c.id == above.c.parent_run_id)
+    above = above.union_all(next_above.where(above.c.deployment_id.is_(None)))
+    query = _select_of_deployment().add_columns(above.c.job_variables.label("of_run"))
+    query = query.join(above, above.c.deployment_id == deployments.c.id)
+    row = database.read(lambda connection: connection.execute(query).one_or_none())
+    return (
+        None
+        if row is None
+        else (_pool(row, heard=True), json.loads(row.of_deployment) | json.loads(row.of_run or "{}"))
+    )
+
+
+def _select_of_deployment() -> sa.Select[Any]:
+    query = sa.select(work_pools, deployments.c.job_variables.label("of_deployment"))
+    return query.select_from(deployments).join(work_pools, work_pools.c.name == deployments.c.work_pool_name)
 
 
 def list_pools(database: Database, *, limit: int = 100, after: str | None = None) -> Page[WorkPool]:
@@ -158,7 +195,7 @@ def list_pools(database: Database, *, limit: int = 100, after: str | None = None
     query = sa.select(work_pools).order_by(work_pools.c.name).limit(limit + 1)
     if after is not None:
         query = query.where(work_pools.c.name > after)
-    found = database.read(lambda connection: [_pool(row) for row in connection.execute(query)])
+    found = database.read(lambda connection: _pools(connection, query))
     return page_of(found, limit, lambda pool: pool.name)
 
 
@@ -221,10 +258,10 @@ def read_queue(database: Database, pool: str, name: str) -> WorkQueue:
     """
     read(database, pool)
     query = _select_queues().where(work_pools.c.name == pool, work_queues.c.name == name)
-    row = database.read(lambda connection: connection.execute(query).one_or_none())
-    if row is None:
+    found = database.read(lambda connection: _queues(connection, query))
+    if not found:
         raise WorkQueueNotFound(pool, name)
-    return _queue(row)
+    return found[0]
 
 
 def list_queues(database: Database, pool: str | None = None) -> list[WorkQueue]:
@@ -237,7 +274,7 @@ def list_queues(database: Database, pool: str | None = None) -> list[WorkQueue]:
     if pool is not None:
         read(database, pool)
         query = query.where(work_pools.c.name == pool)
-    return database.read(lambda connection: [_queue(row) for row in connection.execute(query)])
+    return database.read(lambda connection: _queues(connection, query))
 
 
 def update_queue(database: Database, pool: str, name: str, **changes: Any) -> WorkQueue:
@@ -266,14 +303,6 @@ def delete_queue(database: Database, pool: str, name: str) -> None:
         raise ConfigurationError(f"the queue {name!r} belongs to its pool: delete that, or pause the queue")
     statement = sa.delete(work_queues).where(work_queues.c.id == read_queue(database, pool, name).id)
     _change(database, statement.returning(work_queues.c.id), "work-queue", "deleted", f"{pool}/{name}")
-
-
-def paused_queues(database: Database) -> frozenset[str]:
-    """The Celery queues of which nothing new is started: they, or their pools, are paused."""
-    query = sa.select(work_pools.c.name, work_queues.c.name.label("queue"))
-    query = query.join_from(work_queues, work_pools, work_pools.c.id == work_queues.c.pool_id)
-    query = query.where(sa.or_(work_pools.c.paused, work_queues.c.paused))
-    return database.read(lambda connection: frozenset(pool_queue(*row) for row in connection.execute(query)))
 
 
 def _change(database: Database, statement: Any, noun: str, verb: str, name: str) -> bool:
@@ -317,16 +346,34 @@ def _keep_queue(connection: Connection, queue_id: str, pool_id: str, name: str, 
 
 def _select_queues() -> Any:
     of_pool = work_pools.c.id == work_queues.c.pool_id
-    return sa.select(work_queues, work_pools.c.name.label("pool")).join_from(work_queues, work_pools, of_pool)
+    columns = (work_pools.c.name.label("pool"), work_pools.c.paused.label("pool_paused"))
+    return sa.select(work_queues, *columns).join_from(work_queues, work_pools, of_pool)
 
 
-def _pool(row: Any) -> WorkPool:
+def _pools(connection: Connection, query: Any) -> list[WorkPool]:
+    heard = {pool_of(queue)[0] for queue in live_queues(connection)}
+    return [_pool(row, row.name in heard) for row in connection.execute(query)]
+
+
+def _queues(connection: Connection, query: Any) -> list[WorkQueue]:
+    heard = {pool_of(queue) for queue in live_queues(connection)}
+    return [_queue(row, (row.pool, row.name) in heard) for row in connection.execute(query)]
+
+
+def _status(paused: bool, heard: bool) -> str:
+    if paused:
+        return "PAUSED"
+    return "READY" if heard else "NOT_READY"
+
+
+def _pool(row: Any, heard: bool) -> WorkPool:
     return WorkPool(
         id=row.id,
         name=row.name,
         type=row.type,
         description=row.description,
         is_paused=row.paused,
+        status=_status(row.paused, heard),
         concurrency_limit=row.concurrency_limit,
         base_job_template=json.loads(row.base_job_template),
         created=clock.to_datetime(row.created_at),
@@ -334,7 +381,7 @@ def _pool(row: Any) -> WorkPool:
     )
 
 
-def _queue(row: Any) -> WorkQueue:
+def _queue(row: Any, heard: bool) -> WorkQueue:
     return WorkQueue(
         id=row.id,
         name=row.name,
@@ -343,6 +390,7 @@ def _queue(row: Any) -> WorkQueue:
         description=row.description,
         priority=row.priority,
         is_paused=row.paused,
+        status=_status(row.paused or row.pool_paused, heard),
         concurrency_limit=row.concurrency_limit,
         created=clock.to_datetime(row.created_at),
         updated=clock.to_datetime(row.updated_at),

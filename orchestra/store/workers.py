@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from orchestra.store.tables import Phase, flow_runs, phase_is, queue_marks, step
 
 #: How many flow runs, and how many steps, are announced soon when a worker comes.
 _HASTENED = 1000
+#: For how long one that died is still shown, in seconds.
+KEPT = 3 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ def register(database: Database, worker: WorkerRow) -> None:
         "started_at": now(),
         "heartbeat_at": now(),
         "stopping": False,
+        "processes": "[]",
     }
 
     told = events.act("worker", "online", worker.name, worker.name, queues=sorted(worker.queues), slots=worker.slots)
@@ -92,9 +95,15 @@ def _hasten(connection: Connection, queues: Sequence[str]) -> None:
         connection.execute(sa.update(table).where(column.id.in_(ids)).values(announce_at=column.announced_at + lease))
 
 
-def beat(database: Database, name: str, *, stopping: bool = False) -> bool:
-    """Note that a worker lives; false where it is not registered (any more)."""
-    statement = sa.update(workers).where(workers.c.name == name).values(heartbeat_at=now(), stopping=stopping)
+def beat(database: Database, name: str, *, stopping: bool = False, processes: Iterable[str] = ()) -> bool:
+    """Note that a worker lives; false where it is not registered (any more).
+
+    Args:
+        stopping: It takes no more work.
+        processes: `pid:start` of itself and of its children.
+    """
+    values = {"heartbeat_at": now(), "stopping": stopping, "processes": json.dumps(sorted(processes))}
+    statement = sa.update(workers).where(workers.c.name == name).values(values)
     return database.write(lambda connection: connection.execute(statement).rowcount == 1)
 
 
@@ -110,27 +119,38 @@ def leave(database: Database, name: str, *, died: bool = False) -> None:
     database.write(work)
 
 
-def forget_silent(database: Database) -> int:
-    """Forget workers that have given no heartbeat for two leases: their hosts are lost, or cut off; how many.
+def tell_lost(database: Database) -> int:
+    """Tell once of workers that have given no heartbeat for two leases: their hosts are lost, or cut off; how many.
 
-    One that gives a heartbeat again registers anew. Safe to repeat.
+    They are taken to be stopping, until they give one again. Safe to repeat.
     """
     silent = workers.c.heartbeat_at < now() - 2 * settings.current().lease_seconds
+    lost = sa.and_(silent, ~workers.c.stopping)
+    statement = sa.update(workers).where(lost).values(stopping=True).returning(workers.c.name)
 
     def work(connection: Connection) -> int:
-        names = list(connection.scalars(sa.delete(workers).where(silent).returning(workers.c.name)))
+        names = list(connection.scalars(statement))
         events.record(connection, *(events.act("worker", "lost", name, name) for name in names))
         return len(names)
 
-    is_any = sa.select(workers.c.name).where(silent).limit(1)
+    is_any = sa.select(workers.c.name).where(lost).limit(1)
     return database.write(work) if database.read(lambda connection: connection.scalar(is_any)) else 0
+
+
+def forget_old(database: Database) -> int:
+    """Delete the rows of workers that have not been heard of for long; returns how many. Safe to repeat."""
+    statement = sa.delete(workers).where(workers.c.heartbeat_at < now() - KEPT)
+    return database.write(lambda connection: connection.execute(statement).rowcount)
 
 
 def live(database: Database) -> list[LiveWorker]:
     """The workers that gave a heartbeat within the last lease, by name."""
-    alive = workers.c.heartbeat_at > now() - settings.current().lease_seconds
-    query = sa.select(workers).where(alive).order_by(workers.c.name)
-    return database.read(lambda connection: [_live(row) for row in connection.execute(query)])
+    return database.read(_select_live)
+
+
+def live_queues(connection: Connection) -> frozenset[str]:
+    """The queues that live workers consume, but for those that are stopping."""
+    return frozenset(queue for worker in _select_live(connection) if not worker.stopping for queue in worker.queues)
 
 
 def slots_by_queue(database: Database) -> dict[str, int]:
@@ -154,6 +174,11 @@ def mark_claimed(database: Database, queue: str, announced_at: float) -> None:
         connection.execute(statement.on_conflict_do_update(index_elements=[queue_marks.c.queue], set_=changed))
 
     database.write(work)
+
+
+def _select_live(connection: Connection) -> list[LiveWorker]:
+    alive = workers.c.heartbeat_at > now() - settings.current().lease_seconds
+    return [_live(row) for row in connection.execute(sa.select(workers).where(alive).order_by(workers.c.name))]
 
 
 def _live(row: Any) -> LiveWorker:

@@ -11,7 +11,7 @@ from orchestra import flow, task
 from orchestra.context import task_run_context
 from orchestra.transactions import db_transaction
 from tests.crash import ledger
-from tests.crash.flows import hold, total
+from tests.crash.flows import SHORT, hold, total
 
 entries = sa.Table(
     "entries",
@@ -52,18 +52,19 @@ def entering_submitted() -> int:
 
 
 @task
-def enter_first_slowly(seconds: float) -> int:
-    """As `enter`; the body that is started first is slow."""
+def enter_slowly() -> int:
+    """As `enter`; a body that is the only one waits for another."""
     with ledger.entry(), db_transaction() as session:
         write_entry(session)
-        time.sleep(seconds if ledger.is_first() else 0.0)
+        while ledger.is_first():
+            time.sleep(SHORT)
         return 1
 
 
 @flow
-def stopped_within(seconds: float) -> int:
+def stopped_within() -> int:
     """One that is stopped in its block."""
-    return enter_first_slowly.submit(seconds).result()
+    return enter_slowly.submit().result()
 
 
 @flow

@@ -15,7 +15,7 @@ from orchestra.store.database import database
 from orchestra.store.tables import flow_runs, steps
 from tests import servers
 from tests.crash import atomic_flows as flows
-from tests.crash.conftest import LEASE, RECOVERY, Arena
+from tests.crash.conftest import LEASE, Arena
 from tests.crash.test_failpoints import IN_JOINT
 from tests.helpers import ROOT
 
@@ -91,10 +91,10 @@ def test_a_process_stopped_in_its_block_loses_its_rows_with_its_claim(table: Are
     """PostgreSQL ends the transaction; whoever claims the step next writes the row, once."""
     if table.postgres is None:
         pytest.skip("stopped while it holds SQLite's lock, a process locks the file for all (docs: promises)")
-    handle = flows.stopped_within.delay(0.5)
+    handle = flows.stopped_within.delay()
     zombie = table.wait_for_start(handle.id)
     with servers.stopped(zombie.pid), servers.stopped(table.worker_of(zombie.pid).pid):
-        table.wait_for_start(handle.id, times=2, timeout=LEASE + RECOVERY)
+        table.wait_for_start(handle.id, times=2)
         assert handle.result(timeout=20) == 1
 
     rows = table.rows(flows.entries, flows.entries.c.run_id == handle.id)

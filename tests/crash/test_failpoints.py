@@ -72,6 +72,8 @@ IN_JOINT = ("before_joint_commit", "after_joint_commit")
 ON_RESULTS = ("before_upload", "after_upload", "before_removal")
 #: Those around slots of limits (tests/limits/test_workers.py).
 ON_SLOTS = ("before_acquire", "after_acquire", "before_release", "after_release", "before_grant", "after_grant")
+#: Those around slots of runs of deployments (tests/integration/test_work_pools.py).
+ON_RUN_SLOTS = ("before_run_slot", "after_run_slot", "before_run_grant", "after_run_grant")
 #: Those around the transaction that fires schedules (tests/store/test_ticks.py, tests/integration/test_beat.py).
 ON_TICKS = ("before_fire", "after_fire")
 #: Those around an artifact that is made (test_artifacts.py).
@@ -121,6 +123,7 @@ def test_every_point_is_killed_at() -> None:
         *ON_ARTIFACTS,
         *ON_RESULTS,
         *ON_SLOTS,
+        *ON_RUN_SLOTS,
         *ON_TICKS,
         *IN_JOINT,
         *IN_TRANSACTIONS,

@@ -13,7 +13,7 @@ import pytest
 from orchestra.store.tables import flow_runs, steps
 from tests import servers
 from tests.crash import flows, ledger
-from tests.crash.conftest import IN_FLIGHT, LEASE, RECOVERY, Arena
+from tests.crash.conftest import IN_FLIGHT, LEASE, Arena
 from tests.helpers import wait_until
 
 pytestmark = pytest.mark.services
@@ -51,11 +51,11 @@ STOPS = pytest.mark.parametrize("stopped", [stop_group, stop_child], ids=["group
 @pytest.mark.parametrize("flow", [flows.clinging, flows.clinging_submitted], ids=["direct", "submitted"])
 def test_a_zombies_late_write_is_refused(arena: Arena, stopped: Any, flow: Any) -> None:
     """A stopped process loses its claim; when it goes on and offers its result, the other's stands."""
-    handle = flow.delay(0.5)
+    handle = flow.delay()
     zombie = arena.wait_for_start(handle.id)
     worker = arena.worker_of(zombie.pid)
     with stopped(arena, zombie.pid):
-        second = arena.wait_for_start(handle.id, times=2, timeout=LEASE + RECOVERY)
+        second = arena.wait_for_start(handle.id, times=2)
         assert handle.result(timeout=20) == second.pid
         before = recorded(arena, handle.id)
 
@@ -74,7 +74,7 @@ def test_a_zombies_body_is_interrupted(arena: Arena, stopped: Any, flow: Any) ->
     handle = flow.delay(LEASE * 10)
     zombie = arena.wait_for_start(handle.id)
     with stopped(arena, zombie.pid):
-        second = arena.wait_for_start(handle.id, times=2, timeout=LEASE + RECOVERY)
+        second = arena.wait_for_start(handle.id, times=2)
 
     wait_until(lambda: "interrupted" in said_by(zombie, arena), "the zombie's body to be interrupted", LEASE + 5)
     assert handle.result(timeout=20) == second.pid

@@ -43,11 +43,12 @@ def test_flows_of_every_shape_survive_a_kill(arena: Arena, every_shape: Any, kil
     assert len(runs.restarts()) <= slots * IN_FLIGHT
 
 
+@pytest.mark.alone
 @KILLS
 @pytest.mark.parametrize("flow", [flows.holding, flows.holding_submitted], ids=["direct", "submitted"])
 def test_a_killed_body_is_started_again_within_lease_and_sweep(arena: Arena, kill: Any, slots: int, flow: Any) -> None:
     """By another process, with the same idempotency key, and as the same attempt."""
-    handle = flow.delay(1.0)
+    handle = flow.delay(30.0)
     first = arena.wait_for_start(handle.id)
 
     kill(arena, first.pid)

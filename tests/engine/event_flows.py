@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestra import flow, task
-from orchestra.events import emit_event
+from orchestra.events import emit_event, read_events
 
 #: The ids of the events as the bodies saw them, start by start.
 seen: list[str] = []
@@ -14,6 +14,15 @@ def pack(order):
     """Emits in a task's body."""
     emit_event("order.packed", {"orchestra.resource.id": f"order.{order}"})
     return order
+
+
+@flow
+def audit():
+    """Reads events, then waits for a task, and says what it read."""
+    page = read_events(events=["order.*"])
+    seen.append(str(len(page)))
+    pack.submit(1).result()
+    return [event.resource.id for event in page]
 
 
 @flow

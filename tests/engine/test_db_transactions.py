@@ -165,6 +165,7 @@ def test_a_body_over_its_time_leaves_no_row(ground: Ground) -> None:
     assert ground.task_states() == ["TimedOut"]
 
 
+@pytest.mark.alone
 def test_an_abandoned_thread_writes_nothing_more(tables: Database) -> None:
     """What it held is free at once, what it writes later is refused."""
     ground = Ground(tables, Driver(tables), "here")
@@ -342,6 +343,7 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> float:
     return 0.5
 
 
+@pytest.mark.alone
 def test_a_transaction_that_takes_too_long_is_rolled_back(short_lease: float, ground: Ground) -> None:
     """On SQLite once it was open for a third of the lease, whatever the body does; on PostgreSQL if it stood still."""
     waited: list[float] = []

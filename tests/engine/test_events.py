@@ -63,7 +63,18 @@ def test_a_worker_that_dies_repeats_no_event_of_a_flow(driver: Driver, write: in
     assert (names.count("order.received"), names.count("order.shipped")) == (1, 1)
     (shipped,) = read_events(events=["order.shipped"])
     (received,) = read_events(events=["order.received"])
+    assert len(read_events(events=["orchestra.flow-run.Completed"])) == 1
     assert shipped.follows == received.id
+
+
+def test_a_flow_reads_the_same_events_in_a_replay(driver: Driver, seen: list[str]) -> None:
+    """Though there are more by then."""
+    emit_event("order.created", ORDER)
+    behind.flush()
+
+    assert driver.run(event_flows.audit).result() == ["order.1"]
+    assert len(seen) > 1
+    assert set(seen) == {"1"}
 
 
 def test_an_event_says_in_which_run_it_was_emitted(sqlite_database: Database) -> None:

@@ -116,7 +116,7 @@ def timed_out() -> None:
         sleep(60)
 
 
-@flow(timeout_seconds=0.2)
+@flow(timeout_seconds=1.0)
 def interrupted() -> None:
     """Is stopped in the midst of its own code inside of a block."""
     with transaction() as txn:

@@ -173,6 +173,7 @@ def test_the_async_api_answers_as_the_readme_shows(home: Path) -> None:
     [
         ("flows", "2 Completed 2"),
         ("tasks", "first: 6, second: 6"),
+        ("versions", "['order 7 is paid', 'order 7 is on its way']\n2026-10 is closed"),
         ("retries", "['there at try 3', 'there at try 3'"),
         ("results", "publishing 2026-11-26\nSummary(rows=3, mean=3.0) ['summary-2026-11-26.json']"),
         ("limits", "total 14 - had both"),

@@ -85,6 +85,7 @@ def test_where_the_one_who_computes_is_killed_the_next_one_does(database: Databa
     assert len(flows.notes(file)) == 2
 
 
+@pytest.mark.alone
 def test_runs_on_workers_compute_once_and_hold_no_slot_while_they_wait(
     database: Database, worker_factory: WorkerFactory, file: str, short_lease: None
 ) -> None:

@@ -106,6 +106,14 @@ def test_a_run_is_created_watched_and_read(shell: Shell) -> None:
     assert "group of 4" in shell("flow-run", "canvas", run_id)
     assert len(shell.read("task-run", "ls", "--flow-run", run_id)) == 4
     assert {check["status"] for check in shell.read("doctor")} == {"ok"}
+    told = [event["event"] for event in shell.read("events", "ls", "--flow-run", run_id)][::-1]
+    assert told.count("orchestra.task-run.Completed") == 4
+    assert [name for name in told if "flow-run" in name] == [
+        "orchestra.flow-run.created",
+        "orchestra.flow-run.Running",
+        "orchestra.flow-run.Completed",
+    ]
+    assert "orchestra.worker.online" in [event["event"] for event in shell.read("events", "ls")]
 
 
 def test_a_failed_run_is_told_by_the_exit_code_and_retried(shell: Shell) -> None:
@@ -113,6 +121,10 @@ def test_a_failed_run_is_told_by_the_exit_code_and_retried(shell: Shell) -> None
     run_id = shell("flow-run", "create", "--flow", "shellflows:broken", "--watch", code=6).splitlines()[0]
     shell("flow-run", "retry", run_id, "--watch", code=6)
     assert shell.read("flow-run", "inspect", run_id)["run_count"] == 2
+    told = [event["event"] for event in shell.read("events", "ls", "--event", "orchestra.flow-run.*")][::-1]
+    assert [name.removeprefix("orchestra.flow-run.") for name in told] == [
+        "created", "Running", "Failed", "retry-requested", "AwaitingRetry", "Running", "Failed",
+    ]  # fmt: skip
 
 
 def test_a_sleeping_run_is_cancelled(shell: Shell) -> None:

@@ -269,6 +269,7 @@ def test_submit_of_a_task_that_no_worker_could_import_is_refused(start: Callable
 # -- when, how urgent and where ------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @ON_SQLITE
 def test_an_eta_is_kept(start: Callable[..., servers.Worker]) -> None:
     """Aware, in any zone: not before, and hardly later; one that is past is due at once."""
@@ -409,6 +410,7 @@ def test_an_ended_run_cannot_be_cancelled(start: Callable[..., servers.Worker]) 
     assert [handle.state.name for handle in (good, bad, stopped)] == ["Completed", "Failed", "Cancelled"]
 
 
+@pytest.mark.alone
 @ON_SQLITE
 def test_a_handle_that_waits_in_vain_says_so_and_the_run_goes_on(start: Callable[..., servers.Worker]) -> None:
     """`wait` gives the state then, `result` and `get` raise TimeoutError, all of them in time."""

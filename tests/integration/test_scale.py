@@ -64,6 +64,7 @@ def test_a_loop_over_slow_results_takes_few_segments(worker_factory: WorkerFacto
     assert segments(handle) <= 40
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_ten_thousand_mapped_tasks_keep_nobody_waiting(worker_factory: WorkerFactory, broker: servers.Broker) -> None:
     """Another run's short task on the same queue starts within a second; neither broker nor slots fill up."""

@@ -18,6 +18,7 @@ from tests.integration import flows
 pytestmark = pytest.mark.services
 
 
+@pytest.mark.alone
 def test_submitting_is_not_held_up_by_a_broker_that_stands_still(broker: servers.Broker, database: Database) -> None:
     """`.delay()` returns within seconds, the next ones at once; all are announced when it answers again."""
     settings.override(sweep_seconds=0.2)

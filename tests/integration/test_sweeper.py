@@ -89,6 +89,7 @@ def test_a_lost_message_is_announced_again(sweeper: Sweeper, carrier: Rememberin
     wait_until(lambda: announced(sweeper, carrier, run_id), "the run to be announced again")
 
 
+@pytest.mark.alone
 def test_a_run_is_announced_when_it_is_due(sweeper: Sweeper, carrier: Remembering, database: Database) -> None:
     """Not before; and the next tick comes in time for it."""
     created = create(database, delay=0.5)

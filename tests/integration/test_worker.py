@@ -355,6 +355,7 @@ def test_no_child_of_a_worker_is_left_when_it_ends(worker_factory: WorkerFactory
     assert settings.current().lease_seconds == 30
 
 
+@pytest.mark.usefixtures("short_lease")
 def test_code_whose_import_kills_the_worker_leaves_it_in_peace_after_three_starts(
     worker_factory: WorkerFactory,
 ) -> None:

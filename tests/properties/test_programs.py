@@ -23,7 +23,7 @@ from orchestra.store.database import Database
 from orchestra.store.database import database as opened
 from orchestra.store.tables import Phase, edges, flow_runs, joins, steps
 from tests import conftest
-from tests.drive import Driver, Killed
+from tests.drive import Driver, Killed, emptied
 from tests.exploring import tries
 from tests.properties import programs
 from tests.properties.programs import (
@@ -131,7 +131,7 @@ def test_programs_equal_plain_python(database: Database, given_program: Any, see
     """With messages in any order, some of them twice."""
     flow, program = given_program
     started.clear()
-    chaos = Chaos(database, seed, deaths=0)
+    chaos = Chaos(emptied(database), seed, deaths=0)
 
     assert chaos.live(chaos.submit(flow, program=program)) == plain(program)
     assert len(started) == len(set(started))
@@ -143,7 +143,7 @@ def test_programs_survive_the_death_of_workers(database: Database, given_program
     """The value is the same, and no step that had ended is run again."""
     flow, program = given_program
     started.clear()
-    chaos = Chaos(database, seed, deaths=0.3)
+    chaos = Chaos(emptied(database), seed, deaths=0.3)
 
     assert chaos.live(chaos.submit(flow, program=program)) == plain(program)
     chaos.assert_no_finished_step_ran_again()
@@ -156,7 +156,7 @@ def test_programs_replay_from_any_prefix_of_their_journal(
 ) -> None:
     """The same calls with the same values; what the prefix holds is not run again."""
     flow, program = given_program
-    chaos = Chaos(database, seed, deaths=0)
+    chaos = Chaos(emptied(database), seed, deaths=0)
     run_id = chaos.submit(flow, program=program)
     chaos.live(run_id)
     before = {step.key: (step.branch, step.position, step.kind, step.result) for step in chaos.steps(run_id)}
@@ -178,7 +178,7 @@ def test_programs_replay_from_any_prefix_of_their_journal(
 def test_programs_that_are_cancelled_end(database: Database, given_program: Any, seed: int, steps_before: int) -> None:
     """At any moment, with workers that die: as CANCELLED with all they started, unless they ended before."""
     flow, program = given_program
-    chaos = Chaos(database, seed, deaths=0.1)
+    chaos = Chaos(emptied(database), seed, deaths=0.1)
     run_id = chaos.submit(flow, program=program)
     for _ in range(steps_before):
         chaos.live_once()
@@ -209,7 +209,7 @@ def test_retried_programs_run_nothing_again_that_ended_well(
     repeated.clear()
     failed.clear()
     failures.update(rate=rate, seed=seed)
-    chaos = Chaos(database, seed, deaths=0)
+    chaos = Chaos(emptied(database), seed, deaths=0)
     run_id = chaos.submit(flow, program=program)
 
     for _ in range(100):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orchestra import flow, task
 from orchestra.store.database import Database
 from orchestra.transactions import CommitMode, Transaction, get_transaction, transaction
-from tests.drive import Driver, Killed
+from tests.drive import Driver, Killed, emptied
 from tests.engine.conftest import sqlite_database
 from tests.exploring import tries
 
@@ -240,7 +240,7 @@ def test_a_flow_does_so_whatever_dies(
 ) -> None:
     """On a worker that dies at any write; what was under way, and no more, may be called again."""
     EFFECTS.clear()
-    driver = Driver(sqlite_database, slots=1)
+    driver = Driver(emptied(sqlite_database), slots=1)
     run_id = driver.submit(performing, program=program)
     driver.workers_database.kill_at(write, after_commit=after_commit)
     with contextlib.suppress(Killed):

@@ -17,9 +17,10 @@ from orchestra.errors import (
     WorkQueueNotFound,
 )
 from orchestra.schedules import Cron, Interval, Schedule
-from orchestra.store import deployments, queries, runs, work_pools
+from orchestra.store import deployments, queries, runs, work_pools, workers
 from orchestra.store.database import Database
 from orchestra.store.deployments import NewDeployment
+from orchestra.store.workers import WorkerRow
 
 
 def new(name: str = "nightly", flow: str = "etl", **fields: object) -> NewDeployment:
@@ -81,13 +82,24 @@ def test_a_pause_outlives_a_deploy_that_says_nothing_of_it(database: Database) -
     assert not deployments.read(database, "etl/nightly").paused
 
 
-def test_a_deployment_waits_for_its_pool(database: Database) -> None:
-    """It may come first, and is READY once the pool is there."""
+def test_pools_queues_and_deployments_are_ready_while_a_worker_listens(database: Database) -> None:
+    """A deployment may come before its pool, and is READY once both are there."""
     keep(database, work_pool_name="later", queue="later")
 
+    def statuses() -> tuple[str, ...]:
+        pool, queues = work_pools.read(database, "later"), work_pools.list_queues(database, "later")
+        return deployments.read(database, "etl/nightly").status, pool.status, *(queue.status for queue in queues)
+
+    workers.register(database, WorkerRow("w@h", "h", 1, ("later",), 2, "prefork", "1"))
     assert deployments.read(database, "etl/nightly").status == "NOT_READY"
     work_pools.create(database, "later", "process")
-    assert deployments.read(database, "etl/nightly").status == "READY"
+    work_pools.create_queue(database, "later", "slow", priority=5)
+    assert statuses() == ("READY", "READY", "READY", "NOT_READY")
+    work_pools.update(database, "later", paused=True)
+    assert statuses() == ("READY", "PAUSED", "PAUSED", "PAUSED")
+    work_pools.update(database, "later", paused=False)
+    workers.leave(database, "w@h")
+    assert statuses() == ("NOT_READY",) * 4
 
 
 def test_deployments_are_listed_by_flow_and_name_in_pages(database: Database) -> None:
@@ -190,18 +202,6 @@ def test_a_pool_is_changed_by_name(database: Database) -> None:
     assert (changed.description, changed.concurrency_limit) == ("nightly loads", None)
     with pytest.raises(AlreadyThere, match="etl"):
         work_pools.create(database, "etl", "process")
-
-
-def test_queues_of_a_paused_pool_are_paused(database: Database) -> None:
-    """And single ones."""
-    work_pools.create(database, "etl", "process")
-    work_pools.create_queue(database, "etl", "slow")
-    work_pools.create(database, "web", "process")
-    work_pools.create_queue(database, "web", "slow")
-
-    work_pools.update(database, "etl", paused=True)
-    work_pools.update_queue(database, "web", "slow", paused=True)
-    assert work_pools.paused_queues(database) == {"etl", "etl.slow", "web.slow"}
 
 
 @pytest.mark.parametrize("name", ["a.b", "a,b", "a b", "", "wake", "q@1", "ä"])

@@ -20,6 +20,7 @@ from orchestra.store import (
     history,
     interventions,
     limits,
+    removal,
     runs,
     tables,
     work_pools,
@@ -331,7 +332,7 @@ def test_a_deleted_run_leaves_the_event_of_its_deletion(database: Database) -> N
     """Its states go with it."""
     run_id = runs.create(database, NewRun("etl", "flows:etl", "brave-otter", b"", queue="etl")).row["id"]
     interventions.cancel(database, run_id)
-    interventions.delete(database, run_id)
+    removal.delete(database, run_id)
 
     assert [name for name, _ in told(database)] == ["flow-run.cancel-requested", "flow-run.deleted"]
 
@@ -343,8 +344,8 @@ def test_workers_come_go_and_are_lost(database: Database) -> None:
     workers.leave(database, "celery@one")
     silent = tables.workers.update().values(heartbeat_at=time.time() - 3600)
     database.write(lambda connection: connection.execute(silent))
-    assert workers.forget_silent(database) == 1
-    assert workers.forget_silent(database) == 0
+    assert workers.tell_lost(database) == 1
+    assert workers.tell_lost(database) == 0
 
     assert told(database) == [
         ("worker.online", "celery@one"),

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 from orchestra import settings
 from orchestra.errors import ConfigurationError
-from orchestra.store import blobs, removal, tables
+from orchestra.store import artifacts, blobs, events, removal, tables
 from orchestra.store.database import Database
 
 DAY = 86_400.0
-KEEP = {"runs": 90 * DAY, "logs": math.inf}
+KEEP = {"runs": 90 * DAY, "logs": math.inf, "events": 90 * DAY, "artifacts": 90 * DAY}
 
 
 def add_run(database: Database, age: float = 100 * DAY, **values: Any) -> str:
@@ -157,6 +157,34 @@ def test_log_lines_may_go_earlier(database: Database) -> None:
     assert ended in there(database)
 
 
+def test_old_events_go(database: Database) -> None:
+    """By when they were written down."""
+    now = time.time()
+    rows = [events.act("flow-run", "seen", str(age)) | {"received": now - age * DAY} for age in (100, 91, 89, 0)]
+    database.write(lambda connection: events.record(connection, *rows))
+
+    assert prune(database) == {"events": 2}
+    assert there(database, tables.events, "resource_id") == {f"orchestra.flow-run.{age}" for age in (89, 0)}
+
+
+def test_of_artifacts_the_newest_of_a_key_stays(database: Database) -> None:
+    """And what belongs to a run that is there; versions before it, and what nobody has, go."""
+    run_id = add_run(database, DAY)
+
+    def make(name: str, age: float, key: str | None = None, flow_run_id: str | None = None) -> None:
+        new = artifacts.NewArtifact(id=name, key=key, type="markdown", data='"x"', flow_run_id=flow_run_id)
+        database.write(lambda connection: artifacts.add(connection, new, time.time() - age * DAY))
+
+    for age in (300, 200, 100):
+        make(f"version-{age}", age, key="report")
+    make("alone", 100)
+    make("of a run", 100, flow_run_id=run_id)
+    make("young", 1)
+
+    assert prune(database)["artifacts"] == 3
+    assert there(database, tables.artifacts) == {"version-100", "of a run", "young"}
+
+
 def test_for_ever_is_for_ever(database: Database) -> None:
     """With a retention of 0 days."""
     settings.override(retention_days=("0",))
@@ -172,9 +200,9 @@ def test_days_are_said_for_all_and_for_some() -> None:
     def days(*parts: str) -> dict[str, float]:
         return {k: s / DAY for k, s in settings.Settings(retention_days=parts).retention_seconds.items()}
 
-    assert days("90") == {"runs": 90, "logs": 90}
-    assert days("10.5", "logs=3") == {"runs": 10.5, "logs": 3}
-    assert days("logs=3") == {"runs": 90, "logs": 3}
+    assert set(days("90").values()) == {90}
+    assert days("10.5", "logs=3") == {"runs": 10.5, "logs": 3, "events": 10.5, "artifacts": 10.5}
+    assert days("logs=3")["runs"] == 90
     for parts in [("x",), ("-1",), ("90", "steps=3"), ("logs=",), ("inf",)]:
         with pytest.raises(ConfigurationError, match="ORCHESTRA_RETENTION_DAYS"):
             days(*parts)

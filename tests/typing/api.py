@@ -17,6 +17,7 @@ from orchestra import (
     get_run_logger,
     now,
     once,
+    patched,
     pause_flow_run,
     quote,
     random,
@@ -149,6 +150,7 @@ def pipeline(day: str, limit: int = 10) -> list[int]:
     assert_type(now(), datetime)
     assert_type(random(), float)
     assert_type(once(lambda: 3), int)
+    assert_type(patched("a-change"), bool)
     done, _ = wait([double.submit(1)])
     assert_type(done, set[Future[int]])
     for future in as_completed([double.submit(1)]):

@@ -11,6 +11,9 @@ from click.testing import CliRunner, Result
 
 from orchestra.cli import cli
 from orchestra.cli._support import ExitCode
+from orchestra.store import workers
+from orchestra.store.database import database
+from orchestra.store.workers import WorkerRow
 
 FILE = """
 build:
@@ -66,7 +69,7 @@ def test_all_deployments_of_a_file_are_written_down() -> None:
     by_hand, nightly = data("deployment", "ls")
     assert (by_hand["name"], by_hand["work_pool_name"]) == ("by-hand", None)
     assert (nightly["version"], nightly["tags"], nightly["parameters"]) == ("abc123", ["data", "etl"], {"n": 5})
-    assert (nightly["queue"], nightly["status"], nightly["flow_name"]) == ("my-pool.slow", "READY", "job")
+    assert (nightly["queue"], nightly["status"], nightly["flow_name"]) == ("my-pool.slow", "NOT_READY", "job")
     assert [(each["cron"], each["interval"], each["active"]) for each in nightly["schedules"]] == [
         ("0 3 * * *", None, True),
         (None, 3600.0, False),
@@ -192,3 +195,63 @@ def test_a_pool_whose_runs_nobody_starts_has_no_worker() -> None:
 
     assert (done.exit_code, "not there yet" in done.stderr) == (ExitCode.CONFLICT, True)
     assert orchestra("worker", "start", "--pool", "no-such").exit_code == ExitCode.NOT_FOUND
+
+
+def test_a_worker_of_a_type_that_does_not_fit_its_pool_is_refused() -> None:
+    """And one of no type, for a pool that is not there, is told how to make it."""
+    refused = orchestra("worker", "start", "--pool", "my-pool", "--type", "docker")
+    assert (refused.exit_code, "is of type process" in refused.stderr) == (ExitCode.CONFLICT, True)
+    missing = orchestra("worker", "start", "--pool", "later")
+    assert (missing.exit_code, "--type process" in missing.stderr) == (ExitCode.NOT_FOUND, True)
+    assert orchestra("worker", "start", "--pool", "later", "--type", "no-such").exit_code == ExitCode.USAGE
+
+
+def test_workers_are_listed_and_inspected() -> None:
+    """With their pools, slots and status; `ls` of one pool shows its own only."""
+    workers.register(database(), WorkerRow("loader@h", "h", 7, ("my-pool", "other"), 3, "prefork", "1"))
+
+    assert data("worker", "ls", "--pool", "no-pool") == []
+    (found,) = data("worker", "ls", "--pool", "my-pool")
+    assert (found["name"], found["status"], found["slots"], found["running"]) == ("loader@h", "ONLINE", 3, 0)
+    assert (found["work_pools"], found["queues"]) == (["my-pool"], ["my-pool", "other"])
+    assert data("worker", "inspect", "loader")["pid"] == 7
+    assert "ONLINE" in orchestra("worker", "ls").stdout
+    assert orchestra("worker", "inspect", "nobody").exit_code == ExitCode.NOT_FOUND
+    assert data("work-pool", "inspect", "my-pool")["status"] == "READY"
+
+
+def test_upcoming_runs_are_computed_from_schedules() -> None:
+    """Nothing is written for them, and a pause takes them away."""
+    assert orchestra("deploy", "--all").exit_code == 0
+
+    inspected = data("deployment", "inspect", "job/nightly")
+    assert len(inspected["upcoming_runs"]) == 5
+    assert [each["next_run"] for each in data("deployment", "ls")] == [None, inspected["upcoming_runs"][0]]
+    preview = data("work-pool", "preview", "my-pool", "--limit", "3")
+    assert [each["expected_start_time"] for each in preview] == inspected["upcoming_runs"][:3]
+    assert {(each["id"], each["deployment_name"], each["work_queue_name"]) for each in preview} == {
+        (None, "nightly", "my-pool.slow")
+    }
+    assert data("work-queue", "preview", "default", "--pool", "my-pool") == []
+    assert data("flow-run", "ls") == []
+    orchestra("deployment", "pause", "job/nightly")
+    assert data("work-pool", "preview", "my-pool") == []
+
+
+def test_it_is_said_where_no_worker_listens() -> None:
+    """With the command that starts one."""
+    told = orchestra("work-pool", "inspect", "my-pool").stderr
+    assert "No worker listens on queue 'my-pool'" in told
+    assert "`orchestra worker start --pool my-pool`" in told
+    workers.register(database(), WorkerRow("loader@h", "h", 7, ("my-pool",), 3, "prefork", "1"))
+    assert "No worker" not in orchestra("work-pool", "inspect", "my-pool").stderr
+
+
+def test_a_queues_priority_can_be_changed() -> None:
+    """What is not named stays."""
+    orchestra("work-queue", "create", "urgent", "--pool", "my-pool", "-d", "now")
+
+    assert orchestra("work-queue", "update", "urgent", "--pool", "my-pool").exit_code == ExitCode.USAGE
+    assert orchestra("work-queue", "update", "urgent", "--pool", "my-pool", "--priority", "9").exit_code == 0
+    found = data("work-queue", "inspect", "urgent", "--pool", "my-pool")
+    assert (found["priority"], found["description"]) == (9, "now")

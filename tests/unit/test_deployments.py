@@ -53,7 +53,7 @@ def test_a_deployment_is_written_down_with_what_its_flow_says() -> None:
     found = read()
     assert (found.id, found.entrypoint) == (deployment_id, f"{__file__}:etl")
     assert (found.description, found.tags, found.parameters) == ("Loads a day.", ("a", "b"), {"day": "2026-01-02"})
-    assert found.status == "READY"
+    assert found.status == "NOT_READY", "no worker is there"
 
 
 def test_the_schema_says_what_each_parameter_takes() -> None:

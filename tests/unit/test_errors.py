@@ -33,6 +33,7 @@ FACTS: dict[str, tuple[object, ...]] = {
     "DeploymentNotFound": ("etl/nightly",),
     "ScheduleNotFound": ("etl/nightly", "daily"),
     "WorkPoolNotFound": ("etl",),
+    "WorkerNotFound": ("etl", []),
     "WorkQueueNotFound": ("etl", "slow"),
     "AlreadyThere": ("work pool", "etl", "take another name"),
     "IllegalTransition": ("5f0c", "COMPLETED", "cancelled"),

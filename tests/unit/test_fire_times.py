@@ -34,6 +34,7 @@ EXPRESSIONS = (
     "0 0 * * *",
     "15 23,0,1,2,3 * * *",
     "*/20 1-3 * * *",
+    "*/15 1 * * *",
     "5,35 0-4 * * sun",
     "59 1-2 * * *",
     "0 9 1 * *",
@@ -81,7 +82,7 @@ def test_cron_agrees_with_an_oracle_around_every_transition_of_five_years(zone: 
 def test_a_time_is_found_from_wherever_one_begins(zone: str) -> None:
     """From any instant on, the rest of the times is the same: none is missed, none comes again, and they increase."""
     chance = random.Random(zone)
-    kinds: list[Schedule] = [Cron(expression, timezone=zone) for expression in EXPRESSIONS[:11]]
+    kinds: list[Schedule] = [Cron(expression, timezone=zone) for expression in EXPRESSIONS[:12]]
     kinds += [Interval(timedelta(days=1), timezone=zone), RRule("FREQ=HOURLY;BYMINUTE=0,20,40", timezone=zone)]
     for jump in list(transitions(ZoneInfo(zone)))[:4] or [FROM]:
         begin, end = jump - timedelta(days=1), jump + timedelta(days=1, hours=12)
@@ -100,6 +101,12 @@ def test_a_time_is_found_from_wherever_one_begins(zone: str) -> None:
     [
         (Cron("30 2 * * *", timezone="America/New_York"), "2026-03-08", ["03:00 EDT"]),
         (Cron("30 1 * * *", timezone="America/New_York"), "2026-11-01", ["01:30 EDT"]),
+        (Cron("0,30 1 * * *", timezone="America/New_York"), "2026-11-01", ["01:00 EDT", "01:30 EDT"]),
+        (
+            Cron("*/30 1 * * *", timezone="America/New_York"),
+            "2026-11-01",
+            ["01:00 EDT", "01:30 EDT", "01:00 EST", "01:30 EST"],
+        ),
         (Cron("0 9 * * *", timezone="America/New_York"), "2026-11-01", ["09:00 EST"]),
         (Cron("0 1-3 * * *", timezone="America/New_York"), "2026-03-08", ["01:00 EST", "03:00 EDT"]),
         (Interval(timedelta(days=1), timezone="America/New_York"), "2026-11-01", ["00:00 EDT"]),
@@ -113,6 +120,17 @@ def test_daylight_saving_time(schedule: Schedule, day: str, expected: list[str])
     begin = datetime.fromisoformat(day).replace(tzinfo=zone)
     found = from_(schedule, begin - timedelta(seconds=1), begin + timedelta(hours=23, minutes=59))
     assert [f"{moment.astimezone(zone):%H:%M %Z}" for moment in found] == expected
+
+
+def test_a_clock_that_is_set_back_to_within_an_hour_leaves_nothing_out() -> None:
+    """By half an hour at two on Lord Howe, from 3:45 to 2:45 on the Chathams: there cronsim is no oracle."""
+    for zone, expected in (
+        ("Australia/Lord_Howe", ["02:00+1030", "02:15+1030", "02:30+1030", "02:45+1030"]),
+        ("Pacific/Chatham", ["02:00+1345", "02:15+1345", "02:30+1345", "02:45+1345", "02:45+1245"]),
+    ):
+        begin = datetime(2022, 4, 3, tzinfo=ZoneInfo(zone))
+        found = from_(Cron("*/15 2 * * *", timezone=zone), begin, begin + timedelta(hours=20))
+        assert [f"{moment.astimezone(begin.tzinfo):%H:%M%z}" for moment in found] == expected
 
 
 @pytest.mark.parametrize(

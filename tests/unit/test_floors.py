@@ -18,21 +18,21 @@ FLOORS = [
     "errors exceptions clock settings profiles identifiers lazy failpoints unbuilt",
     "callables digests states journal graph decomposition specs retries serializers typed_values pickles signing "
     "previews annotations names hooks transaction_rules questions schedules fire_times deployment_options work_pools "
-    "cache_policies utilities task_runners masking",
+    "cache_policies utilities task_runners masking sizes",
     "store blobs",
     "accounts "
     "context runtime logging results futures awaitables handles engine runners transactions db_transactions artifacts "
     "variables events concurrency locking input",
     "flows tasks observations flow_runs decorated deployments docker automations blocks canvas_members background",
     "celery",
-    "cli client testing server dev serving project_files task_worker __main__",
+    "cli client testing server dev serving project_files task_worker workers __main__",
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for folder in ("orchestra", "celery_app")
     for path in (ROOT / folder).rglob("*.py")
-    if "versions" not in path.parts
+    if "versions" not in path.relative_to(ROOT).parts
 }
 TREES = {module: ast.parse(path.read_text()) for module, path in FILES.items()}
 OURS = sorted(module for module in TREES if module.startswith("orchestra."))

@@ -46,7 +46,7 @@ THERE = {
     "flow_runs": """
         pause_flow_run suspend_flow_run resume_flow_run apause_flow_run asuspend_flow_run aresume_flow_run
     """,
-    "deployments": "Deployment run_deployment deploy",
+    "deployments": "Deployment run_deployment arun_deployment deploy initialize_project",
     "docker": "DockerImage",
     "flows": "Flow flow load_flow_from_entrypoint serve deploy",
     "futures": "OrchestraFuture OrchestraFutureList as_completed wait",
@@ -81,7 +81,6 @@ NOT_YET = {
     "blocks.core": "Block",
     "blocks.system": "Secret JSON String DateTime",
     "client.schemas.filters": "DeploymentFilter DeploymentFilterId FlowRunFilterDeploymentId WorkPoolFilter",
-    "deployments": "initialize_project",
     "events": "DeploymentEventTrigger EventTrigger",
     "flows": "aserve adeploy",
 }

@@ -20,10 +20,12 @@ from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, 
 from orchestra.engine.segment import Lines
 from orchestra.errors import ConfigurationError, MissingContextError, RunTimeout
 from orchestra.logging import (
+    Relay,
     disable_run_logger,
     engine_logger,
     get_run_logger,
     listen_to_extra_loggers,
+    log_relayed,
     print_capture,
 )
 from orchestra.masking import hide
@@ -464,6 +466,26 @@ def test_lines_of_extra_loggers_are_kept_with_the_run(run_id: str) -> None:
     finally:
         logging.getLogger("library").handlers.clear()
         logging.getLogger("library").setLevel(logging.NOTSET)
+
+
+def test_lines_of_extra_loggers_come_back_from_other_processes(run_id: str) -> None:
+    """Those of the processes in which a task runner runs bodies, too."""
+    settings.override(logging_extra_loggers=("library",))
+    sent: list[dict[str, Any]] = []
+    relay, tasks = Relay(sent.append), logging.getLogger("orchestra.task_runs")
+    tasks.addHandler(relay)
+    try:
+        with running(flow := flow_run(run_id), task_run(flow)):
+            listen_to_extra_loggers()
+            logging.getLogger("library").info("said %d", 1)
+    finally:
+        tasks.removeHandler(relay)
+        logging.getLogger("library").handlers.clear()
+        logging.getLogger("library").setLevel(logging.NOTSET)
+    assert stored(run_id) == []
+    log_relayed(sent[0])
+    (line,) = stored(run_id)
+    assert (line.logger, line.message, line.step_id) == ("library", "said 1", "task-1")
 
 
 def test_lines_of_extra_loggers_do_not_shift_the_bodys_own(run_id: str) -> None:

@@ -18,6 +18,8 @@ from orchestra.states import State, StateDetails, StateType
 __all__ = [
     "Artifact",
     "ArtifactCollection",
+    "Deployment",
+    "DeploymentSchedule",
     "Flow",
     "FlowRun",
     "GlobalConcurrencyLimit",
@@ -30,6 +32,9 @@ __all__ = [
     "StateType",
     "TaskRun",
     "Variable",
+    "WorkPool",
+    "WorkQueue",
+    "Worker",
 ]
 
 
@@ -216,6 +221,103 @@ class Variable(_Record):
     tags: list[str] = []
     created: datetime
     updated: datetime
+
+
+class DeploymentSchedule(_Record):
+    """A schedule of a deployment; `interval` and `max_late` in seconds."""
+
+    id: str
+    deployment_id: str
+    slug: str | None = None
+    active: bool
+    cron: str | None = None
+    interval: float | None = None
+    rrule: str | None = None
+    timezone: str | None = None
+    day_or: bool = True
+    anchor_date: datetime | None = None
+    parameters: dict[str, Any] = {}
+    catchup: str
+    catchup_max: int | None = None
+    max_late: float | None = None
+    created: datetime | None = None
+    updated: datetime | None = None
+
+
+class Deployment(_Record):
+    """A deployment."""
+
+    id: str
+    name: str
+    flow_name: str
+    entrypoint: str
+    description: str = ""
+    version: str | None = None
+    tags: list[str] = []
+    parameters: dict[str, Any] = {}
+    parameter_openapi_schema: dict[str, Any] = {}
+    enforce_parameter_schema: bool = True
+    work_pool_name: str | None = None
+    work_queue_name: str | None = None
+    job_variables: dict[str, Any] = {}
+    pull_steps: list[Any] | None = None
+    concurrency_limit: int | None = None
+    collision_strategy: str
+    paused: bool
+    #: "NOT_READY" where its work pool is not there, else "READY".
+    status: str
+    schedules: list[DeploymentSchedule] = []
+    created: datetime | None = None
+    updated: datetime | None = None
+
+
+class WorkPool(_Record):
+    """A work pool."""
+
+    id: str
+    name: str
+    type: str
+    description: str = ""
+    is_paused: bool
+    concurrency_limit: int | None = None
+    base_job_template: dict[str, Any] = {}
+    created: datetime | None = None
+    updated: datetime | None = None
+
+
+class WorkQueue(_Record):
+    """A queue of a work pool."""
+
+    id: str
+    name: str
+    work_pool_name: str
+    #: The queue that workers consume.
+    celery_queue: str
+    description: str = ""
+    #: The lowest number is served first.
+    priority: int
+    is_paused: bool
+    concurrency_limit: int | None = None
+    created: datetime | None = None
+    updated: datetime | None = None
+
+
+class Worker(_Record):
+    """A live worker. Instants are seconds since the epoch."""
+
+    #: Celery's node name, `celery@host`.
+    name: str
+    host: str
+    pid: int
+    queues: list[str]
+    slots: int
+    #: Celery's, as "prefork".
+    pool: str
+    #: Of orchestra.
+    version: str
+    started_at: float
+    heartbeat_at: float
+    stopping: bool
 
 
 class SetStateStatus(enum.StrEnum):

@@ -8,7 +8,7 @@ from alembic import op
 from orchestra.store.migrations.changes import add_index
 
 revision = "0015_artifacts"
-down_revision = "0011_ticks"
+down_revision = "0014_versions"
 branch_labels = None
 depends_on = None
 
