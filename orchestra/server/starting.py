@@ -1,4 +1,4 @@
-"""Starting runs of deployments from the server, which imports no code of users: their schema says what fits."""
+"""Starting runs from the server, which imports no code of users: what a deployment, or another run, keeps is enough."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from orchestra.celery import deployed, submit
+from orchestra.engine import deployed
 from orchestra.errors import IllegalTransition
 from orchestra.names import run_name
 from orchestra.results import check_parameters
@@ -19,6 +19,7 @@ from orchestra.store.deployments import Deployment
 
 
 def start(
+    database: Database,
     deployment: Deployment,
     parameters: Mapping[str, Any],
     *,
@@ -38,10 +39,8 @@ def start(
         ParameterTypeError: They do not fit the deployment's schema; names each misfit.
         NoBroker: The server knows no broker.
     """
-    handle = deployed.start(
-        deployment.id, parameters, flow_run_name=name, tags=tags, scheduled_time=due, as_subflow=False
-    )
-    return handle.id
+    new = deployed.new_run(database, deployment, parameters, name=name, tags=tags, scheduled_time=due)
+    return _create(database, new)
 
 
 def again(database: Database, flow_run_id: str, parameters: Mapping[str, Any]) -> str:
@@ -61,21 +60,24 @@ def again(database: Database, flow_run_id: str, parameters: Mapping[str, Any]) -
     if row["runner"] == "local":
         raise IllegalTransition(flow_run_id, row["state_name"], "run again on a worker: it was called in a process")
     what = f"the set of parameters of a run of {row['flow_name']!r}"
-    same = (
-        "flow_name",
-        "path",
-        "entrypoint",
-        "options",
-        "queue",
-        "priority",
-        "version",
-        "timeout_seconds",
-        "has_hooks",
-    )
+    same = "flow_name path entrypoint options queue priority version timeout_seconds has_hooks".split()
     new = runs.NewRun(
         **{name: row[name] for name in same},
         name=run_name(),
         parameters=check_parameters(encode(dict(parameters), what=what), what=what),
         tags=json.loads(row["tags"]),
     )
-    return submit.create(new, carrier(), None)
+    return _create(database, new)
+
+
+def _create(database: Database, new: runs.NewRun) -> str:
+    """Write a run and tell workers; a crash between the two leaves it to their sweeper."""
+    carrying = carrier()
+    if not new.queue:
+        routed, priority = carrying.route(new.path)
+        new.queue = routed or carrying.default_queue
+        new.priority = priority if new.priority is None else new.priority
+    carrying.check_queue(new.queue)
+    created = runs.create(database, new)
+    carrying.announce(created.announcements)
+    return str(created.row["id"])

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests import servers
 from tests.helpers import ROOT, answers, free_port, wait_until
@@ -33,7 +32,13 @@ class Site:
     """A server with a worker."""
 
     url: str
-    folder: Path
+    environment: dict[str, str]
+
+    def call(self, *words: str) -> str:
+        """The first line that `orchestra` prints to these words."""
+        command = [sys.executable, "-m", "orchestra", *words]
+        done = subprocess.run(command, env=self.environment, cwd=ROOT, check=True, capture_output=True, text=True)
+        return done.stdout.partition("\n")[0]
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +61,7 @@ def site(broker_server: servers.Broker, tmp_path_factory: pytest.TempPathFactory
     try:
         worker.wait_ready()
         wait_until(lambda: answers(port), "the server to answer", 30)
-        yield Site(f"http://127.0.0.1:{port}", folder)
+        yield Site(f"http://127.0.0.1:{port}", environment)
     finally:
         server.kill_group()
         worker.kill_group()
@@ -68,6 +73,8 @@ def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path is not None, "the browser tests need Chromium, and there is none: run `make deps` (Debian, root)"
     with sync_playwright() as playwright:
+        # For as long as a busy machine may take.
+        expect.set_options(timeout=20_000)
         chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield chromium
         chromium.close()

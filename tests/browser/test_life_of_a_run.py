@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from tests.browser.conftest import Site
 from tests.browser.flows import EVIL
 
 pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Iterator[Path]:
+    """A folder for gates, all of which are opened at the end: nothing keeps the worker busy then."""
+    yield tmp_path
+    for number in range(2):
+        (tmp_path / str(number)).touch()
 
 
 def start(page: Page, deployment: str, **fields: str) -> str:
@@ -30,17 +39,16 @@ def shows(page: Page, state: str) -> None:
     expect(page.locator("#head h1 + .state")).to_have_text(state, timeout=30_000)
 
 
-def test_a_run_is_started_by_a_form_and_watched(page: Page, site: Site, tmp_path: Path) -> None:
+def test_a_run_is_started_by_a_form_and_watched(page: Page, site: Site, gates: Path) -> None:
     """Timeline, graph, tasks and log lines come by themselves, and the stream ends with the run."""
-    start(page, "through-gates/gates", Folder=str(tmp_path))
+    start(page, "through-gates/gates", Folder=str(gates))
 
     expect(page.locator("#steps tbody tr")).to_have_count(3)
     expect(page.locator("#graph a.node")).to_have_count(3)
     expect(page.locator("#log-lines")).to_contain_text("waiting for 1")
-    (tmp_path / "0").touch()
+    (gates / "0").touch()
     expect(page.locator("#steps tbody tr").first).to_contain_text("Completed")
-    shows(page, "Waiting") if page.locator("#head h1 + .state").inner_text() == "Waiting" else None
-    (tmp_path / "1").touch()
+    (gates / "1").touch()
 
     shows(page, "Completed")
     expect(page.locator("#graph a.node.k-completed")).to_have_count(3)
@@ -71,6 +79,23 @@ def test_a_form_refuses_what_does_not_fit(page: Page, site: Site) -> None:
     shows(page, "Completed")
 
 
+def test_a_run_of_no_deployment_is_run_again(page: Page, site: Site) -> None:
+    """With its parameters as JSON, which may be edited."""
+    run_id = site.call("flow-run", "create", "--flow", "tests.browser.flows:greet", "--param", "name=Bob")
+    page.goto(f"/runs/{run_id}")
+    shows(page, "Completed")
+
+    page.get_by_role("link", name="Run again…").click()
+    page.get_by_label("Parameters").fill("{")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("is no JSON")
+    page.get_by_label("Parameters").fill('{"name": "Eve", "times": 1}')
+    page.get_by_role("button", name="Run", exact=True).click()
+
+    expect(page.locator("#log-lines")).to_contain_text("hello Eve in red")
+    shows(page, "Completed")
+
+
 def test_a_failure_is_seen_and_retried(page: Page, site: Site, tmp_path: Path) -> None:
     """The error stands where it is looked for; what completed is kept."""
     start(page, "fragile/glass", Path=str(tmp_path / "wanted"))
@@ -89,9 +114,9 @@ def test_a_failure_is_seen_and_retried(page: Page, site: Site, tmp_path: Path) -
     expect(page.locator("#timeline rect.f-failed")).to_have_count(1)
 
 
-def test_a_run_is_cancelled(page: Page, site: Site, tmp_path: Path) -> None:
+def test_a_run_is_cancelled(page: Page, site: Site, gates: Path) -> None:
     """Its page follows."""
-    start(page, "through-gates/gates", Folder=str(tmp_path))
+    start(page, "through-gates/gates", Folder=str(gates))
     expect(page.locator("#log-lines")).to_contain_text("waiting for")
 
     page.get_by_role("button", name="Cancel").click()
@@ -114,7 +139,7 @@ def test_a_paused_run_is_answered(page: Page, site: Site) -> None:
     expect(page.locator("#log-lines")).to_contain_text("approved=True amount=7")
 
 
-def test_many_runs_are_acted_on_at_once(page: Page, site: Site, tmp_path: Path) -> None:
+def test_many_runs_are_acted_on_at_once(page: Page, site: Site, gates: Path) -> None:
     """All that match, after a confirmation that says how many; lists come by themselves."""
     page.goto("/runs?text=bulk")
     expect(page.get_by_text("No runs match.")).to_be_visible()
@@ -123,10 +148,11 @@ def test_many_runs_are_acted_on_at_once(page: Page, site: Site, tmp_path: Path) 
         other.goto("/deployments")
         other.get_by_role("link", name="through-gates/gates", exact=True).click()
         other.get_by_role("link", name="Run…").click()
-        other.get_by_label("Folder").fill(str(tmp_path))
+        other.get_by_label("Folder").fill(str(gates))
         other.locator("#run-name").fill(f"bulk-{number}")
         other.get_by_role("button", name="Run", exact=True).click()
     other.close()
+    page.bring_to_front()
 
     expect(page.locator("#list tbody tr")).to_have_count(2)
     page.get_by_role("button", name="Cancel…").click()

@@ -122,6 +122,7 @@ def _run(request: Request, db: Db, who: Runner, deployment_id: str, sent: forms.
                 "run",
                 f"deployment {found.full_name}",
                 lambda: starting.start(
+                    db,
                     found,
                     values,
                     name=other["name"].strip() or None,
