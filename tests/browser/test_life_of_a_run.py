@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Site
 from tests.browser.flows import EVIL
+from tests.helpers import wait_until
 
 pytestmark = pytest.mark.services
 
@@ -53,9 +54,13 @@ def test_a_run_is_started_by_a_form_and_watched(page: Page, site: Site, gates: P
     shows(page, "Completed")
     expect(page.locator("#graph a.node.k-completed")).to_have_count(3)
     expect(page.locator("#timeline rect.f-completed")).to_have_count(3)
-    page.reload()
     expect(page.locator("#result")).to_have_text("2")
-    assert page.locator("[hx-sse\\:connect]").count() == 0
+
+    def is_quiet() -> bool:
+        page.reload()
+        return page.locator("[hx-sse\\:connect]").count() == 0
+
+    wait_until(is_quiet, "the page of a run that has ended to open no stream", every=0.5)
 
 
 def test_a_form_refuses_what_does_not_fit(page: Page, site: Site) -> None:

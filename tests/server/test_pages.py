@@ -112,7 +112,7 @@ def test_the_page_of_a_run_shows_what_happened(web: TestClient) -> None:
     text = page(web, f"/runs/{run_id}")
     assert all(each in text for each in ("told-0", "broken-0", "ValueError: no data", "Traceback", "WARNING"))
     assert text.count("<rect") == 3
-    for part in ("head", "timeline", "steps", "logs", "artifacts", "events", "history"):
+    for part in ("head", "timeline", "steps", "logs", "result", "artifacts", "events", "history"):
         assert "<html" not in page(web, f"/runs/{run_id}/parts/{part}")
     assert "told-1" not in page(web, f"/runs/{run_id}/parts/steps?step_state=FAILED")
     assert "started flow" not in page(web, f"/runs/{run_id}/parts/logs?level=30")

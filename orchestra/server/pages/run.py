@@ -16,13 +16,15 @@ from orchestra.server.pages import timeline
 from orchestra.server.pages.artifacts import table_of
 from orchestra.server.rendering import PageRoute, query, render
 from orchestra.states import StateType
-from orchestra.store import artifacts, deployments, events, logs, queries, run_views, workers
+from orchestra.store import artifacts, events, logs, queries, run_views, workers
 from orchestra.store.database import Database
 
 router = APIRouter(route_class=PageRoute)
 
 #: Levels a log is filtered by.
 LEVELS = (("", "All levels"), ("20", "Info and above"), ("30", "Warnings and above"), ("40", "Errors"))
+#: For so long after the end of a run its page follows it: log lines are written behind, in seconds.
+_WRITTEN_BEHIND = 5.0
 #: Lines that are read at once for a download.
 _CHUNK = 2000
 States = Annotated[list[str], Query()]
@@ -33,14 +35,13 @@ def show(request: Request, db: Db, who: Reader, run_id: str) -> Response:
     """The whole page."""
     details = queries.read_flow_run(db, run_id)
     run = details.run
-    deployment = None if run.deployment_id is None else deployments.find(db, run.deployment_id)
     parts = {name: value for each in _PARTS.values() for name, value in each(request, db, run_id).items()}
     return render(
         request,
         "run.html",
         **parts,
         parent=None if run.parent_flow_run_id is None else queries.find_flow_run(db, run.parent_flow_run_id),
-        deployment=deployment,
+        is_live=run.end_time is None or clock.now() - clock.to_instant(run.end_time) < _WRITTEN_BEHIND,
     )
 
 
@@ -114,6 +115,11 @@ def _head(request: Request, db: Database, run_id: str) -> dict[str, Any]:
         "counts": _counts(db, run_id),
         "is_paused": details.run.state_type == StateType.PAUSED,
     }
+
+
+def _result(request: Request, db: Database, run_id: str) -> dict[str, Any]:
+    details = queries.read_flow_run(db, run_id)
+    return {"details": details, "run": details.run}
 
 
 def _counts(db: Database, run_id: str) -> dict[str, int]:
@@ -217,6 +223,7 @@ _PARTS: dict[str, Callable[[Request, Database, str], dict[str, Any]]] = {
     "timeline": _timeline,
     "steps": _steps,
     "logs": _logs,
+    "result": _result,
     "artifacts": _artifacts,
     "events": _events,
     "history": _history,
