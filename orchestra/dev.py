@@ -1,7 +1,7 @@
-"""`orchestra dev`: an embedded broker, a worker and beat, for one home; all ended by Ctrl-C.
+"""`orchestra dev`: an embedded broker, a worker, beat and the server, for one home; all ended by Ctrl-C.
 
-The order of a stop: the worker first (it finishes what runs and gives back the rest), then beat, then the broker. A
-second Ctrl-C ends all at once. If we are killed, the kernel ends them.
+The order of a stop: the worker first (it finishes what runs and gives back the rest), then beat, then the server, then
+the broker. A second Ctrl-C ends all at once. If we are killed, the kernel ends them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,15 +22,15 @@ from pathlib import Path
 from types import FrameType
 
 from orchestra import clock, settings
-from orchestra.celery import apps
+from orchestra.celery import addresses, apps
 from orchestra.celery.embedded import EmbeddedBroker, read_address, start_child
 from orchestra.engine import definitions
 from orchestra.errors import ConfigurationError
 
 logger = logging.getLogger("orchestra.dev")
 
-#: How long the worker may take to finish what it runs, and beat to end, in seconds.
-WORKER_TIMEOUT, BEAT_TIMEOUT = 60.0, 5.0
+#: How long the worker may take to finish what it runs, and beat and the server to end, in seconds.
+WORKER_TIMEOUT, BEAT_TIMEOUT, SERVER_TIMEOUT = 60.0, 5.0, 10.0
 #: How often it is looked whether all of it lives, in seconds.
 _CHECK_EVERY = 0.2
 #: A part that lived less than this has failed to start, in seconds; so often in a row, and we give up.
@@ -47,6 +48,8 @@ class Part:
     #: What the kernel sends it when we are killed.
     dies_by: signal.Signals
     environment: dict[str, str]
+    #: How long it may take to end, in seconds.
+    timeout: float
     process: subprocess.Popen[bytes] | None = None
     failures: int = 0
     _started_at: float = field(default=0.0)
@@ -70,15 +73,15 @@ class Part:
         logger.warning("the %s ended with %s; starting it again", self.name, code)
         self.start()
 
-    def end(self, timeout: float) -> None:
-        """SIGTERM, then SIGKILL after `timeout` seconds."""
+    def end(self) -> None:
+        """SIGTERM, and SIGKILL where that is not enough."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
         try:
-            self.process.wait(timeout)
+            self.process.wait(self.timeout)
         except subprocess.TimeoutExpired:
-            logger.warning("the %s did not end within %g s and is killed", self.name, timeout)
+            logger.warning("the %s did not end within %g s and is killed", self.name, self.timeout)
             self.kill()
 
     def kill(self) -> None:
@@ -96,8 +99,9 @@ def run(
     concurrency: int | None = None,
     pool: str = "prefork",
     beat: bool = True,
+    server_port: int | None = None,
     log_level: str = "INFO",
-    on_ready: Callable[[str], None] | None = None,
+    on_ready: Callable[[str, str | None], None] | None = None,
 ) -> int:
     """Bring it all up, wait for Ctrl-C (or SIGTERM), end it all; gives the exit code.
 
@@ -109,7 +113,8 @@ def run(
         concurrency: The worker's slots; None: one per processor.
         pool: Celery's name of the worker's pool.
         beat: Whether to run Celery's beat too.
-        on_ready: Called with the broker's URL when all parts are started.
+        server_port: Where the server listens; where that is taken, another port. None: it does not run.
+        on_ready: Called with the broker's URL and the server's when all parts are started.
 
     With an app of one's own (ORCHESTRA_APP), worker and beat are that app's, and so is the broker.
 
@@ -122,11 +127,13 @@ def run(
     home = settings.current().home_path
     with _only_one(home), _Stop() as stop, _broker(home) as (url, broker):
         parts = _parts(home, url, queues, concurrency, pool, beat, log_level)
+        server_url, server = _server(home, url, server_port)
+        parts += server
         try:
             for part in parts:
                 part.start()
             if on_ready is not None:
-                on_ready(url)
+                on_ready(url, server_url)
             _watch(parts, broker, stop)
         finally:
             _end(parts, stop)
@@ -155,8 +162,8 @@ def serve(
         files = ["-s", str(Path(folder) / "beat-schedule"), "--pidfile", ""]
         environment = _environment(home, url)
         parts = [
-            Part("worker", [*celery, *work, "--without-mingle", "--without-gossip"], signal.SIGKILL, environment),
-            Part("beat", [*celery, "beat", "-l", log_level, *files], signal.SIGTERM, environment),
+            _worker([*celery, *work, "--without-mingle", "--without-gossip"], environment),
+            _beat([*celery, "beat", "-l", log_level, *files], environment),
         ]
         try:
             on_ready()
@@ -195,8 +202,8 @@ def _end(parts: Sequence[Part], stop: _Stop) -> None:
             part.kill()
 
     stop.on_insist(kill)
-    for part, timeout in zip(parts, (WORKER_TIMEOUT, BEAT_TIMEOUT), strict=False):
-        part.end(timeout)
+    for part in parts:
+        part.end()
 
 
 @contextlib.contextmanager
@@ -256,12 +263,40 @@ def _parts(
     slots = ["-c", str(concurrency)] if concurrency else []
     work = ["worker", "-n", "dev@%h", "-Q", consumed, "-P", pool, "-l", log_level, *slots]
     quiet = ["--without-mingle", "--without-gossip"]
-    # Killed with us, not stopped: with its broker gone at the same moment an orderly stop could hang.
-    parts = [Part("worker", [*celery, *work, *quiet], signal.SIGKILL, environment)]
+    parts = [_worker([*celery, *work, *quiet], environment)]
     if beat:
         files = ["-s", str(home / "beat-schedule"), "--pidfile", ""]
-        parts.append(Part("beat", [*celery, "beat", "-l", log_level, *files], signal.SIGTERM, environment))
+        parts.append(_beat([*celery, "beat", "-l", log_level, *files], environment))
     return parts
+
+
+def _worker(command: Sequence[str], environment: dict[str, str]) -> Part:
+    # Killed with us, not stopped: with its broker gone at the same moment an orderly stop could hang.
+    return Part("worker", command, signal.SIGKILL, environment, WORKER_TIMEOUT)
+
+
+def _beat(command: Sequence[str], environment: dict[str, str]) -> Part:
+    return Part("beat", command, signal.SIGTERM, environment, BEAT_TIMEOUT)
+
+
+def _server(home: Path, broker: str, port: int | None) -> tuple[str | None, list[Part]]:
+    """Where the server answers, and the part that runs it: none, where one runs in this home already."""
+    if port is None:
+        return None, []
+    if (found := addresses.read(home / "server.json")) is not None:
+        return found.url, []
+    taken = _port(port)
+    command = [sys.executable, "-m", "orchestra", "server", "start", "--port", str(taken)]
+    part = Part("server", command, signal.SIGTERM, _environment(home, broker), SERVER_TIMEOUT)
+    return f"http://127.0.0.1:{taken}", [part]
+
+
+def _port(wanted: int) -> int:
+    """That port of 127.0.0.1 if it is free, else another one; whoever is quicker may still take it."""
+    for port in (wanted, 0):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)) as probe:
+            return int(probe.getsockname()[1])
+    raise ConfigurationError("no port of 127.0.0.1 is free for the server: leave it out by --no-server")
 
 
 def _environment(home: Path, url: str) -> dict[str, str]:

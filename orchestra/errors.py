@@ -33,6 +33,20 @@ class NoBroker(ConfigurationError):
         return type(self), (), self.__dict__
 
 
+class DatabaseNeeded(ConfigurationError):
+    """Something needs the database itself, and only the address of a server is known."""
+
+    def __init__(self, api_url: str) -> None:
+        super().__init__(api_url)
+        self.api_url = api_url
+
+    def __str__(self) -> str:
+        return (
+            f"this needs the database itself, and ORCHESTRA_API_URL={self.api_url!r} names a server only: set "
+            "ORCHESTRA_DATABASE_URL to that server's database too, or unset ORCHESTRA_API_URL"
+        )
+
+
 class SecretKeyMismatch(ConfigurationError):
     """This process signs with another key than the database was written with."""
 

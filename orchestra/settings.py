@@ -244,6 +244,7 @@ def _from_process() -> _Found:
 _override: Settings | None = None
 #: The profile that the command line names, before what the environment names.
 _chosen_profile = ""
+_asks_api_only = False
 
 
 def current() -> Settings:
@@ -280,6 +281,18 @@ def override(**changes: Any) -> Settings:
     return _override
 
 
+def ask_api_only() -> None:
+    """Let this process ask the server of ORCHESTRA_API_URL only, where that is set: another database is not meant."""
+    global _asks_api_only
+    _asks_api_only = True
+
+
+def asks_api_only() -> bool:
+    """Whether the database of these settings would be another one than is meant."""
+    now = current()
+    return _asks_api_only and bool(now.api_url) and not now.database_url
+
+
 def choose_profile(name: str) -> None:
     """Use this profile in this process, whatever the environment names. It is looked for at the next use."""
     global _chosen_profile
@@ -304,9 +317,10 @@ def sources() -> dict[str, str]:
 
 def reset() -> None:
     """Forget what was overridden, chosen or read, so that environment and profile are read again."""
-    global _override, _chosen_profile
+    global _override, _chosen_profile, _asks_api_only
     _override = None
     _chosen_profile = ""
+    _asks_api_only = False
     _from_process.cache_clear()
 
 

@@ -12,6 +12,7 @@ from orchestra.context import flow_run_context, tags_context
 from orchestra.engine import deployed
 from orchestra.handles import FlowRunHandle
 from orchestra.names import pool_queue
+from orchestra.runners.carrier import Carrier
 from orchestra.store import deployments
 from orchestra.store.database import database
 from orchestra.store.runs import NewRun
@@ -39,6 +40,35 @@ def start(
         IdempotencyConflict: The key was used with other parameters.
     """
     carrying = carrier()
+    run_id = start_through(
+        carrying,
+        name,
+        parameters,
+        scheduled_time=scheduled_time,
+        flow_run_name=flow_run_name,
+        tags=tags,
+        idempotency_key=idempotency_key,
+        work_queue_name=work_queue_name,
+        as_subflow=as_subflow,
+        job_variables=job_variables,
+    )
+    return FlowRunHandle(run_id, carrying)
+
+
+def start_through(
+    carrying: Carrier,
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    scheduled_time: datetime | None = None,
+    flow_run_name: str | None = None,
+    tags: Iterable[str] = (),
+    idempotency_key: str | None = None,
+    work_queue_name: str | None = None,
+    as_subflow: bool = True,
+    job_variables: Mapping[str, Any] | None = None,
+) -> str:
+    """As `start`, through a carrier that the caller has; gives the run's id."""
     found = deployments.read(database(), name)
     new = deployed.new_run(
         database(),
@@ -61,7 +91,7 @@ def start(
     carrying.check_queue(new.queue)
     if as_subflow:
         _put_below(new)
-    return FlowRunHandle(submit.as_step(f"{found.full_name}-run", new, carrying), carrying)
+    return submit.as_step(f"{found.full_name}-run", new, lambda: submit.write(new, carrying))
 
 
 def _put_below(new: NewRun) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -11,14 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import redis
 
 from orchestra import clock, lazy
-from orchestra.celery.processes import look, process_start
+from orchestra.celery import addresses
 from orchestra.errors import ConfigurationError
 
 #: Name of the address file in ORCHESTRA_HOME.
@@ -39,22 +37,10 @@ os.execvp(sys.argv[3], sys.argv[3:])
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the embedded broker of a home listens, and which process it is."""
-
-    url: str
-    pid: int
-    started: str | None
-
-
 def read_address(home: Path) -> str | None:
     """The URL of the embedded broker that runs in `home`; None where none does."""
-    try:
-        address = Address(**json.loads((home / _ADDRESS_FILE).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return address.url if _runs(address) else None
+    address = addresses.read(home / _ADDRESS_FILE)
+    return None if address is None else address.url
 
 
 def find_server() -> str:
@@ -112,7 +98,7 @@ class EmbeddedBroker:
         if not self._answers():
             self.stop()
             raise ConfigurationError(f"the embedded broker did not start; see {log}")
-        self._write_address(Address(self.url, self.process.pid, process_start(self.process.pid)))
+        addresses.write(self.home / _ADDRESS_FILE, self.url, self.process.pid)
 
     @property
     def running(self) -> bool:
@@ -152,11 +138,6 @@ class EmbeddedBroker:
         self._temporary = tempfile.mkdtemp(prefix="orchestra-")
         return f"{self._temporary}/broker.sock"
 
-    def _write_address(self, address: Address) -> None:
-        new = self.home / f"{_ADDRESS_FILE}.{os.getpid()}"
-        new.write_text(json.dumps(asdict(address)))
-        new.replace(self.home / _ADDRESS_FILE)
-
 
 def end_process(process: subprocess.Popen[bytes], timeout: float) -> None:
     """SIGTERM, and after `timeout` seconds SIGKILL."""
@@ -168,14 +149,3 @@ def end_process(process: subprocess.Popen[bytes], timeout: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _runs(address: Address) -> bool:
-    if address.started is not None:
-        found = look(address.pid)
-        return found is not None and found.start == address.started and not found.is_dead
-    try:
-        os.kill(address.pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True

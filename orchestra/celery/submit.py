@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from orchestra.errors import MissingContextError, ParameterError
 from orchestra.handles import FlowRunHandle
 from orchestra.hooks import has_final_hooks
 from orchestra.results import check_parameters
+from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text, encode
 from orchestra.specs import FlowSpec, require_importable
 from orchestra.states import State
@@ -78,7 +79,8 @@ def submit_flow_run(
     # One that is due later is planned by its first segment.
     due = not new.delay and new.due_at is None
     static = plan_static(spec, parameters, new, carrying) if spec.static and due else None
-    return FlowRunHandle(as_step(f"{spec.name}-delay", new, carrying, static), carrying)
+    run_id = as_step(f"{spec.name}-delay", new, lambda: create(new, carrying, static))
+    return FlowRunHandle(run_id, carrying)
 
 
 def new_run(
@@ -137,17 +139,23 @@ def _when(countdown: float | timedelta | None, eta: datetime | None) -> tuple[fl
     return max(delay, 0.0), None
 
 
-def as_step(what: str, new: runs.NewRun, carrying: CeleryCarrier, static: StaticRun | None = None) -> str:
-    """Create the run, as a step of this name of the flow body that asks for it; gives the run's id."""
+def as_step(what: str, new: runs.NewRun, create: Callable[[], str]) -> str:
+    """Create the run, as a step of this name of the flow body that asks for it; gives the run's id.
+
+    Args:
+        what: The step's name.
+        new: The run to be.
+        create: Writes and announces it; repeating that with one idempotency key changes nothing.
+    """
     here = flow_run_context.get()
     if here is None or task_run_context.get() is not None:
-        return create(new, carrying, static)
+        return create()
     if (line := current_line.get()) is not None and new.idempotency_key is None:
         # The step may be journaled after the run is created: a crash between the two must not make a second run.
         key = line.branch.peek(names.step_name(what)).key
         new.idempotency_key = identifiers.idempotency_key(here.run_id, key)
         new.key_of_step = True
-    return here.runner.observe(what, lambda: create(new, carrying, static))
+    return here.runner.observe(what, create)
 
 
 def create(new: runs.NewRun, carrying: CeleryCarrier, static: StaticRun | None) -> str:
@@ -159,11 +167,16 @@ def create(new: runs.NewRun, carrying: CeleryCarrier, static: StaticRun | None) 
         static: Its plan, where it is a static flow's.
     """
     if static is None:
-        created = runs.create(database(), new)
-        carrying.announce(created.announcements)
-    else:
-        created = runs.create(database(), new, static.planned)
-        static.send(created, carrying)
+        return write(new, carrying)
+    created = runs.create(database(), new, static.planned)
+    static.send(created, carrying)
+    return str(created.row["id"])
+
+
+def write(new: runs.NewRun, carrying: Carrier) -> str:
+    """As `create`, of a run that is no static flow's."""
+    created = runs.create(database(), new)
+    carrying.announce(created.announcements)
     return str(created.row["id"])
 
 

@@ -45,6 +45,12 @@ _COMMANDS = {
     "doctor": "orchestra.cli.doctor:doctor",
 }
 
+#: Commands that are about this host, its settings and processes; the others look at, and change, what a server has.
+_OF_THIS_HOST = frozenset(
+    "version dev task worker beat server flower db config profile completion doctor login logout dashboard "
+    "cloud".split()
+)
+
 #: Short names, as Prefect has them.
 _ALIASES = {"gcl": "global-concurrency-limit", "event": "events"}
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -66,6 +72,8 @@ def cli(ctx: click.Context, profile: str | None) -> None:
     """
     if profile:
         settings.choose_profile(profile)
+    if ctx.invoked_subcommand not in _OF_THIS_HOST:
+        settings.ask_api_only()
     # As `celery -A proj orchestra …` the context brings Celery's app; imported, it is the one in use.
     if ctx.parent is not None and ctx.parent.params.get("app"):
         lazy.load("require_installed")(ctx.obj.app, f"-A {ctx.obj.app.main}")

@@ -12,9 +12,8 @@ import rich_click as click
 
 from orchestra import clock
 from orchestra.cli import _support, _watch
-from orchestra.store import logs as log_lines
-from orchestra.store import queries
-from orchestra.store.database import Database
+from orchestra.client.backend import Backend
+from orchestra.store.logs import LogLine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +37,7 @@ def options(command: F) -> F:
 
 
 def show(
-    db: Database,
+    at: Backend,
     flow_run_id: str,
     task_run_id: str | None,
     *,
@@ -58,12 +57,12 @@ def show(
         raise click.UsageError("--head goes with neither --tail nor --follow")
     if reverse and follow:
         raise click.UsageError("--reverse does not go with --follow: the last line is not there yet")
-    shown = Lines(db, flow_run_id, task_run_id, logging.getLevelName(level) if level else None)
+    shown = Lines(at, flow_run_id, task_run_id, logging.getLevelName(level) if level else None)
     lines = shown.follow(tail) if follow else shown.last(tail) if tail else shown.first(head)
     if reverse:
         lines = reversed(list(lines))
     if output == "text":
-        _print_text(lines, Names(db, flow_run_id))
+        _print_text(lines, Names(at, flow_run_id))
     elif follow:
         _print_json_lines(lines)
     else:
@@ -73,10 +72,10 @@ def show(
 class Lines:
     """The log lines that were asked for, in the order of their time."""
 
-    def __init__(self, db: Database, flow_run_id: str, task_run_id: str | None, level: int | None) -> None:
-        self._db, self._run_id, self._step_id, self._level = db, flow_run_id, task_run_id, level
+    def __init__(self, at: Backend, flow_run_id: str, task_run_id: str | None, level: int | None) -> None:
+        self._at, self._run_id, self._step_id, self._level = at, flow_run_id, task_run_id, level
 
-    def first(self, most: int | None) -> Iterator[log_lines.LogLine]:
+    def first(self, most: int | None) -> Iterator[LogLine]:
         """From the beginning, page by page."""
         last, left = 0, most
         while left is None or left > 0:
@@ -87,54 +86,54 @@ class Lines:
                 return
             last, left = page[-1].id, None if left is None else left - size
 
-    def last(self, count: int) -> Iterator[log_lines.LogLine]:
+    def last(self, count: int) -> Iterator[LogLine]:
         """The newest `count` lines."""
         yield from sorted(self._read(tail=count), key=lambda line: line.timestamp)
 
-    def follow(self, tail: int | None) -> Iterator[log_lines.LogLine]:
+    def follow(self, tail: int | None) -> Iterator[LogLine]:
         """New lines as they come, until the run has ended and all are given."""
-        following = log_lines.Tail(self._db, self._run_id, step_id=self._step_id, level=self._level)
+        following = self._at.tail(self._run_id, step_id=self._step_id, level=self._level)
         yield from following.poll()[-tail if tail else 0 :]
-        for final in _watch.until_final(self._db, self._run_id):
+        for final in _watch.until_final(self._at, self._run_id):
             yield from following.poll()
             if final:
                 # Lines are written behind the outcome by up to a second.
                 time.sleep(_watch.WRITTEN_BEHIND)
                 yield from following.poll()
 
-    def _read(self, **page: int) -> list[log_lines.LogLine]:
-        return log_lines.read(self._db, self._run_id, step_id=self._step_id, level=self._level, **page)
+    def _read(self, **page: int) -> list[LogLine]:
+        return self._at.read_logs(self._run_id, step_id=self._step_id, level=self._level, **page)
 
 
 class Names:
     """Who wrote a line: the flow run, or a task run by its name."""
 
-    def __init__(self, db: Database, flow_run_id: str) -> None:
-        self._db, self._run_id = db, flow_run_id
+    def __init__(self, at: Backend, flow_run_id: str) -> None:
+        self._at, self._run_id = at, flow_run_id
         self._names: dict[str, str] = {}
 
-    def of(self, line: log_lines.LogLine) -> str:
+    def of(self, line: LogLine) -> str:
         """The writer's name; read anew when a task run is met that was not there before."""
         if line.step_id is None:
             return "flow run"
         if line.step_id not in self._names:
-            self._names = {line.step_id: line.step_id} | queries.task_run_names(self._db, self._run_id)
+            self._names = {line.step_id: line.step_id} | self._at.task_run_names(self._run_id)
         return self._names[line.step_id]
 
 
-def _print_text(lines: Iterator[log_lines.LogLine], names: Names) -> None:
+def _print_text(lines: Iterator[LogLine], names: Names) -> None:
     for line in lines:
         moment = clock.to_datetime(line.timestamp)
         when = moment.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if moment else ""
         _support.emit(_support.visible(f"{when} | {line.level_name:<7} | {names.of(line)} - {line.message}"))
 
 
-def _print_json_lines(lines: Iterator[log_lines.LogLine]) -> None:
+def _print_json_lines(lines: Iterator[LogLine]) -> None:
     for line in lines:
         _support.emit(json.dumps(_support.jsonable(_log(line))))
 
 
-def _log(line: log_lines.LogLine) -> dict[str, Any]:
+def _log(line: LogLine) -> dict[str, Any]:
     """A log line with Prefect's field names."""
     return {
         "id": line.id,

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestra.cli import _support
+from orchestra.client.backend import Backend
 from orchestra.engine.upcoming import UpcomingRun
+from orchestra.errors import WorkPoolNotFound
 from orchestra.names import pool_of
 from orchestra.store import queries, slot_records, work_pools, workers
 from orchestra.store.database import Database
 from orchestra.store.queries import FlowRun
 from orchestra.store.slot_records import SlotRecord
 from orchestra.store.work_pools import WorkQueue
-from orchestra.store.workers import live_queues
 
 
 def show_waiting(found: Sequence[FlowRun], upcoming: Sequence[UpcomingRun], output: str) -> None:
@@ -71,17 +72,19 @@ def _row(one: SlotRecord) -> tuple[object, ...]:
     return one.id, one.name, one.deployment_name or "", one.state_name, one.since, where or ""
 
 
-def say_unheard(db: Database, *queues: str) -> None:
+def say_unheard(at: Backend, *queues: str) -> None:
     """Say of each of these Celery queues that nobody consumes it, where that is so: what goes there waits."""
-    heard = db.read(live_queues) if any(queues) else frozenset()
+    heard = at.slots_by_queue() if any(queues) else {}
     for queue in queues:
         if queue and queue not in heard:
-            _support.say(f"No worker listens on queue {queue!r}: start one with `{_command(db, queue)}`")
+            _support.say(f"No worker listens on queue {queue!r}: start one with `{_command(at, queue)}`")
 
 
-def _command(db: Database, queue: str) -> str:
+def _command(at: Backend, queue: str) -> str:
     """What starts a worker that consumes a queue."""
     pool, name = pool_of(queue)
-    if work_pools.find(db, pool) is None:
+    try:
+        at.read_pool(pool)
+    except WorkPoolNotFound:
         return f"orchestra worker start -q {queue}"
     return f"orchestra worker start --pool {pool}" + ("" if queue == pool else f" -q {name}")

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from orchestra import clock, errors
 from orchestra.cli import _support
+from orchestra.client.backend import Backend
 from orchestra.states import FINAL, StateType
 from orchestra.store import queries
-from orchestra.store.database import Database
 
 #: Seconds between two looks: the first, and the longest.
 _LOOKS = (0.05, 0.5)
@@ -27,7 +27,7 @@ _FINAL = frozenset(kind.value for kind in FINAL)
 _INTERRUPTED = 130
 
 
-def until_final(db: Database, flow_run_id: str, *, timeout: float | None = None) -> Iterator[bool]:
+def until_final(at: Backend, flow_run_id: str, *, timeout: float | None = None) -> Iterator[bool]:
     """One item a look, slower and slower: whether the run has ended; the last one is True.
 
     Raises:
@@ -37,7 +37,7 @@ def until_final(db: Database, flow_run_id: str, *, timeout: float | None = None)
     end = None if timeout is None else clock.monotonic() + timeout
     pause = _LOOKS[0]
     while True:
-        final = queries.flow_run_state(db, flow_run_id).type in _FINAL
+        final = at.flow_run_state(flow_run_id).type in _FINAL
         yield final
         if final:
             return
@@ -47,7 +47,7 @@ def until_final(db: Database, flow_run_id: str, *, timeout: float | None = None)
         pause = min(pause * 1.5, _LOOKS[1])
 
 
-def watch(db: Database, flow_run_id: str, *, timeout: float | None = None) -> None:
+def watch(at: Backend, flow_run_id: str, *, timeout: float | None = None) -> None:
     """Show the run's progress on stderr until it ends.
 
     Raises:
@@ -56,10 +56,10 @@ def watch(db: Database, flow_run_id: str, *, timeout: float | None = None) -> No
         FlowRunNotFound: There is no such run.
     """
     try:
-        _show(db, flow_run_id, timeout)
+        _show(at, flow_run_id, timeout)
     except KeyboardInterrupt:
         _leave(flow_run_id)
-    run = queries.read_flow_run(db, flow_run_id).run
+    run = at.read_flow_run(flow_run_id).run
     sentence = f"Flow run {run.name!r} ended {run.state_name} after {run.total_run_time:.3g} s"
     if run.state_type != StateType.COMPLETED:
         told = f": {run.state.message}" if run.state.message else ""
@@ -72,18 +72,18 @@ def _leave(flow_run_id: str) -> NoReturn:
     raise SystemExit(_INTERRUPTED)
 
 
-def _show(db: Database, flow_run_id: str, timeout: float | None) -> None:
-    run = queries.read_flow_run(db, flow_run_id).run
+def _show(at: Backend, flow_run_id: str, timeout: float | None) -> None:
+    run = at.read_flow_run(flow_run_id).run
     _support.say(f"Flow run {run.name!r} of flow {run.flow_name!r}")
     if _support.in_terminal():
         with _progress() as progress:
             bars = _Bars(progress)
-            for _ in until_final(db, flow_run_id, timeout=timeout):
-                bars.show(queries.flow_run_state(db, flow_run_id), queries.step_counts(db, flow_run_id))
+            for _ in until_final(at, flow_run_id, timeout=timeout):
+                bars.show(at.flow_run_state(flow_run_id), at.step_counts(flow_run_id))
     else:
         lines = _Changes()
-        for _ in until_final(db, flow_run_id, timeout=timeout):
-            lines.show(queries.flow_run_state(db, flow_run_id), queries.step_counts(db, flow_run_id))
+        for _ in until_final(at, flow_run_id, timeout=timeout):
+            lines.show(at.flow_run_state(flow_run_id), at.step_counts(flow_run_id))
 
 
 def _progress() -> Progress:

@@ -9,12 +9,13 @@ from typing import Any
 
 import rich_click as click
 
-from orchestra import lazy
+from orchestra import clock
 from orchestra.cli import _options, _pool_views, _support, _watch
+from orchestra.client.backend import backend
 from orchestra.engine import deployed, upcoming
 from orchestra.engine import work_pools as acting
 from orchestra.schedules import CATCHUPS, Cron, Interval, RRule
-from orchestra.store import deployments, runs
+from orchestra.store import deployments
 from orchestra.store.database import database
 from orchestra.store.deployments import Deployment, ScheduleRecord
 
@@ -43,11 +44,8 @@ def ls(flow_names: tuple[str, ...], work_pool_name: str | None, limit: int, afte
     Example:
       orchestra deployment ls --flow-name etl -o json
     """
-    page = deployments.list_deployments(
-        database(), limit=limit, after=after, flow_names=flow_names, work_pool_name=work_pool_name
-    )
-    after_now = database().now()
-    coming = [upcoming.of_deployments([each], 1, after_now) for each in page.items]
+    page = backend().list_deployments(limit=limit, after=after, flow_names=flow_names, work_pool_name=work_pool_name)
+    coming = [upcoming.of_deployments([each], 1, clock.now()) for each in page.items]
     times = [runs_to_be[0].expected_start_time if runs_to_be else None for runs_to_be in coming]
     if output == "json":
         found = [_support.jsonable(each) | {"next_run": when} for each, when in zip(page.items, times, strict=True)]
@@ -66,9 +64,9 @@ def ls(flow_names: tuple[str, ...], work_pool_name: str | None, limit: int, afte
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show one deployment: what it runs, with which parameters, where and when."""
-    db = database()
-    found = deployments.read(db, name)
-    coming = [each.expected_start_time for each in upcoming.of_deployments([found], _UPCOMING, db.now())]
+    at = backend()
+    found = at.read_deployment(name)
+    coming = [each.expected_start_time for each in upcoming.of_deployments([found], _UPCOMING, clock.now())]
     if output == "json":
         _support.emit_json(_support.jsonable(found) | {"upcoming_runs": coming})
         return
@@ -76,7 +74,7 @@ def inspect(name: str, output: str) -> None:
     shown["schedules"] = "\n".join(f"{_slug(each)}: {_rule(each)}" for each in found.schedules)
     shown["upcoming_runs"] = "\n".join(_support.cell(each) for each in coming)
     _support.emit_record(shown)
-    _pool_views.say_unheard(db, found.queue)
+    _pool_views.say_unheard(at, found.queue)
 
 
 @deployment.command()
@@ -136,15 +134,16 @@ def run(
         job_variables=job_variables,
     )
     if watch:
-        _watch.watch(database(), run_id, timeout=watch_timeout)
+        _watch.watch(backend(), run_id, timeout=watch_timeout)
 
 
 def start(name: str, parameters: dict[str, Any], **options: Any) -> str:
     """Start a run of a deployment, print its id, and say where nobody would take it up."""
-    handle = lazy.load("start_deployment")(name, parameters, **options)
-    _support.emit(handle.id)
-    _pool_views.say_unheard(database(), runs.read(database(), handle.id)["queue"])
-    return str(handle.id)
+    at = backend()
+    run_id = at.start_deployment(name, parameters, **options)
+    _support.emit(run_id)
+    _pool_views.say_unheard(at, at.read_flow_run(run_id).run.work_queue_name or "")
+    return run_id
 
 
 @deployment.command()
@@ -164,16 +163,16 @@ def delete(names: tuple[str, ...], every: bool) -> None:
 @_names
 def pause(names: tuple[str, ...]) -> None:
     """Let no schedule of deployments fire until `resume`; runs can still be started by hand."""
-    db = database()
-    _each(names, lambda name: deployments.set_paused(db, name, True), "is paused")
+    at = backend()
+    _each(names, lambda name: at.set_paused(name, True), "is paused")
 
 
 @deployment.command()
 @_names
 def resume(names: tuple[str, ...]) -> None:
     """Let the active schedules of deployments fire again."""
-    db = database()
-    _each(names, lambda name: deployments.set_paused(db, name, False), "is resumed")
+    at = backend()
+    _each(names, lambda name: at.set_paused(name, False), "is resumed")
 
 
 # -- schedules ---------------------------------------------------------------------------------------------------

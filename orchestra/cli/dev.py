@@ -1,4 +1,4 @@
-"""`orchestra dev`: a broker, a worker and beat, until Ctrl-C."""
+"""`orchestra dev`: a broker, a worker, beat and the server, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Slots of the worker; else one per processor.")
 @click.option("-P", "--pool", type=click.Choice(_POOLS), default="prefork", show_default=True, help="Its pool.")
 @click.option("--beat/--no-beat", default=True, show_default=True, help="Run Celery's beat.")
+@click.option("--server/--no-server", default=True, show_default=True, help="Run the API and the admin view.")
+@click.option(
+    "--server-port",
+    type=click.IntRange(1, 65535),
+    default=4200,
+    show_default=True,
+    help="Their port; where it is taken, another one.",
+)
 @click.option("--log-level", type=click.Choice(_LEVELS, case_sensitive=False), default="INFO", show_default=True)
 @click.pass_context
 def dev(
@@ -28,9 +36,11 @@ def dev(
     concurrency: int | None,
     pool: str,
     beat: bool,
+    server: bool,
+    server_port: int,
     log_level: str,
 ) -> None:
-    """Bring up all that flows need: an embedded broker, a worker, beat. Ctrl-C ends all of it.
+    """Bring up all that flows need: an embedded broker, a worker, beat, the server. Ctrl-C ends all of it.
 
     Other terminals with the same ORCHESTRA_HOME find the broker by themselves. With an app of your own, its worker and
     beat are started, on its broker.
@@ -41,11 +51,20 @@ def dev(
       orchestra dev -A proj
     """
     code = stack.run(
-        flows=flows, queues=queues, concurrency=concurrency, pool=pool, beat=beat, log_level=log_level, on_ready=_ready
+        flows=flows,
+        queues=queues,
+        concurrency=concurrency,
+        pool=pool,
+        beat=beat,
+        server_port=server_port if server else None,
+        log_level=log_level,
+        on_ready=_ready,
     )
     ctx.exit(code)
 
 
-def _ready(url: str) -> None:
+def _ready(url: str, server_url: str | None) -> None:
     _support.say(f"broker at {mask_url(url)}; in another terminal: orchestra flow-run create --flow MODULE:FLOW")
+    if server_url is not None:
+        _support.say(f"API at {server_url}/api (its document: {server_url}/api/openapi.json)")
     _support.say("Ctrl-C ends all of it")

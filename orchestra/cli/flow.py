@@ -6,10 +6,9 @@ import rich_click as click
 
 from orchestra import lazy
 from orchestra.cli import _drawing, _options, _support
+from orchestra.client.backend import backend
 from orchestra.engine.parameters import bind_named
 from orchestra.flows import load_flow_from_entrypoint
-from orchestra.store import queries
-from orchestra.store.database import database
 
 
 @click.group(cls=_support.Group)
@@ -27,7 +26,7 @@ def ls(limit: int, after: str | None, output: str) -> None:
     Example:
       orchestra flow ls -o json
     """
-    page = queries.list_flows(database(), limit=limit, after=after)
+    page = backend().list_flows(limit=limit, after=after)
     if output == "json":
         _support.emit_json(page.items)
     else:

@@ -9,18 +9,11 @@ import rich_click as click
 from orchestra import lazy
 from orchestra.cli import _drawing, _logs, _options, _pool_views, _support, _watch
 from orchestra.cli.deployment import start as start_deployment
-from orchestra.engine import leases, operations
+from orchestra.client.backend import backend
 from orchestra.engine.parameters import bind_named
 from orchestra.states import StateType
-from orchestra.store import deployments, queries, runs
-from orchestra.store.database import Database, database
-
-
-def _runs() -> Database:
-    """The database, in which local runs of dead processes now show as Crashed."""
-    db = database()
-    leases.mark_dead(db)
-    return db
+from orchestra.store import runs
+from orchestra.store.database import database
 
 
 @click.group(cls=_support.Group)
@@ -77,7 +70,7 @@ def create(
             idempotency_key=idempotency_key,
         )
         if watch:
-            _watch.watch(database(), run_id)
+            _watch.watch(backend(), run_id)
         return
     spec = _support.load_flow(str(path))
     given = bind_named(spec.fn, _support.parameters(pairs, text))
@@ -92,9 +85,9 @@ def create(
         idempotency_key=idempotency_key,
     )
     _support.emit(handle.id)
-    _pool_views.say_unheard(database(), runs.read(database(), handle.id)["queue"])
+    _pool_views.say_unheard(backend(), runs.read(database(), handle.id)["queue"])
     if watch:
-        _watch.watch(database(), handle.id)
+        _watch.watch(backend(), handle.id)
 
 
 @flow_run.command("ls")
@@ -123,8 +116,8 @@ def ls(
       orchestra flow-run ls --flow-name pipeline --state-type FAILED
       orchestra flow-run ls --limit 200 -o json
     """
-    page = queries.list_flow_runs(
-        _runs(),
+    at = backend(of_runs=True)
+    page = at.list_flow_runs(
         limit=limit,
         after=after,
         flow_name=flow_name,
@@ -132,7 +125,7 @@ def ls(
         state_names=state_names,
         parent_flow_run_id=parent_flow_run_id,
         tags=tags,
-        deployment_id=None if deployment_name is None else deployments.read(database(), deployment_name).id,
+        deployment_id=None if deployment_name is None else at.read_deployment(deployment_name).id,
     )
     if output == "json":
         _support.emit_json(page.items)
@@ -147,14 +140,14 @@ def ls(
 @_support.output_option
 def inspect(flow_run_id: str, output: str) -> None:
     """Show one flow run: state, parameters, result or error, times, what it waits for, state history."""
-    record = _support.flat(queries.read_flow_run(_runs(), flow_run_id))
+    record = _support.flat(backend(of_runs=True).read_flow_run(flow_run_id))
     if output == "json":
         _support.emit_json(record)
     else:
         _support.emit_details(record)
     waits = record["state_type"] in (StateType.SCHEDULED, StateType.PENDING) and record["runner"] == "celery"
     if waits:
-        _pool_views.say_unheard(database(), record["work_queue_name"])
+        _pool_views.say_unheard(backend(), record["work_queue_name"])
 
 
 @flow_run.command()
@@ -179,10 +172,10 @@ def logs(
       orchestra flow-run logs RUN_ID --tail 50 --follow
       orchestra flow-run logs RUN_ID --level WARNING -o json
     """
-    db = _runs()
-    queries.flow_run_state(db, flow_run_id)
+    at = backend(of_runs=True)
+    at.flow_run_state(flow_run_id)
     _logs.show(
-        db, flow_run_id, task_run_id, head=head, tail=tail, level=level, reverse=reverse, follow=follow, output=output
+        at, flow_run_id, task_run_id, head=head, tail=tail, level=level, reverse=reverse, follow=follow, output=output
     )
 
 
@@ -191,7 +184,7 @@ def logs(
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up watching after that long.")
 def watch(flow_run_id: str, timeout: float | None) -> None:
     """Show a run's progress live until it ends; exit code 6 if it does not complete."""
-    _watch.watch(_runs(), flow_run_id, timeout=timeout)
+    _watch.watch(backend(of_runs=True), flow_run_id, timeout=timeout)
 
 
 @flow_run.command()
@@ -200,7 +193,7 @@ def watch(flow_run_id: str, timeout: float | None) -> None:
 @_support.output_option
 def canvas(flow_run_id: str, mermaid: bool, output: str) -> None:
     """Show the canvases that a run was made of, step by step."""
-    nodes = queries.run_graph(_runs(), flow_run_id)
+    nodes = backend(of_runs=True).run_graph(flow_run_id)
     if output == "json":
         _support.emit_json(nodes)
         return
@@ -226,24 +219,21 @@ _ids = click.argument("flow_run_ids", metavar="ID...", nargs=-1, required=True)
 @_support.app_option
 def cancel(flow_run_ids: tuple[str, ...]) -> None:
     """Cancel flow runs with all that they started; running bodies are interrupted."""
-    db = _runs()
-    _each(flow_run_ids, lambda run_id: operations.cancel(db, run_id), "is being cancelled")
+    _each(flow_run_ids, backend(of_runs=True).cancel, "is being cancelled")
 
 
 @flow_run.command()
 @_ids
 def pause(flow_run_ids: tuple[str, ...]) -> None:
     """Hold flow runs: running steps end, and nothing new of them is started until `resume`."""
-    db = _runs()
-    _each(flow_run_ids, lambda run_id: operations.pause(db, run_id), "is paused")
+    _each(flow_run_ids, backend(of_runs=True).pause, "is paused")
 
 
 @flow_run.command()
 @_ids
 def suspend(flow_run_ids: tuple[str, ...]) -> None:
     """As `pause`, shown as Suspended."""
-    db = _runs()
-    _each(flow_run_ids, lambda run_id: operations.suspend(db, run_id), "is suspended")
+    _each(flow_run_ids, backend(of_runs=True).suspend, "is suspended")
 
 
 @flow_run.command()
@@ -262,8 +252,8 @@ def resume(flow_run_ids: tuple[str, ...], text: str | None, key: str | None) -> 
     if len(flow_run_ids) > 1 and (text is not None or key is not None):
         raise click.UsageError("--input and --key take one run")
     given = None if text is None else _support.read_json("--input", text)
-    db = _runs()
-    _each(flow_run_ids, lambda run_id: operations.resume(db, run_id, run_input=given, key=key), "goes on")
+    at = backend(of_runs=True)
+    _each(flow_run_ids, lambda run_id: at.resume(run_id, run_input=given, key=key), "goes on")
 
 
 @flow_run.command()
@@ -274,15 +264,14 @@ def retry(flow_run_ids: tuple[str, ...], watched: bool) -> None:
     """Run ended flow runs again in place: what completed is kept, what did not is run again."""
     if watched and len(flow_run_ids) > 1:
         raise click.UsageError("--watch takes one run")
-    db = _runs()
-    _each(flow_run_ids, lambda run_id: operations.retry(db, run_id), "runs again")
+    at = backend(of_runs=True)
+    _each(flow_run_ids, at.retry, "runs again")
     if watched:
-        _watch.watch(db, flow_run_ids[0])
+        _watch.watch(at, flow_run_ids[0])
 
 
 @flow_run.command()
 @_ids
 def delete(flow_run_ids: tuple[str, ...]) -> None:
     """Delete flow runs that have ended, with their child runs, steps, results and logs."""
-    db = _runs()
-    _each(flow_run_ids, lambda run_id: operations.delete(db, run_id), "is deleted")
+    _each(flow_run_ids, backend(of_runs=True).delete, "is deleted")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import rich_click as click
 
 from orchestra.cli import _support
-from orchestra.concurrency import limits
+from orchestra.client.backend import backend
 
 _limit = click.option("-l", "--limit", type=click.IntRange(min=0), help="How many slots it has; 0 holds everybody.")
 _decay = click.option(
@@ -37,7 +37,7 @@ def create(name: str, limit: int | None, disable: bool, slot_decay_per_second: f
     """
     if limit is None:
         _support.fail("say how many slots it has: --limit N", _support.ExitCode.USAGE)
-    made = limits.create_limit(name, limit, active=not disable, slot_decay_per_second=slot_decay_per_second or 0.0)
+    made = backend().create_limit(name, limit, active=not disable, slot_decay_per_second=slot_decay_per_second or 0.0)
     if output == "json":
         _support.emit_json(made)
     _support.say(f"concurrency limit {name!r} is made; see it by: orchestra gcl inspect {name}")
@@ -47,7 +47,7 @@ def create(name: str, limit: int | None, disable: bool, slot_decay_per_second: f
 @_support.output_option
 def ls(output: str) -> None:
     """List all limits by name."""
-    found = limits.list_limits()
+    found = backend().list_limits()
     if output == "json":
         _support.emit_json(found)
         return
@@ -66,7 +66,7 @@ def inspect(name: str, output: str) -> None:
     Example:
       orchestra gcl inspect database -o json
     """
-    found, holders = limits.read_limit(name), limits.read_holders(name)
+    found, holders = backend().read_limit(name), backend().read_holders(name)
     having = [each for each in holders if each.has_them]
     waiting = [each for each in holders if not each.has_them]
     if output == "json":
@@ -94,7 +94,7 @@ def update(name: str, active: bool | None, limit: int | None, slot_decay_per_sec
       orchestra gcl update database --limit 20
       orchestra gcl update api --slot-decay-per-second 2
     """
-    changed = limits.update_limit(name, limit=limit, active=active, slot_decay_per_second=slot_decay_per_second)
+    changed = backend().update_limit(name, limit=limit, active=active, slot_decay_per_second=slot_decay_per_second)
     if output == "json":
         _support.emit_json(changed)
     _support.say(f"concurrency limit {name!r} is changed")
@@ -104,7 +104,7 @@ def update(name: str, active: bool | None, limit: int | None, slot_decay_per_sec
 @click.argument("name")
 def enable(name: str) -> None:
     """Have a limit limit again; who is in stays in."""
-    limits.update_limit(name, active=True)
+    backend().update_limit(name, active=True)
     _support.say(f"concurrency limit {name!r} is enabled")
 
 
@@ -112,7 +112,7 @@ def enable(name: str) -> None:
 @click.argument("name")
 def disable(name: str) -> None:
     """Have a limit limit nothing; who waits goes on."""
-    limits.update_limit(name, active=False)
+    backend().update_limit(name, active=False)
     _support.say(f"concurrency limit {name!r} is disabled: it limits nothing")
 
 
@@ -120,5 +120,5 @@ def disable(name: str) -> None:
 @click.argument("name")
 def delete(name: str) -> None:
     """Delete a limit; who waits goes on."""
-    limits.delete_limit(name)
+    backend().delete_limit(name)
     _support.say(f"concurrency limit {name!r} is deleted")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import rich_click as click
-import uvicorn
+import logging
+import os
 
+import rich_click as click
+
+from orchestra import settings
 from orchestra.cli import _support
-from orchestra.server import create_app
+from orchestra.server import running
 from orchestra.server.access import is_loopback
 from orchestra.store import access
 from orchestra.store.database import database
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @click.group(cls=_support.Group)
@@ -19,13 +24,71 @@ def server() -> None:
 
 @server.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=4200, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
-def start(host: str, port: int) -> None:
-    """Run the server until Ctrl-C."""
+@click.option("--port", default=4200, show_default=True, type=click.IntRange(0, 65535), help="Port; 0: any.")
+@click.option("--background", is_flag=True, help="Return when it answers, and leave it running.")
+@click.option("--log-level", type=click.Choice(_LEVELS, case_sensitive=False), default="WARNING", show_default=True)
+@click.option(
+    "--no-services",
+    is_flag=True,
+    help="Taken for Prefect's sake: the server runs none. What fires schedules and looks after runs is beside every "
+    "worker, and in beat.",
+)
+def start(host: str, port: int, background: bool, log_level: str, no_services: bool) -> None:
+    """Run the server until Ctrl-C. At --log-level INFO it logs every request, and who did what.
+
+    \b
+    Examples:
+      orchestra server start
+      orchestra server start --port 8080 --background
+    """
     is_open = not is_loopback(host)
     if is_open and not access.is_any(database()):
         _support.fail(
             f"--host {host} lets others in, and nobody could log in yet: make a user by `orchestra user create NAME`",
             _support.ExitCode.USAGE,
         )
-    uvicorn.run(create_app(hosts=["*"] if is_open else []), host=host, port=port, log_level="warning")
+    home = settings.current().home_path
+    if background:
+        found = running.run_in_background(home, host, port, _environment())
+        _support.say(f"The server answers at {found.url} (process {found.pid}); end it by `orchestra server stop`")
+        return
+    logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("orchestra").setLevel(log_level.upper())
+    _support.say("The server starts; Ctrl-C ends it, `orchestra server status` says where it is")
+    running.run(home, host, port, hosts=["*"] if is_open else [])
+
+
+@server.command()
+def stop() -> None:
+    """End the server of this home; requests that are being answered end first."""
+    found = running.find(settings.current().home_path)
+    if found is None:
+        _support.say("No server runs in this home")
+        return
+    running.stop(found)
+    _support.say(f"The server at {found.url} has ended")
+
+
+@server.command()
+@_support.output_option
+def status(output: str) -> None:
+    """Say whether the server of this home runs (else exit code 3), and answers (else 5)."""
+    found = running.find(settings.current().home_path)
+    if found is None:
+        _support.fail("no server runs in this home: `orchestra server start`", _support.ExitCode.NOT_FOUND)
+    well = running.answers(found)
+    if output == "json":
+        _support.emit_json({"url": found.url, "pid": found.pid, "answers": well})
+    else:
+        _support.emit(found.url)
+    if not well:
+        _support.fail(
+            f"the server at {found.url} (process {found.pid}), or its database, does not answer",
+            _support.ExitCode.UNAVAILABLE,
+        )
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the profile that the command line names."""
+    profile = settings.current().profile
+    return {**os.environ, **({"ORCHESTRA_PROFILE": profile} if profile else {})}

@@ -8,8 +8,7 @@ import sys
 import rich_click as click
 
 from orchestra.cli import _logs, _support
-from orchestra.store import queries
-from orchestra.store.database import database
+from orchestra.client.backend import backend
 from orchestra.store.tables import Kind
 
 
@@ -44,8 +43,7 @@ def ls(
       orchestra task-run ls --flow-run RUN_ID --limit 1000
       orchestra task-run ls --state-type FAILED -o json
     """
-    page = queries.list_task_runs(
-        database(),
+    page = backend().list_task_runs(
         limit=limit,
         after=after,
         flow_run_id=flow_run_id,
@@ -75,7 +73,7 @@ def ls(
 @_support.output_option
 def inspect(task_run_id: str, output: str) -> None:
     """Show one task run: state, inputs, result or error, times."""
-    found = queries.read_task_run(database(), task_run_id)
+    found = backend().read_task_run(task_run_id)
     record = _support.flat(found)
     if output == "json":
         _support.emit_json(record)
@@ -97,8 +95,8 @@ def logs(
       orchestra task-run logs TASK_RUN_ID --level WARNING
       orchestra task-run logs TASK_RUN_ID --tail 50 -o json
     """
-    db = database()
-    flow_run_id = queries.read_task_run(db, task_run_id).run.flow_run_id
+    at = backend()
+    flow_run_id = at.read_task_run(task_run_id).run.flow_run_id
     _logs.show(
-        db, flow_run_id, task_run_id, head=head, tail=tail, level=level, reverse=reverse, follow=follow, output=output
+        at, flow_run_id, task_run_id, head=head, tail=tail, level=level, reverse=reverse, follow=follow, output=output
     )

@@ -8,6 +8,7 @@ import rich_click as click
 
 from orchestra import work_pools as types
 from orchestra.cli import _pool_views, _support
+from orchestra.client.backend import backend
 from orchestra.engine import upcoming
 from orchestra.engine import work_pools as acting
 from orchestra.store import queries, work_pools
@@ -72,7 +73,7 @@ def create(
 @_support.output_option
 def ls(limit: int, after: str | None, output: str) -> None:
     """List work pools by name."""
-    page = work_pools.list_pools(database(), limit=limit, after=after)
+    page = backend().list_pools(limit=limit, after=after)
     if output == "json":
         _support.emit_json(page.items)
     else:
@@ -86,10 +87,10 @@ def ls(limit: int, after: str | None, output: str) -> None:
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show one work pool."""
-    db = database()
-    found = work_pools.read(db, name)
+    at = backend()
+    found = at.read_pool(name)
     (_support.emit_json if output == "json" else _support.emit_record)(found)
-    _pool_views.say_unheard(db, *(each.celery_queue for each in work_pools.list_queues(db, name)))
+    _pool_views.say_unheard(at, *(each.celery_queue for each in at.list_queues(name)))
 
 
 @work_pool.command()

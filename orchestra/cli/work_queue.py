@@ -7,6 +7,7 @@ from typing import Any
 import rich_click as click
 
 from orchestra.cli import _pool_views, _support
+from orchestra.client.backend import backend
 from orchestra.engine import upcoming
 from orchestra.engine import work_pools as acting
 from orchestra.store import queries, work_pools
@@ -73,7 +74,7 @@ def inspect(name: str, pool: str, output: str) -> None:
     """Show one work queue."""
     found = work_pools.read_queue(database(), pool, name)
     (_support.emit_json if output == "json" else _support.emit_record)(found)
-    _pool_views.say_unheard(database(), found.celery_queue)
+    _pool_views.say_unheard(backend(), found.celery_queue)
 
 
 @work_queue.command()

@@ -11,15 +11,16 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from orchestra import lazy
+from orchestra.client.backend import Backend
 from orchestra.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from orchestra.client.schemas.objects import Deployment, DeploymentSchedule, FlowRun, Worker, WorkPool, WorkQueue
 from orchestra.deployment_options import schedule_from
 from orchestra.engine import deployed
+from orchestra.engine import work_pools as acting
 from orchestra.errors import ConfigurationError
 from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
 from orchestra.store import deployments, work_pools, workers
-from orchestra.store.database import Database
 from orchestra.store.deployments import NewDeployment
 from orchestra.work_pools import check_template, type_named
 
@@ -42,10 +43,10 @@ _WORKERS: TypeAdapter[list[Worker]] = TypeAdapter(list[Worker])
 class DeploymentMethods:
     """What `SyncOrchestraClient` can do with deployments and work pools. Deployments go by id, or by `flow/name`."""
 
-    def _seen(self, name: str, shape: TypeAdapter[T], look: Callable[[Database], Any]) -> T:
+    def _seen(self, name: str, shape: TypeAdapter[T], look: Callable[[Backend], Any]) -> T:
         raise NotImplementedError
 
-    def _act(self, name: str, act: Callable[[Database], object]) -> None:
+    def _act(self, name: str, act: Callable[[Backend], object]) -> None:
         raise NotImplementedError
 
     def read_flow(self, flow_id: Id) -> Any:
@@ -92,7 +93,7 @@ class DeploymentMethods:
         except TypeError as error:
             raise ConfigurationError(f"create_deployment() was given what no deployment has: {error}") from error
         wanted = None if schedules is None else [schedule_from(each) for each in schedules]
-        return self._seen("create_deployment", _ID, lambda db: deployments.keep(db, new, wanted))
+        return self._seen("create_deployment", _ID, lambda at: acting.keep_deployment(at.db, new, wanted))
 
     def read_deployment(self, deployment_id: Id) -> Deployment:
         """A deployment with its schedules.
@@ -100,7 +101,7 @@ class DeploymentMethods:
         Raises:
             DeploymentNotFound: There is none with this id.
         """
-        return self._seen("read_deployment", _DEPLOYMENT, lambda db: deployments.read(db, str(deployment_id)))
+        return self._seen("read_deployment", _DEPLOYMENT, lambda at: at.read_deployment(str(deployment_id)))
 
     def read_deployment_by_name(self, name: str) -> Deployment:
         """A deployment by `flow/deployment`.
@@ -133,7 +134,7 @@ class DeploymentMethods:
         return self._seen(
             "read_deployments",
             _DEPLOYMENTS,
-            lambda db: deployments.list_deployments(db, limit=limit, after=after, **wanted).items,
+            lambda at: at.list_deployments(limit=limit, after=after, **wanted).items,
         )
 
     def update_deployment(self, deployment_id: Id, deployment: DeploymentUpdate) -> None:
@@ -144,12 +145,12 @@ class DeploymentMethods:
             ParameterTypeError: The parameters do not fit its schema.
         """
 
-        def act(db: Database) -> None:
+        def act(at: Backend) -> None:
             changes = deployment.model_dump(exclude_unset=True)
-            found = deployments.read(db, str(deployment_id))
+            found = at.read_deployment(str(deployment_id))
             if "parameters" in changes and changes.get("enforce_parameter_schema", found.enforce_parameter_schema):
                 deployed.check(found.full_name, found.parameter_openapi_schema, changes["parameters"], partial=True)
-            deployments.update(db, str(deployment_id), **changes)
+            acting.change_deployment(at.db, str(deployment_id), **changes)
 
         self._act("update_deployment", act)
 
@@ -159,7 +160,7 @@ class DeploymentMethods:
         Raises:
             DeploymentNotFound: There is none with this id.
         """
-        self._act("delete_deployment", lambda db: deployments.delete(db, str(deployment_id)))
+        self._act("delete_deployment", lambda at: acting.delete_deployment(at.db, str(deployment_id)))
 
     def pause_deployment(self, deployment_id: Id) -> None:
         """Let none of its schedules fire. Safe to repeat.
@@ -167,7 +168,7 @@ class DeploymentMethods:
         Raises:
             DeploymentNotFound: There is none with this id.
         """
-        self._act("pause_deployment", lambda db: deployments.set_paused(db, str(deployment_id), True))
+        self._act("pause_deployment", lambda at: at.set_paused(str(deployment_id), True))
 
     def resume_deployment(self, deployment_id: Id) -> None:
         """Let its schedules fire again, from now on. Safe to repeat.
@@ -175,7 +176,7 @@ class DeploymentMethods:
         Raises:
             DeploymentNotFound: There is none with this id.
         """
-        self._act("resume_deployment", lambda db: deployments.set_paused(db, str(deployment_id), False))
+        self._act("resume_deployment", lambda at: at.set_paused(str(deployment_id), False))
 
     def create_flow_run_from_deployment(
         self,
@@ -218,7 +219,7 @@ class DeploymentMethods:
         Raises:
             DeploymentNotFound: There is none with this id.
         """
-        return self._seen("read_schedules", _SCHEDULES, lambda db: deployments.read(db, str(deployment_id)).schedules)
+        return self._seen("read_schedules", _SCHEDULES, lambda at: at.read_deployment(str(deployment_id)).schedules)
 
     def create_deployment_schedules(
         self, deployment_id: Id, schedules: Iterable[Schedule | Mapping[str, Any] | tuple[Schedule, bool]]
@@ -236,9 +237,9 @@ class DeploymentMethods:
         """
         wanted = [_schedule(each) for each in schedules]
 
-        def look(db: Database) -> list[Any]:
-            made = [deployments.add_schedule(db, str(deployment_id), each) for each in wanted]
-            return [each for each in deployments.read(db, str(deployment_id)).schedules if each.id in made]
+        def look(at: Backend) -> list[Any]:
+            made = [deployments.add_schedule(at.db, str(deployment_id), each) for each in wanted]
+            return [each for each in at.read_deployment(str(deployment_id)).schedules if each.id in made]
 
         return self._seen("create_schedules", _SCHEDULES, look)
 
@@ -255,7 +256,7 @@ class DeploymentMethods:
             ScheduleNotFound: It has no such schedule.
         """
         place = str(deployment_id), str(schedule_id), active
-        self._act("update_schedule", lambda db: deployments.set_active(db, *place))
+        self._act("update_schedule", lambda at: deployments.set_active(at.db, *place))
 
     def delete_deployment_schedule(self, deployment_id: Id, schedule_id: Id) -> None:
         """Delete a schedule of a deployment, by its id or slug.
@@ -264,7 +265,9 @@ class DeploymentMethods:
             DeploymentNotFound: There is no such deployment.
             ScheduleNotFound: It has no such schedule.
         """
-        self._act("delete_schedule", lambda db: deployments.delete_schedule(db, str(deployment_id), str(schedule_id)))
+        self._act(
+            "delete_schedule", lambda at: deployments.delete_schedule(at.db, str(deployment_id), str(schedule_id))
+        )
 
     # -- work pools ----------------------------------------------------------------------------------------------
 
@@ -288,7 +291,7 @@ class DeploymentMethods:
             "base_job_template": template,
         }
         return self._seen(
-            "create_work_pool", _POOL, lambda db: work_pools.create(db, work_pool.name, work_pool.type, **values)
+            "create_work_pool", _POOL, lambda at: work_pools.create(at.db, work_pool.name, work_pool.type, **values)
         )
 
     def read_work_pool(self, work_pool_name: str) -> WorkPool:
@@ -297,7 +300,7 @@ class DeploymentMethods:
         Raises:
             WorkPoolNotFound: There is none of this name.
         """
-        return self._seen("read_work_pool", _POOL, lambda db: work_pools.read(db, work_pool_name))
+        return self._seen("read_work_pool", _POOL, lambda at: at.read_pool(work_pool_name))
 
     def read_work_pools(self, *, limit: int = LIMIT, after: str | None = None) -> list[WorkPool]:
         """Work pools by name.
@@ -306,9 +309,7 @@ class DeploymentMethods:
             limit: Most given.
             after: Name of the last one of the page before.
         """
-        return self._seen(
-            "read_work_pools", _POOLS, lambda db: work_pools.list_pools(db, limit=limit, after=after).items
-        )
+        return self._seen("read_work_pools", _POOLS, lambda at: at.list_pools(limit=limit, after=after).items)
 
     def update_work_pool(self, work_pool_name: str, work_pool: WorkPoolUpdate) -> None:
         """Change a work pool; what is not set stays.
@@ -322,7 +323,7 @@ class DeploymentMethods:
             changes["paused"] = changes.pop("is_paused")
         if "base_job_template" in changes:
             check_template(changes["base_job_template"])
-        self._act("update_work_pool", lambda db: work_pools.update(db, work_pool_name, **changes))
+        self._act("update_work_pool", lambda at: acting.change(at.db, work_pool_name, **changes))
 
     def delete_work_pool(self, work_pool_name: str) -> None:
         """Delete a work pool and its queues; its deployments stay, NOT_READY.
@@ -330,7 +331,7 @@ class DeploymentMethods:
         Raises:
             WorkPoolNotFound: There is none of this name.
         """
-        self._act("delete_work_pool", lambda db: work_pools.delete(db, work_pool_name))
+        self._act("delete_work_pool", lambda at: acting.delete(at.db, work_pool_name))
 
     def read_work_queues(self, work_pool_name: str | None = None) -> list[WorkQueue]:
         """The queues of a work pool, or of all, in the order in which they are served.
@@ -338,7 +339,7 @@ class DeploymentMethods:
         Raises:
             WorkPoolNotFound: There is no such pool.
         """
-        return self._seen("read_work_queues", _QUEUES, lambda db: work_pools.list_queues(db, work_pool_name))
+        return self._seen("read_work_queues", _QUEUES, lambda at: _queues(at, work_pool_name))
 
     def read_workers_for_work_pool(self, work_pool_name: str) -> list[Worker]:
         """The live workers that consume a queue of a work pool, by name.
@@ -347,9 +348,9 @@ class DeploymentMethods:
             WorkPoolNotFound: There is no such pool.
         """
 
-        def look(db: Database) -> list[Any]:
-            queues = {each.celery_queue for each in work_pools.list_queues(db, work_pool_name)}
-            return [each for each in workers.live(db) if queues.intersection(each.queues)]
+        def look(at: Backend) -> list[Any]:
+            queues = {each.celery_queue for each in at.list_queues(work_pool_name)}
+            return [each for each in workers.live(at.db) if queues.intersection(each.queues)]
 
         return self._seen("read_workers", _WORKERS, look)
 
@@ -359,3 +360,7 @@ def _schedule(given: Schedule | Mapping[str, Any] | tuple[Schedule, bool]) -> Sc
         schedule, active = given
         return replace(schedule_from(schedule), active=active)
     return schedule_from(given)
+
+
+def _queues(at: Backend, pool: str | None) -> list[Any]:
+    return list(work_pools.list_queues(at.db) if pool is None else at.list_queues(pool))

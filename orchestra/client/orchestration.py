@@ -1,7 +1,7 @@
 """`get_client()`: read flows, runs, logs, artifacts and variables, and act on them, from Python.
 
-A client asks the database directly, so it needs no server. In a flow body on a worker each of its calls is a step, so
-that a replay sees, and does, the same.
+A client asks the database directly, so it needs no server; where ORCHESTRA_API_URL names one, it asks that. In a flow
+body on a worker each of its calls is a step, so that a replay sees, and does, the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter
 
-from orchestra import artifacts, clock, lazy, variables
+from orchestra import artifacts, clock, lazy, settings, variables
+from orchestra.client.backend import Backend, backend
 from orchestra.client.deployments import DeploymentMethods
 from orchestra.client.schemas.actions import (
     ArtifactCreate,
@@ -30,6 +31,7 @@ from orchestra.client.schemas.actions import (
 from orchestra.client.schemas.filters import (
     ArtifactCollectionFilter,
     ArtifactFilter,
+    Filters,
     FlowFilter,
     FlowRunFilter,
     LogFilter,
@@ -60,20 +62,22 @@ from orchestra.client.schemas.sorting import (
     LogSort,
     TaskRunSort,
 )
-from orchestra.concurrency import limits
-from orchestra.engine import definitions, leases, operations
+from orchestra.engine import definitions
 from orchestra.engine.parameters import bind_named
-from orchestra.engine.values import state_of
-from orchestra.errors import FlowNotFound, IllegalTransition, MissingResult, OrchestraError, VariableNotFound
+from orchestra.errors import (
+    ConfigurationError,
+    FlowNotFound,
+    IllegalTransition,
+    OrchestraError,
+    VariableNotFound,
+)
 from orchestra.events import EventPage, read_events
 from orchestra.flows import Flow as FlowDefinition
 from orchestra.handles import durable_body
-from orchestra.states import FINAL
 from orchestra.store import artifacts as kept_artifacts
-from orchestra.store import behind, journal, queries, runs, search
+from orchestra.store import behind, search
 from orchestra.store import variables as kept_variables
-from orchestra.store.database import Database, database
-from orchestra.store.search import Selection
+from orchestra.store.database import Database
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -186,19 +190,19 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             limit: Most flows given; None: all.
             offset: How many to leave out before.
         """
-        wanted, order = _selection(flow_filter, flow_run_filter, task_run_filter), sort or FlowSort.NAME_ASC
+        wanted, order = _wanted(flow_filter, flow_run_filter, task_run_filter), sort or FlowSort.NAME_ASC
         return self._seen(
             "read_flows",
             _FLOWS,
-            lambda db: search.find_flows(db, wanted, sort=order.value, limit=limit, offset=offset),
+            lambda at: at.find_flows(wanted, sort=order.value, limit=limit, offset=offset),
         )
 
     def count_flows(
         self, *, flow_filter: FlowFilter | None = None, flow_run_filter: FlowRunFilter | None = None
     ) -> int:
         """How many flows fit."""
-        wanted = _selection(flow_filter, flow_run_filter, None)
-        return self._seen("count_flows", _COUNT, lambda db: search.count_flows(db, wanted))
+        wanted = _wanted(flow_filter, flow_run_filter, None)
+        return self._seen("count_flows", _COUNT, lambda at: at.count_flows(wanted))
 
     # -- flow runs -----------------------------------------------------------------------------------------------
 
@@ -227,9 +231,16 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             DefinitionNotFound: The flow cannot be imported here.
             NoBroker: There is nothing to send it through.
+            ConfigurationError: ORCHESTRA_API_URL is set: a server never loads code of flows.
             ParameterError: The parameters do not fit.
             IdempotencyConflict: The key was used with other parameters.
         """
+        if settings.current().api_url:
+            raise ConfigurationError(
+                "a run of a flow's code is written and sent by this process, which knows the API only "
+                "(ORCHESTRA_API_URL): start a run of a deployment (`orchestra deployment run`), or set "
+                "ORCHESTRA_DATABASE_URL and ORCHESTRA_BROKER_URL and unset ORCHESTRA_API_URL"
+            )
         spec = definitions.load_flow(flow) if isinstance(flow, str) else flow.spec
         handle = lazy.load("submit_flow_run")(
             spec,
@@ -248,7 +259,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             FlowRunNotFound: There is none with this id.
         """
-        found = self._seen("read_flow_run", _FLOW_RUN, lambda db: queries.read_flow_run(db, str(flow_run_id)).run)
+        found = self._seen("read_flow_run", _FLOW_RUN, lambda at: at.read_flow_run(str(flow_run_id)).run)
         return self._with_value(found)
 
     def read_flow_runs(
@@ -268,11 +279,11 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             limit: Most runs given; None: all.
             offset: How many to leave out before.
         """
-        wanted, order = _selection(flow_filter, flow_run_filter, task_run_filter), sort or FlowRunSort.CREATED_DESC
+        wanted, order = _wanted(flow_filter, flow_run_filter, task_run_filter), sort or FlowRunSort.CREATED_DESC
         found = self._seen(
             "read_flow_runs",
             _FLOW_RUNS,
-            lambda db: search.find_flow_runs(db, wanted, sort=order.value, limit=limit, offset=offset),
+            lambda at: at.find_flow_runs(wanted, sort=order.value, limit=limit, offset=offset),
         )
         return [self._with_value(run) for run in found]
 
@@ -284,12 +295,12 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         task_run_filter: TaskRunFilter | None = None,
     ) -> int:
         """How many flow runs fit."""
-        wanted = _selection(flow_filter, flow_run_filter, task_run_filter)
-        return self._seen("count_flow_runs", _COUNT, lambda db: search.count_flow_runs(db, wanted))
+        wanted = _wanted(flow_filter, flow_run_filter, task_run_filter)
+        return self._seen("count_flow_runs", _COUNT, lambda at: at.count_flow_runs(wanted))
 
     def read_flow_run_states(self, flow_run_id: Id) -> list[State[Any]]:
         """The states a flow run was in, the oldest first; empty where there is no such run."""
-        return self._seen("read_states", _STATES, lambda db: list(queries.state_history(db, str(flow_run_id))))
+        return self._seen("read_states", _STATES, lambda at: at.state_history(str(flow_run_id)))
 
     def set_flow_run_state(self, flow_run_id: Id, state: State[Any], force: bool = False) -> OrchestrationResult:
         """Bring a run into a state, by the verb that does so.
@@ -307,9 +318,9 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         """
         run_id = str(flow_run_id)
 
-        def act(db: Database) -> Mapping[str, Any]:
-            _verb(run_id, queries.flow_run_state(db, run_id), state, force)(db, run_id)
-            return {"status": SetStateStatus.ACCEPT, "state": queries.flow_run_state(db, run_id)}
+        def act(at: Backend) -> Mapping[str, Any]:
+            then = at.set_state(run_id, state.type, state.name, force=force)
+            return {"status": SetStateStatus.ACCEPT, "state": then}
 
         return self._seen("set_flow_run_state", _ANSWER, act)
 
@@ -320,7 +331,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             FlowRunNotFound: There is no such run.
             IllegalTransition: It has ended already.
         """
-        self._act("cancel", lambda db: operations.cancel(db, str(flow_run_id)))
+        self._act("cancel", lambda at: at.cancel(str(flow_run_id)))
 
     def pause_flow_run(self, flow_run_id: Id) -> None:
         """Start no more of a run until it is resumed; what runs now ends.
@@ -329,7 +340,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             FlowRunNotFound: There is no such run.
             IllegalTransition: It has ended, is being cancelled, or runs in a process of its own.
         """
-        self._act("pause", lambda db: operations.pause(db, str(flow_run_id)))
+        self._act("pause", lambda at: at.pause(str(flow_run_id)))
 
     def suspend_flow_run(self, flow_run_id: Id) -> None:
         """As `pause_flow_run`; the run shows as Suspended.
@@ -338,7 +349,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             FlowRunNotFound: There is no such run.
             IllegalTransition: It has ended, is being cancelled, or runs in a process of its own.
         """
-        self._act("suspend", lambda db: operations.suspend(db, str(flow_run_id)))
+        self._act("suspend", lambda at: at.suspend(str(flow_run_id)))
 
     def resume_flow_run(self, flow_run_id: Id, run_input: Any = None, *, key: str | None = None) -> None:
         """Let a paused run go on.
@@ -353,7 +364,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             InvalidRunInput: What was given does not fit what it waits for; it waits on.
         """
         given = run_input.model_dump(mode="json") if isinstance(run_input, BaseModel) else run_input
-        self._act("resume", lambda db: operations.resume(db, str(flow_run_id), run_input=given, key=key))
+        self._act("resume", lambda at: at.resume(str(flow_run_id), run_input=given, key=key))
 
     def retry_flow_run(self, flow_run_id: Id) -> None:
         """Run an ended run again in place: what completed is kept.
@@ -362,7 +373,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             FlowRunNotFound: There is no such run.
             IllegalTransition: It has not ended, or ran in a process of its own.
         """
-        self._act("retry", lambda db: operations.retry(db, str(flow_run_id)))
+        self._act("retry", lambda at: at.retry(str(flow_run_id)))
 
     def delete_flow_run(self, flow_run_id: Id) -> None:
         """Delete an ended run with its child runs, steps, results and logs.
@@ -371,7 +382,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             FlowRunNotFound: There is no such run.
             IllegalTransition: It has not ended; cancel it first.
         """
-        self._act("delete", lambda db: operations.delete(db, str(flow_run_id)))
+        self._act("delete", lambda at: at.delete(str(flow_run_id)))
 
     # -- task runs and logs --------------------------------------------------------------------------------------
 
@@ -381,7 +392,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             TaskRunNotFound: There is none with this id.
         """
-        found = self._seen("read_task_run", _TASK_RUN, lambda db: queries.read_task_run(db, str(task_run_id)).run)
+        found = self._seen("read_task_run", _TASK_RUN, lambda at: at.read_task_run(str(task_run_id)).run)
         return self._with_value(found)
 
     def read_task_runs(
@@ -395,11 +406,11 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         offset: int = 0,
     ) -> list[TaskRun]:
         """Task runs that fit, and whose flow run and flow do; the newest first. As `read_flow_runs` otherwise."""
-        wanted, order = _selection(flow_filter, flow_run_filter, task_run_filter), sort or TaskRunSort.CREATED_DESC
+        wanted, order = _wanted(flow_filter, flow_run_filter, task_run_filter), sort or TaskRunSort.CREATED_DESC
         found = self._seen(
             "read_task_runs",
             _TASK_RUNS,
-            lambda db: search.find_task_runs(db, wanted, sort=order.value, limit=limit, offset=offset),
+            lambda at: at.find_task_runs(wanted, sort=order.value, limit=limit, offset=offset),
         )
         return [self._with_value(run) for run in found]
 
@@ -411,8 +422,8 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         task_run_filter: TaskRunFilter | None = None,
     ) -> int:
         """How many task runs fit."""
-        wanted = _selection(flow_filter, flow_run_filter, task_run_filter)
-        return self._seen("count_task_runs", _COUNT, lambda db: search.count_task_runs(db, wanted))
+        wanted = _wanted(flow_filter, flow_run_filter, task_run_filter)
+        return self._seen("count_task_runs", _COUNT, lambda at: at.count_task_runs(wanted))
 
     def read_task_run_states(self, task_run_id: Id) -> list[State[Any]]:
         """The states a task run was in, where it had more than one, the oldest first.
@@ -420,7 +431,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             TaskRunNotFound: There is none with this id.
         """
-        return self._seen("read_states", _STATES, lambda db: list(queries.read_task_run(db, str(task_run_id)).states))
+        return self._seen("read_states", _STATES, lambda at: list(at.read_task_run(str(task_run_id)).states))
 
     def set_task_run_state(self, task_run_id: Id, state: State[Any], force: bool = False) -> OrchestrationResult:
         """Refuse: the states of task runs are their flow run's journal, which only who carries it out writes.
@@ -451,10 +462,10 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             limit: Most lines given; None: all.
             offset: How many to leave out before.
         """
-        tests, order = log_filter.tests() if log_filter else (), sort or LogSort.TIMESTAMP_ASC
+        order = sort or LogSort.TIMESTAMP_ASC
 
-        def look(db: Database) -> list[dict[str, Any]]:
-            found = search.find_logs(db, tests, sort=order.value, limit=limit, offset=offset)
+        def look(at: Backend) -> list[dict[str, Any]]:
+            found = at.find_logs(log_filter, sort=order.value, limit=limit, offset=offset)
             return [_log(line) for line in found]
 
         return self._seen("read_logs", _LOGS, look)
@@ -467,6 +478,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             InvalidArtifact: Its key, or what it shows, cannot be kept.
         """
+        self._need_database()
         given = artifact.model_dump()
         return self.read_artifact(artifacts.keep(artifacts.checked(metadata=given.pop("metadata_"), **given)))
 
@@ -476,7 +488,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             ArtifactNotFound: There is none with this id.
         """
-        return self._seen("read_artifact", _ARTIFACT, lambda db: kept_artifacts.read(_flushed(db), str(artifact_id)))
+        return self._seen("read_artifact", _ARTIFACT, lambda at: kept_artifacts.read(_flushed(at), str(artifact_id)))
 
     def read_artifacts(
         self,
@@ -490,11 +502,11 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
     ) -> list[Artifact]:
         """Artifacts that fit, of runs that do; the newest first. As `read_flow_runs` otherwise."""
         tests, order = artifact_filter.tests() if artifact_filter else (), sort or ArtifactSort.CREATED_DESC
-        of = _selection(None, flow_run_filter, task_run_filter)
+        of = _wanted(None, flow_run_filter, task_run_filter).selection()
         return self._seen(
             "read_artifacts",
             _ARTIFACTS,
-            lambda db: search.find_artifacts(_flushed(db), tests, of, sort=order.value, limit=limit, offset=offset),
+            lambda at: search.find_artifacts(_flushed(at), tests, of, sort=order.value, limit=limit, offset=offset),
         )
 
     def read_latest_artifacts(
@@ -509,10 +521,10 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
     ) -> list[ArtifactCollection]:
         """The newest artifact of each key, where it fits; the newest first. As `read_artifacts` otherwise."""
         tests, order = artifact_filter.tests() if artifact_filter else (), sort or ArtifactCollectionSort.CREATED_DESC
-        of = _selection(None, flow_run_filter, task_run_filter)
+        of = _wanted(None, flow_run_filter, task_run_filter).selection()
 
-        def look(db: Database) -> list[dict[str, Any]]:
-            found = search.find_latest_artifacts(_flushed(db), tests, of, sort=order.value, limit=limit, offset=offset)
+        def look(at: Backend) -> list[dict[str, Any]]:
+            found = search.find_latest_artifacts(_flushed(at), tests, of, sort=order.value, limit=limit, offset=offset)
             return [asdict(each) | {"latest_id": each.id} for each in found]
 
         return self._seen("read_latest_artifacts", _COLLECTIONS, look)
@@ -533,6 +545,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             metadata=given.get("metadata_"),
         )
         changes = {name: getattr(wanted, name) for name in (each.rstrip("_") for each in given)}
+        self._need_database()
         artifacts.change(str(artifact_id), changes)
 
     def delete_artifact(self, artifact_id: Id) -> None:
@@ -541,6 +554,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             ArtifactNotFound: There is none with this id.
         """
+        self._need_database()
         artifacts.delete(str(artifact_id))
 
     def create_variable(self, variable: VariableCreate) -> Variable:
@@ -550,14 +564,15 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             VariableExists: There is one of this name: update it.
             InvalidVariable: Its name, its value or its tags cannot be kept.
         """
+        self._need_database()
         variables.set_variable(variable.name, variable.value, variable.tags, overwrite=False)
         return self._seen(
-            "read_variable", _VARIABLE, lambda db: kept_variables.find(db, variable.name) or _gone(variable.name)
+            "read_variable", _VARIABLE, lambda at: kept_variables.find(at.db, variable.name) or _gone(variable.name)
         )
 
     def read_variable_by_name(self, name: str) -> Variable | None:
         """A variable; None where there is none of this name."""
-        return self._seen("read_variable", _MAYBE_VARIABLE, lambda db: kept_variables.find(db, name))
+        return self._seen("read_variable", _MAYBE_VARIABLE, lambda at: kept_variables.find(at.db, name))
 
     def read_variables(self, limit: int | None = None) -> list[Variable]:
         """Variables by name.
@@ -565,7 +580,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Args:
             limit: Most given; None: all.
         """
-        return self._seen("read_variables", _VARIABLES, lambda db: kept_variables.page(db, limit=limit))
+        return self._seen("read_variables", _VARIABLES, lambda at: kept_variables.page(at.db, limit=limit))
 
     def update_variable(self, variable: VariableUpdate) -> None:
         """Change the value or the tags of a variable. Safe to repeat.
@@ -575,6 +590,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             InvalidVariable: Its value or its tags cannot be kept.
         """
         given = variable.model_dump(exclude_unset=True)
+        self._need_database()
         variables.change_variable(given.pop("name"), **given)
 
     def delete_variable_by_name(self, name: str) -> None:
@@ -583,6 +599,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             VariableNotFound: There is none of this name.
         """
+        self._need_database()
         variables.remove_variable(name)
 
     # -- events --------------------------------------------------------------------------------------------------
@@ -609,7 +626,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             limit: Most events of the page.
             after: `next` of the page before.
         """
-        self._database()
+        self._need_database()
         return read_events(
             events=events,
             resources=resources,
@@ -630,7 +647,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             ConfigurationError: A value cannot be.
         """
         given = concurrency_limit.model_dump()
-        return self._seen("create_limit", _ID, lambda db: limits.create_limit(**given).id)
+        return self._seen("create_limit", _ID, lambda at: at.create_limit(**given).id)
 
     def read_global_concurrency_limit_by_name(self, name: str) -> GlobalConcurrencyLimit:
         """A limit.
@@ -638,7 +655,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             LimitNotFound: There is none of this name.
         """
-        return self._seen("read_limit", _LIMIT, lambda db: asdict(limits.read_limit(name)))
+        return self._seen("read_limit", _LIMIT, lambda at: asdict(at.read_limit(name)))
 
     def read_global_concurrency_limits(self, *, limit: int = 100, offset: int = 0) -> list[GlobalConcurrencyLimit]:
         """Limits by name.
@@ -648,8 +665,8 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             offset: How many to leave out before.
         """
 
-        def look(db: Database) -> list[dict[str, Any]]:
-            return [asdict(each) for each in limits.list_limits()[offset : offset + limit]]
+        def look(at: Backend) -> list[dict[str, Any]]:
+            return [asdict(each) for each in at.list_limits()[offset : offset + limit]]
 
         return self._seen("read_limits", _LIMITS, look)
 
@@ -661,7 +678,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             ConfigurationError: A value cannot be, or nothing is to change.
         """
         given = concurrency_limit.model_dump()
-        self._act("update_limit", lambda db: limits.update_limit(name, **given))
+        self._act("update_limit", lambda at: at.update_limit(name, **given))
 
     def delete_global_concurrency_limit_by_name(self, name: str) -> None:
         """Delete a limit; who waits goes on.
@@ -669,7 +686,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             LimitNotFound: There is none of this name.
         """
-        self._act("delete_limit", lambda db: limits.delete_limit(name))
+        self._act("delete_limit", lambda at: at.delete_limit(name))
 
     # -- the database --------------------------------------------------------------------------------------------
 
@@ -679,7 +696,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             StoreUnavailable: It does not.
         """
-        database().now()
+        self._backend().hello()
         return "👋"
 
     def api_healthcheck(self) -> Exception | None:
@@ -692,28 +709,29 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
 
     # -- how it is done ------------------------------------------------------------------------------------------
 
-    def _database(self) -> Database:
-        """The database, in which local runs of dead processes show as Crashed."""
-        db = database()
-        if not self._has_looked:
-            self._has_looked = True
-            leases.mark_dead(db)
-        return db
+    def _backend(self) -> Backend:
+        """What is asked: the database, in which local runs of dead processes show as Crashed, or the API."""
+        looks, self._has_looked = not self._has_looked, True
+        return backend(of_runs=looks)
 
-    def _seen(self, name: str, shape: TypeAdapter[T], look: Callable[[Database], Any]) -> T:
+    def _need_database(self) -> None:
+        """Refuse what a server's API has not, where only that is known."""
+        _ = self._backend().db
+
+    def _seen(self, name: str, shape: TypeAdapter[T], look: Callable[[Backend], Any]) -> T:
         """What `look` gives, as records; in a flow body on a worker it is kept, and a replay gets the same."""
         runner = durable_body()
         if runner is None:
-            return shape.validate_python(look(self._database()))
+            return shape.validate_python(look(self._backend()))
 
         def kept() -> Any:
-            return shape.dump_python(shape.validate_python(look(self._database())), mode="json")
+            return shape.dump_python(shape.validate_python(look(self._backend())), mode="json")
 
         return shape.validate_python(runner.observe(f"client-{name}", kept))
 
-    def _act(self, name: str, act: Callable[[Database], object]) -> None:
-        def once(db: Database) -> None:
-            act(db)
+    def _act(self, name: str, act: Callable[[Backend], object]) -> None:
+        def once(at: Backend) -> None:
+            act(at)
 
         self._seen(name, _DONE, once)
 
@@ -725,77 +743,35 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
 
     def _with_value(self, run: Run) -> Run:
         """The record, whose state reads the run's value when that is asked for."""
-        if isinstance(run, FlowRun):
-            details, ending = StateDetails(run.id), _flow_run_ending
-        else:
-            details, ending = StateDetails(run.flow_run_id, run.id), _task_run_ending
-        read = functools.partial(self._value, ending, run.id)
+        details = StateDetails(run.id) if isinstance(run, FlowRun) else StateDetails(run.flow_run_id, run.id)
+        read = functools.partial(self._value, run)
         state = KeptState(run.state.type, run.state.name, run.state.message, timestamp=run.state.timestamp)
         return run.model_copy(update={"state": replace(state, state_details=details, read=read)})
 
-    def _value(self, ending: Callable[[Database, str], State[Any]], run_id: str) -> State[Any]:
+    def _value(self, run: FlowRun | TaskRun) -> State[Any]:
+        def ending() -> State[Any]:
+            at = backend()
+            return at.flow_run_ending(run.id) if isinstance(run, FlowRun) else at.task_run_ending(run.id)
+
         runner = durable_body()
         if runner is None:
-            return ending(database(), run_id)
-        return State(
-            StateType.COMPLETED, data=runner.observe("client-result", lambda: ending(database(), run_id).outcome())
-        )
+            return ending()
+        return State(StateType.COMPLETED, data=runner.observe("client-result", lambda: ending().outcome()))
 
 
 Run = TypeVar("Run", FlowRun, TaskRun)
 
 
-def _flow_run_ending(db: Database, run_id: str) -> State[Any]:
-    row = runs.read(db, run_id)
-    return _ending(row, runs.result_of(db, row), f"flow run {run_id}")
-
-
-def _task_run_ending(db: Database, run_id: str) -> State[Any]:
-    row = journal.step_row(db, run_id)
-    data = journal.result_of(db, row["run_id"], row["run_attempt"], row["step_key"])
-    return _ending(row, data, f"task run {run_id}")
-
-
-def _ending(row: Mapping[str, Any], data: bytes | None, what: str) -> State[Any]:
-    if data is None and row["state_type"] == StateType.COMPLETED:
-        raise MissingResult(
-            f"the result of {what} was not kept: in one process it is with persist_result=True only, on workers always"
-        )
-    return state_of(row["state_type"], row["state_name"], row["state_message"], data)
-
-
-def _verb(run_id: str, now: queries.StateRecord, wanted: State[Any], force: bool) -> Callable[[Database, str], object]:
-    """What brings a run from the state it is in into the one that is wanted."""
-    is_final = StateType(now.type) in FINAL
-    if force:
-        raise IllegalTransition(run_id, now.name, f"forced to be {wanted.name}: a state is never written over")
-    if wanted.type in (StateType.CANCELLING, StateType.CANCELLED):
-        return operations.cancel
-    if wanted.type is StateType.PAUSED:
-        return operations.suspend if wanted.name == "Suspended" else operations.pause
-    if wanted.type is StateType.SCHEDULED and (is_final or now.name == "NonDeterministic"):
-        return operations.retry
-    if wanted.type in (StateType.SCHEDULED, StateType.RUNNING) and now.type == StateType.PAUSED:
-        return operations.resume
-    refused = (
-        f"set {wanted.name} by hand: it may be cancelled, paused, resumed where it is paused, and retried (Scheduled) "
-        "where it has ended"
-    )
-    raise IllegalTransition(run_id, now.name, refused)
-
-
-def _selection(
+def _wanted(
     flow_filter: FlowFilter | None, flow_run_filter: FlowRunFilter | None, task_run_filter: TaskRunFilter | None
-) -> Selection:
-    return Selection(
-        *(() if given is None else given.tests() for given in (flow_filter, flow_run_filter, task_run_filter))
-    )
+) -> Filters:
+    return Filters(flows=flow_filter, flow_runs=flow_run_filter, task_runs=task_run_filter)
 
 
-def _flushed(db: Database) -> Database:
+def _flushed(at: Backend) -> Database:
     """The database, once what runs in this process have made is there."""
     behind.flush()
-    return db
+    return at.db
 
 
 def _gone(name: str) -> Variable:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestra.engine import slots as engine_slots
+from orchestra.engine.operations import Announce
 from orchestra.errors import ConfigurationError
 from orchestra.store import limits
 from orchestra.store.database import database
@@ -75,8 +76,12 @@ def update_limit(
     limit: int | None = None,
     active: bool | None = None,
     slot_decay_per_second: float | None = None,
+    announce: Announce | None = None,
 ) -> Limit:
     """Change a limit; what is None stays. Who waits is served at once, who has slots keeps them.
+
+    Args:
+        announce: Tells workers of those whose turn has come; None: through the configured app.
 
     Raises:
         LimitNotFound: There is none of this name.
@@ -87,18 +92,22 @@ def update_limit(
     changes: dict[str, Any] = {column: value for column, value in given.items() if value is not None}
     if not changes:
         raise ConfigurationError(f"nothing is to change of the concurrency limit {name!r}: give a limit, say")
-    engine_slots.tell(limits.update(database(), name, changes))
+    engine_slots.tell(limits.update(database(), name, changes), announce)
     engine_slots.forget()
     return read_limit(name)
 
 
-def delete_limit(name: str) -> None:
+def delete_limit(name: str, announce: Announce | None = None) -> None:
     """Delete a limit: it limits nothing any more, and who waits goes on.
+
+    Args:
+        name: Of the limit.
+        announce: Tells workers of those whose turn has come; None: through the configured app.
 
     Raises:
         LimitNotFound: There is none of this name.
     """
-    engine_slots.tell(limits.delete(database(), name))
+    engine_slots.tell(limits.delete(database(), name), announce)
     engine_slots.forget()
 
 

@@ -15,6 +15,7 @@ from orchestra.engine.heartbeat import heart
 from orchestra.engine.owed import run_hooks
 from orchestra.errors import IllegalTransition, NoBroker
 from orchestra.questions import Message
+from orchestra.states import FINAL, StateType
 from orchestra.store import inputs, interventions, removal, runs, transactions, unsent
 from orchestra.store.announcements import Announcement
 from orchestra.store.database import Database
@@ -102,6 +103,50 @@ def resume(
     tell(database, interventions.resume(database, flow_run_id, answers, token=token), announce)
 
 
+def set_state(
+    database: Database,
+    flow_run_id: str,
+    type: StateType,
+    name: str,
+    announce: Announce | None = None,
+    *,
+    force: bool = False,
+) -> None:
+    """Bring a run into a state, by the verb that does so.
+
+    Cancelling or Cancelled cancels it; Paused pauses it, or suspends it where it is named Suspended; Scheduled retries
+    one that has ended; Scheduled or Running resumes one that is paused. No other state can be set: how a run ends is
+    written by who carries it out.
+
+    Args:
+        type: Of the state that is wanted.
+        name: Its name.
+        force: Must be false: a state is never written over the run's own.
+
+    Raises:
+        FlowRunNotFound: There is no such run.
+        IllegalTransition: It cannot be brought into that state.
+    """
+    row = runs.read(database, flow_run_id)
+    now, state_name = StateType(row["state_type"]), str(row["state_name"])
+    if force:
+        raise IllegalTransition(flow_run_id, state_name, f"forced to be {name}: a state is never written over")
+    if type in (StateType.CANCELLING, StateType.CANCELLED):
+        cancel(database, flow_run_id, announce)
+    elif type is StateType.PAUSED:
+        (suspend if name == "Suspended" else pause)(database, flow_run_id)
+    elif type is StateType.SCHEDULED and (now in FINAL or state_name == "NonDeterministic"):
+        retry(database, flow_run_id, announce)
+    elif type in (StateType.SCHEDULED, StateType.RUNNING) and now is StateType.PAUSED:
+        resume(database, flow_run_id, announce)
+    else:
+        refused = (
+            f"set {name} by hand: it may be cancelled, paused, resumed where it is paused, and retried (Scheduled) "
+            "where it has ended"
+        )
+        raise IllegalTransition(flow_run_id, state_name, refused)
+
+
 def send(database: Database, message: Message, announce: Announce | None = None) -> None:
     """Send a message to a run. Safe to repeat.
 
@@ -113,7 +158,12 @@ def send(database: Database, message: Message, announce: Announce | None = None)
 
 
 def retry_rollback(
-    database: Database, flow_run_id: str, key: str | None = None, announce: Announce | None = None
+    database: Database,
+    flow_run_id: str,
+    key: str | None = None,
+    announce: Announce | None = None,
+    *,
+    on_workers_only: bool = False,
 ) -> TransactionRow:
     """Run the rollback hooks of a transaction that failed, once more: on the run's workers, else in this process.
 
@@ -122,6 +172,7 @@ def retry_rollback(
         flow_run_id: Its id.
         key: Of the transaction; None: the one whose rollback failed, or the only one.
         announce: Tells the workers.
+        on_workers_only: Refuse what would run in this process.
 
     Returns:
         The transaction as it stands then; on workers its rollback goes on.
@@ -132,6 +183,12 @@ def retry_rollback(
         IllegalTransition: Its rollback has not failed, or its run has not ended.
     """
     run = runs.read(database, flow_run_id)
+    if on_workers_only and run["runner"] == "local":
+        wanted = (
+            "rolled back by the server, which runs no code of flows: it ran in a process of its own; use "
+            f"`orchestra transaction retry {flow_run_id}` where that code is"
+        )
+        raise IllegalTransition(flow_run_id, f"{run['state_name']}, and local", wanted)
     failed = (
         ()
         if key is not None

@@ -190,9 +190,13 @@ def too_late(wanted: Slots) -> AcquireConcurrencySlotTimeoutError:
     )
 
 
-def tell(announcements: list[Announcement]) -> None:
-    """Announce steps and runs on workers whose turn has come."""
-    operations.tell(database(), announcements)
+def tell(announcements: list[Announcement], announce: operations.Announce | None = None) -> None:
+    """Announce steps and runs on workers whose turn has come.
+
+    Args:
+        announce: By what; None: through the configured app.
+    """
+    operations.tell(database(), announcements, announce)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

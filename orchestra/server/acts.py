@@ -46,8 +46,7 @@ def perform(who: Principal, verb: str, what: str, act: Callable[[], T], *, needs
         NotAllowed: They may not; nothing was done.
         OrchestraError: What `act` raises.
     """
-    if not who.scope.includes(needs):
-        raise NotAllowed(who.name, verb, what, needs.value)
+    _check(who, verb, what, needs)
     given = act()
     logger.info("%s %r: %s %s", who.kind, who.name, verb, what)
     return given
@@ -72,7 +71,13 @@ def perform_each(
         NotAllowed: They may not; nothing was done.
         StoreUnavailable: The database went away; what was done before stays done.
     """
+    _check(who, verb, f"{noun}s", needs)
     return [_outcome(who, verb, noun, each, act, needs) for each in ids]
+
+
+def _check(who: Principal, verb: str, what: str, needs: Scope) -> None:
+    if not who.scope.includes(needs):
+        raise NotAllowed(who.name, verb, what, needs.value)
 
 
 def _outcome(who: Principal, verb: str, noun: str, id: str, act: Callable[[str], object], needs: Scope) -> Outcome:

@@ -11,12 +11,21 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from orchestra.server import api, pages, problems, rendering
+from orchestra.server import api, metrics, pages, problems, rendering
 from orchestra.server.access import PUBLIC, Access
 from orchestra.server.doorkeeper import Doorkeeper
+from orchestra.server.requests import Requests
 from orchestra.store.database import database
 
 _STATIC = Path(__file__).parent / "static"
+
+_DESCRIPTION = """
+Flows, flow runs, deployments and what belongs to them, by Prefect's field names.
+
+Lists give `{"items": [...], "next": ...}`: hand `next` as `after` to get the next page. `POST .../filter` searches by
+filters of Prefect's form. Errors are problem details (RFC 9457). Send `Idempotency-Key` with what starts a run, and
+repeat it as often as you like.
+"""
 
 _HEADERS = {
     # Scripts, styles and pictures come from us alone, nothing is inline, and nobody puts us into a frame.
@@ -39,24 +48,38 @@ def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
         hosts: Names besides those of loopback under which it answers; "*" for any. With them, everybody has to log in.
     """
     names = frozenset(hosts)
-    app = FastAPI(
+    app = _Application(
         title="orchestra",
+        description=_DESCRIPTION,
         version=version("celery-orchestra"),
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
         openapi_url="/api/openapi.json",
         lifespan=_lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
     rendering.install(app)
     app.include_router(api.health)
+    app.include_router(metrics.router)
     app.include_router(api.router, prefix="/api")
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.include_router(pages.router, include_in_schema=False)
     app.state.doorkeeper = Doorkeeper(always=bool(names))
+    app.add_middleware(Requests)
     app.add_middleware(Access, hosts=names, public=PUBLIC | _static_files(), identify=app.state.doorkeeper.identify)
     app.add_middleware(StrictHeaders)
     return app
+
+
+class _Application(FastAPI):
+    """Knows how a problem looks."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        document = super().openapi()
+        document["components"]["schemas"]["Problem"] = problems.SCHEMA
+        return document
 
 
 def _static_files() -> frozenset[tuple[str, str]]:

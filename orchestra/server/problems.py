@@ -15,12 +15,38 @@ from orchestra import errors
 
 MEDIA_TYPE = "application/problem+json"
 
+#: What a problem looks like, as OpenAPI says it.
+SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string", "description": "The kind of error."},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What happened, and what to do."},
+        "facts": {"type": "array", "description": "What the error is about, where its kind says in which order."},
+        "errors": {"type": "array", "description": "Of a request that does not fit: each place and what is wrong."},
+    },
+    "example": {
+        "type": "about:blank",
+        "title": "FlowRunNotFound",
+        "status": 404,
+        "detail": "there is no flow run '5f0c'; `orchestra flow-run ls` lists the recent ones",
+        "facts": ["5f0c"],
+    },
+}
+
 #: The status of an error of ours; the first that fits.
 _STATUS: tuple[tuple[type[BaseException], HTTPStatus], ...] = (
     (errors.NotFound, HTTPStatus.NOT_FOUND),
     (errors.Conflict, HTTPStatus.CONFLICT),
     (errors.NotAllowed, HTTPStatus.FORBIDDEN),
     (errors.StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.SchemaMismatch, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.ResultStorageUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    # The database refused for good: what we asked of it is our fault.
+    (errors.StoreError, HTTPStatus.INTERNAL_SERVER_ERROR),
     (errors.BrokerUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.NoBroker, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.OrchestraError, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -50,7 +76,19 @@ def status_of(error: BaseException) -> HTTPStatus:
 
 
 def _of_ours(request: Request, error: Exception) -> Response:
-    return problem(status_of(error), type(error).__name__, str(error))
+    assert isinstance(error, errors.OrchestraError)
+    return problem(status_of(error), type(error).__name__, str(error), facts=_facts(error))
+
+
+def _facts(error: errors.OrchestraError) -> list[Any]:
+    """What an error's constructor takes, as pickle has it, where JSON can hold that: a client raises the same again."""
+    made = error.__reduce__()
+    given = made[1] if isinstance(made, tuple) else ()
+    try:
+        json.dumps(given, allow_nan=False)
+    except (TypeError, ValueError):
+        return []
+    return list(given)
 
 
 def _of_request(request: Request, error: Exception) -> Response:

@@ -26,6 +26,7 @@ from sqlalchemy.ext.compiler import compiles
 from orchestra import clock, serializers, settings
 from orchestra.errors import (
     ConfigurationError,
+    DatabaseNeeded,
     DbTransactionError,
     SchemaMismatch,
     SecretKeyMismatch,
@@ -421,6 +422,7 @@ def database() -> Database:
     """The database of this process, by the settings; opened, and its schema checked, at first use.
 
     Raises:
+        DatabaseNeeded: ORCHESTRA_API_URL says that another one is meant, which this process does not know.
         SchemaMismatch: Its schema is of another version.
         SecretKeyMismatch: It was written under another signing key.
         StoreUnavailable: It does not answer.
@@ -431,7 +433,7 @@ def database() -> Database:
         return held[1]
     with _lock:
         if _current is None or _current[0] != os.getpid():
-            opened = Database(settings.current().resolved_database_url)
+            opened = Database(_url())
             try:
                 check_schema(opened)
                 check_key(opened)
@@ -440,6 +442,13 @@ def database() -> Database:
                 raise
             _current = (os.getpid(), opened)
         return _current[1]
+
+
+def _url() -> str:
+    if settings.asks_api_only():
+        # The home's own database is another one than the server's.
+        raise DatabaseNeeded(settings.current().api_url)
+    return settings.current().resolved_database_url
 
 
 def reset() -> None:

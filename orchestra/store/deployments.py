@@ -240,7 +240,7 @@ def set_paused(database: Database, deployment: str, paused: bool) -> None:
         raise DeploymentNotFound(deployment)
 
 
-def update(database: Database, deployment: str, **changes: Any) -> None:
+def update(database: Database, deployment: str, **changes: Any) -> Deployment:
     """Change columns of a deployment; those not named stay. Safe to repeat.
 
     A work pool or work queue that is named moves its new runs to the Celery queue of that.
@@ -258,15 +258,19 @@ def update(database: Database, deployment: str, **changes: Any) -> None:
             "" if pool is None else pool_queue(pool, changes.get("work_queue_name", found.work_queue_name))
         )
 
-    def work(connection: Connection) -> int:
+    event_id = events.new_id()
+
+    def work(connection: Connection) -> bool:
         _mark_change(connection)
         if changes.get("paused") is False:
             _begin_resumed(connection, _is(found.id))
         statement = sa.update(deployments).where(_is(found.id)).values(**values, updated_at=now())
-        return connection.execute(statement).rowcount
+        changed = connection.execute(statement.returning(*_NAMED)).first()
+        return _tell(connection, "updated", changed, event_id)
 
     if not database.write(work):
         raise DeploymentNotFound(deployment)
+    return read(database, found.id)
 
 
 def delete(database: Database, deployment: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,8 +211,18 @@ class Tail:
 
     def __init__(self, db: Database, run_id: str, *, step_id: str | None = None, level: int | None = None) -> None:
         """Follow from the run's first line on; the arguments are those of `read`."""
-        self._db = db
-        self._query = _query(run_id, step_id, level).order_by(logs.c.id)
+        query = _query(run_id, step_id, level).order_by(logs.c.id)
+        self._follow(lambda after_id: _lines(db, query.where(logs.c.id > after_id)))
+
+    @classmethod
+    def of(cls, read: Callable[[int], list[LogLine]]) -> Tail:
+        """One over what `read` gives of all lines behind an id."""
+        tail = cls.__new__(cls)
+        tail._follow(read)
+        return tail
+
+    def _follow(self, read: Callable[[int], list[LogLine]]) -> None:
+        self._read = read
         self._floor = 0
         #: When each line above the floor was first seen, on the monotonic clock.
         self._seen: dict[int, float] = {}
@@ -223,7 +234,7 @@ class Tail:
             StoreUnavailable: No answer.
         """
         now = clock.monotonic()
-        found = _lines(self._db, self._query.where(logs.c.id > self._floor))
+        found = self._read(self._floor)
         new = [line for line in found if line.id not in self._seen]
         self._seen.update((line.id, now) for line in new)
         self._raise_floor(now)

@@ -70,6 +70,23 @@ def find_flow_runs(db: Database, wanted: Selection, *, sort: str, limit: int | N
     return [queries.flow_run_of(row) for row in _rows(db, query, limit, offset)]
 
 
+def page_of_run_ids(
+    db: Database, wanted: Selection, *, limit: int, after: tuple[float, str] | None = None
+) -> list[tuple[float, str]]:
+    """The flow runs that are meant, the newest first, each by when it was created and its id.
+
+    Args:
+        limit: Most given.
+        after: The last one of the page before; it may be gone.
+    """
+    place = sa.tuple_(flow_runs.c.created_at, flow_runs.c.id)
+    query = sa.select(flow_runs.c.created_at, flow_runs.c.id).where(*_run_conditions(wanted)).limit(limit)
+    if after is not None:
+        query = query.where(place < sa.tuple_(sa.literal(after[0]), sa.literal(after[1])))
+    query = query.order_by(*FLOW_RUN_SORTS["CREATED_DESC"])
+    return db.read(lambda connection: [(row.created_at, row.id) for row in connection.execute(query)])
+
+
 def count_flow_runs(db: Database, wanted: Selection) -> int:
     """How many flow runs there are."""
     return _count(db, sa.select(flow_runs.c.id).where(*_run_conditions(wanted)))

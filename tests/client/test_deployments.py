@@ -33,7 +33,7 @@ def test_a_deployment_is_read_changed_and_deleted(client: SyncOrchestraClient) -
     """By its id, or its name."""
     found = client.read_deployment_by_name("doubled/nightly")
     assert [each.id for each in client.read_deployments(flow_names=["doubled"])] == [found.id]
-    assert (found.parameters, found.schedules[0].cron, found.status) == ({"number": 1}, "0 9 * * *", "READY")
+    assert (found.parameters, found.schedules[0].cron, found.status) == ({"number": 1}, "0 9 * * *", "NOT_READY")
 
     client.update_deployment(found.id, DeploymentUpdate(tags=["b", "a"], parameters={"number": 4}))
     changed = client.read_deployment(found.id)

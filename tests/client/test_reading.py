@@ -181,8 +181,8 @@ def test_methods_that_are_still_to_come_say_so(sync_client: Literal[True]) -> No
     """Others are missing as anywhere."""
     client = get_client(sync_client=sync_client)
 
-    with pytest.raises(AttributeError, match="variables come in a later version"):
-        client.read_variable_by_name("a name")
+    with pytest.raises(AttributeError, match="automations come in a later version"):
+        client.read_automations()
     assert not hasattr(client, "no_such_method")
 
 

@@ -429,19 +429,21 @@ def parts(home: Path) -> set[str]:
     """Which parts of `orchestra dev` live."""
     lines = family(home).values()
     found = {part for part in ("worker", "beat") for line in lines if f"celery_app {part} " in line}
+    found |= {"server"} if any("orchestra server start" in line for line in lines) else set()
     return found | ({"broker"} if read_address(home) else set())
 
 
-def test_dev_brings_up_broker_worker_and_beat(dev: Terminal, home: Path) -> None:
+def test_dev_brings_up_broker_worker_beat_and_server(dev: Terminal, home: Path) -> None:
     """Runs of the same home go through them, without any setting."""
     dev.shows(r" ready\.")
     dev.shows(r"beat: Starting\.\.\.")
-    assert parts(home) == {"broker", "worker", "beat"}
+    assert parts(home) == {"broker", "worker", "beat", "server"}
 
     screen = said("flow-run", "create", "--flow", f"{FLOWS}:short", "--watch")
 
     assert inspected(screen.stdout.splitlines()[0])["state_type"] == "COMPLETED"
     assert diagnosed("workers")["status"] == "ok"
+    wait_until(lambda: CliRunner().invoke(cli, ["server", "status"]).exit_code == 0, "the server to answer")
 
 
 def test_a_second_dev_in_the_same_home_is_refused(dev: Terminal, home: Path) -> None:
@@ -451,16 +453,16 @@ def test_a_second_dev_in_the_same_home_is_refused(dev: Terminal, home: Path) -> 
     assert refused.stderr.count("\n") == 1
     assert f"runs already in {str(home)!r} (process {dev.process.pid})" in refused.stderr
     assert dev.process.poll() is None
-    assert parts(home) == {"broker", "worker", "beat"}
+    assert parts(home) == {"broker", "worker", "beat", "server"}
 
 
 def test_ctrl_c_ends_dev_in_order(dev: Terminal, home: Path) -> None:
-    """The worker first: beat and broker wait until it has finished what it runs; then nothing is left."""
+    """The worker first: the others wait until it has finished what it runs; then nothing is left."""
     run = live_flows.through_gates.delay(str(home), 1)
     dev.shows(r"gated-0\[.*received")
     dev.ctrl_c()
     dev.shows("Warm shutdown")
-    assert parts(home) == {"broker", "worker", "beat"}
+    assert parts(home) == {"broker", "worker", "beat", "server"}
 
     (home / "0").touch()
 

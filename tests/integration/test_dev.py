@@ -85,7 +85,7 @@ def test_flows_run_without_any_configuration(dev: Dev) -> None:
     assert flows.elsewhere.delay().result(timeout=30) == "2"
 
 
-OF_AN_APP = [sys.executable, "-m", "orchestra", "dev", "-A", dev_app.__name__, "-c", "2"]
+OF_AN_APP = [sys.executable, "-m", "orchestra", "dev", "-A", dev_app.__name__, "-c", "2", "--no-server"]
 
 
 def test_an_app_of_ones_own_is_brought_up_on_its_own_broker(

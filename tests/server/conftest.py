@@ -8,6 +8,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from orchestra.server import create_app
+from tests.engine.conftest import driver, sqlite_database
+
+__all__ = ["driver", "sqlite_database"]
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ PUBLIC = [kind for kind in vars(errors).values() if inspect.isclass(kind) and is
 #: The facts of those whose constructor takes other than one sentence.
 FACTS: dict[str, tuple[object, ...]] = {
     "NoBroker": (),
+    "DatabaseNeeded": ("http://127.0.0.1:4200",),
     "ForeignThread": ("task 'load'",),
+    "OtherVersion": ("flows:etl", "2", "1"),
     "StaticFlowError": ("etl", "sleeps", "flows.py:12"),
     "ValueTooLarge": ("the result", 3_000, 2_000),
     "TaskFailed": ("KeyError", "'a'", "Traceback…"),

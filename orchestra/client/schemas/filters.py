@@ -12,7 +12,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from orchestra.states import StateType
-from orchestra.store.search import Test
+from orchestra.store.search import Selection, Test
 from orchestra.unbuilt import absent
 
 
@@ -315,6 +315,21 @@ class LogFilter(_Filter):
     timestamp: LogFilterTimestamp | None = None
     flow_run_id: LogFilterFlowRunId | None = None
     task_run_id: LogFilterTaskRunId | None = None
+
+
+class Filters(BaseModel):
+    """Which records a search is for: those that fit, and whose flow, flow run and task runs do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    flows: FlowFilter | None = None
+    flow_runs: FlowRunFilter | None = None
+    task_runs: TaskRunFilter | None = None
+
+    def selection(self) -> Selection:
+        """As the store searches for it."""
+        given = (self.flows, self.flow_runs, self.task_runs)
+        return Selection(*(() if each is None else each.tests() for each in given))
 
 
 __getattr__ = absent(

@@ -1,0 +1,281 @@
+"""Where the command line and clients ask: the database itself, or the API of a server (ORCHESTRA_API_URL)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from orchestra import lazy, settings
+from orchestra.client.endings import ending
+from orchestra.client.http import HttpBackend
+from orchestra.client.schemas.filters import Filters, LogFilter
+from orchestra.concurrency import limits
+from orchestra.concurrency.limits import HolderRecord, Limit
+from orchestra.engine import leases, operations
+from orchestra.states import State, StateType
+from orchestra.store import deployments, journal, logs, queries, runs, search, work_pools, workers
+from orchestra.store.database import Database, database
+from orchestra.store.deployments import Deployment
+from orchestra.store.logs import LogLine, Tail
+from orchestra.store.queries import (
+    Flow,
+    FlowRun,
+    FlowRunDetails,
+    Node,
+    Page,
+    StateRecord,
+    StepCount,
+    TaskRun,
+    TaskRunDetails,
+)
+from orchestra.store.work_pools import WorkPool, WorkQueue
+
+
+def backend(*, of_runs: bool = False) -> DatabaseBackend | HttpBackend:
+    """What this process asks, by its settings.
+
+    Args:
+        of_runs: Runs are asked for: where it is the database, local runs of dead processes show as Crashed first.
+    """
+    current = settings.current()
+    if current.api_url:
+        return HttpBackend(current.api_url, current.api_key)
+    db = database()
+    if of_runs:
+        leases.mark_dead(db)
+    return DatabaseBackend(db)
+
+
+class DatabaseBackend:
+    """Asks the database. Each method is one of `HttpBackend` too, with the same meaning, records and errors."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    # -- flow runs -----------------------------------------------------------------------------------------------
+
+    def list_flow_runs(self, **wanted: Any) -> Page[FlowRun]:
+        """As `queries.list_flow_runs`."""
+        return queries.list_flow_runs(self.db, **wanted)
+
+    def read_flow_run(self, flow_run_id: str) -> FlowRunDetails:
+        """As `queries.read_flow_run`."""
+        return queries.read_flow_run(self.db, flow_run_id)
+
+    def flow_run_state(self, flow_run_id: str) -> StateRecord:
+        """As `queries.flow_run_state`."""
+        return queries.flow_run_state(self.db, flow_run_id)
+
+    def state_history(self, flow_run_id: str) -> list[StateRecord]:
+        """As `queries.state_history`."""
+        return list(queries.state_history(self.db, flow_run_id))
+
+    def step_counts(self, flow_run_id: str) -> list[StepCount]:
+        """As `queries.step_counts`."""
+        return queries.step_counts(self.db, flow_run_id)
+
+    def run_graph(self, flow_run_id: str) -> list[Node]:
+        """As `queries.run_graph`."""
+        return queries.run_graph(self.db, flow_run_id)
+
+    def find_flow_runs(self, wanted: Filters, *, sort: str, limit: int | None, offset: int) -> list[FlowRun]:
+        """As `search.find_flow_runs`."""
+        return search.find_flow_runs(self.db, wanted.selection(), sort=sort, limit=limit, offset=offset)
+
+    def count_flow_runs(self, wanted: Filters) -> int:
+        """As `search.count_flow_runs`."""
+        return search.count_flow_runs(self.db, wanted.selection())
+
+    def flow_run_ending(self, flow_run_id: str) -> State[Any]:
+        """The state of a run with its value or exception.
+
+        Raises:
+            MissingResult: It completed, and its result was not kept.
+        """
+        row = runs.read(self.db, flow_run_id)
+        return ending(row, runs.result_of(self.db, row), f"flow run {flow_run_id}")
+
+    def cancel(self, flow_run_id: str) -> None:
+        """As `operations.cancel`."""
+        operations.cancel(self.db, flow_run_id)
+
+    def pause(self, flow_run_id: str) -> None:
+        """As `operations.pause`."""
+        operations.pause(self.db, flow_run_id)
+
+    def suspend(self, flow_run_id: str) -> None:
+        """As `operations.suspend`."""
+        operations.suspend(self.db, flow_run_id)
+
+    def resume(self, flow_run_id: str, *, run_input: Any = None, key: str | None = None) -> None:
+        """As `operations.resume`."""
+        operations.resume(self.db, flow_run_id, run_input=run_input, key=key)
+
+    def retry(self, flow_run_id: str) -> None:
+        """As `operations.retry`."""
+        operations.retry(self.db, flow_run_id)
+
+    def delete(self, flow_run_id: str) -> None:
+        """As `operations.delete`."""
+        operations.delete(self.db, flow_run_id)
+
+    def set_state(self, flow_run_id: str, type: StateType, name: str, *, force: bool) -> StateRecord:
+        """As `operations.set_state`; gives the state then."""
+        operations.set_state(self.db, flow_run_id, type, name, force=force)
+        return queries.flow_run_state(self.db, flow_run_id)
+
+    # -- task runs and logs --------------------------------------------------------------------------------------
+
+    def list_task_runs(self, **wanted: Any) -> Page[TaskRun]:
+        """As `queries.list_task_runs`."""
+        return queries.list_task_runs(self.db, **wanted)
+
+    def read_task_run(self, task_run_id: str) -> TaskRunDetails:
+        """As `queries.read_task_run`."""
+        return queries.read_task_run(self.db, task_run_id)
+
+    def task_run_names(self, flow_run_id: str) -> dict[str, str]:
+        """As `queries.task_run_names`."""
+        return queries.task_run_names(self.db, flow_run_id)
+
+    def find_task_runs(self, wanted: Filters, *, sort: str, limit: int | None, offset: int) -> list[TaskRun]:
+        """As `search.find_task_runs`."""
+        return search.find_task_runs(self.db, wanted.selection(), sort=sort, limit=limit, offset=offset)
+
+    def count_task_runs(self, wanted: Filters) -> int:
+        """As `search.count_task_runs`."""
+        return search.count_task_runs(self.db, wanted.selection())
+
+    def task_run_ending(self, task_run_id: str) -> State[Any]:
+        """As `flow_run_ending`, of a task run."""
+        row = journal.step_row(self.db, task_run_id)
+        data = journal.result_of(self.db, row["run_id"], row["run_attempt"], row["step_key"])
+        return ending(row, data, f"task run {task_run_id}")
+
+    def read_logs(self, flow_run_id: str, **wanted: Any) -> list[LogLine]:
+        """As `logs.read`."""
+        return logs.read(self.db, flow_run_id, **wanted)
+
+    def tail(self, flow_run_id: str, *, step_id: str | None, level: int | None) -> Tail:
+        """As `logs.Tail`."""
+        return Tail(self.db, flow_run_id, step_id=step_id, level=level)
+
+    def find_logs(self, wanted: LogFilter | None, *, sort: str, limit: int | None, offset: int) -> list[LogLine]:
+        """As `search.find_logs`."""
+        tests = () if wanted is None else wanted.tests()
+        return search.find_logs(self.db, tests, sort=sort, limit=limit, offset=offset)
+
+    # -- flows ---------------------------------------------------------------------------------------------------
+
+    def list_flows(self, *, limit: int, after: str | None) -> Page[Flow]:
+        """As `queries.list_flows`."""
+        return queries.list_flows(self.db, limit=limit, after=after)
+
+    def find_flows(self, wanted: Filters, *, sort: str, limit: int | None, offset: int) -> list[Flow]:
+        """As `search.find_flows`."""
+        return search.find_flows(self.db, wanted.selection(), sort=sort, limit=limit, offset=offset)
+
+    def count_flows(self, wanted: Filters) -> int:
+        """As `search.count_flows`."""
+        return search.count_flows(self.db, wanted.selection())
+
+    # -- deployments, pools, workers -----------------------------------------------------------------------------
+
+    def list_deployments(self, **wanted: Any) -> Page[Deployment]:
+        """As `deployments.list_deployments`."""
+        return deployments.list_deployments(self.db, **wanted)
+
+    def read_deployment(self, name: str) -> Deployment:
+        """As `deployments.read`."""
+        return deployments.read(self.db, name)
+
+    def set_paused(self, name: str, paused: bool) -> None:
+        """As `deployments.set_paused`."""
+        deployments.set_paused(self.db, name, paused)
+
+    def start_deployment(
+        self,
+        name: str,
+        parameters: Mapping[str, Any],
+        *,
+        scheduled_time: datetime | None = None,
+        flow_run_name: str | None = None,
+        tags: Iterable[str] = (),
+        idempotency_key: str | None = None,
+        work_queue_name: str | None = None,
+        job_variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Start a run of a deployment; gives its id. As `run_deployment` otherwise."""
+        handle = lazy.load("start_deployment")(
+            name,
+            parameters,
+            scheduled_time=scheduled_time,
+            flow_run_name=flow_run_name,
+            tags=tags,
+            idempotency_key=idempotency_key,
+            work_queue_name=work_queue_name,
+            job_variables=job_variables,
+        )
+        return str(handle.id)
+
+    def list_pools(self, *, limit: int, after: str | None) -> Page[WorkPool]:
+        """As `work_pools.list_pools`."""
+        return work_pools.list_pools(self.db, limit=limit, after=after)
+
+    def read_pool(self, name: str) -> WorkPool:
+        """As `work_pools.read`."""
+        return work_pools.read(self.db, name)
+
+    def list_queues(self, pool: str) -> list[WorkQueue]:
+        """As `work_pools.list_queues`."""
+        return work_pools.list_queues(self.db, pool)
+
+    def slots_by_queue(self) -> dict[str, int]:
+        """As `workers.slots_by_queue`."""
+        return workers.slots_by_queue(self.db)
+
+    # -- concurrency limits --------------------------------------------------------------------------------------
+
+    def create_limit(self, name: str, limit: int, *, active: bool, slot_decay_per_second: float) -> Limit:
+        """As `limits.create_limit`."""
+        return limits.create_limit(name, limit, active=active, slot_decay_per_second=slot_decay_per_second)
+
+    def list_limits(self) -> list[Limit]:
+        """As `limits.list_limits`."""
+        return limits.list_limits()
+
+    def read_limit(self, name: str) -> Limit:
+        """As `limits.read_limit`."""
+        return limits.read_limit(name)
+
+    def read_holders(self, name: str) -> list[HolderRecord]:
+        """As `limits.read_holders`."""
+        return limits.read_holders(name)
+
+    def update_limit(
+        self,
+        name: str,
+        *,
+        limit: int | None = None,
+        active: bool | None = None,
+        slot_decay_per_second: float | None = None,
+    ) -> Limit:
+        """As `limits.update_limit`."""
+        return limits.update_limit(name, limit=limit, active=active, slot_decay_per_second=slot_decay_per_second)
+
+    def delete_limit(self, name: str) -> None:
+        """As `limits.delete_limit`."""
+        limits.delete_limit(name)
+
+    def hello(self) -> None:
+        """Come back once it answers.
+
+        Raises:
+            StoreUnavailable: It does not.
+        """
+        self.db.now()
+
+
+#: What is asked.
+Backend = DatabaseBackend | HttpBackend

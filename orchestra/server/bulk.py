@@ -1,0 +1,71 @@
+"""One act on all flow runs that a filter finds: run by run, a page at a time, with what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from orchestra.engine import operations
+from orchestra.errors import ParameterError
+from orchestra.server import announcing
+from orchestra.server.access import Principal
+from orchestra.server.acts import Outcome, perform_each
+from orchestra.states import FINAL, StateType
+from orchestra.store import search
+from orchestra.store.database import Database
+from orchestra.store.search import Selection, Test
+
+Verb = Literal["cancel", "retry", "delete"]
+
+#: Most runs that one request acts on.
+MOST = 500
+
+
+def fitting(verb: Verb) -> tuple[Test, ...]:
+    """The tests that leave out the runs to which this cannot be done, or need not be."""
+    if verb == "cancel":
+        return (Test("state_type", "not_any", sorted(FINAL | {StateType.CANCELLING})),)
+    ended = FINAL - {StateType.COMPLETED} if verb == "retry" else FINAL
+    return (Test("state_type", "any", sorted(ended)),)
+
+
+def act(
+    db: Database, who: Principal, verb: Verb, wanted: Selection, *, limit: int = MOST, after: str | None = None
+) -> tuple[list[Outcome], str | None]:
+    """Do it to each of the runs that are meant, the newest first; gives what became of each, and how to go on.
+
+    Each is an act of its own: what was done stays done whatever becomes of the rest, and repeating it is safe.
+
+    Args:
+        limit: Most runs that are acted on.
+        after: What the call before gave to go on with.
+
+    Raises:
+        NotAllowed: Who asks may not; nothing was done.
+        ParameterError: `after` is none that a call gave.
+    """
+    found = search.page_of_run_ids(db, wanted, limit=limit + 1, after=_place(after))
+    ids = [run_id for _, run_id in found[:limit]]
+    outcomes = perform_each(who, verb, "flow run", ids, _act_of(db, verb))
+    if len(found) <= limit:
+        return outcomes, None
+    created, run_id = found[limit - 1]
+    return outcomes, f"{created!r}/{run_id}"
+
+
+def _act_of(db: Database, verb: Verb) -> Callable[[str], object]:
+    if verb == "cancel":
+        return lambda run_id: operations.cancel(db, run_id, announcing.announce)
+    if verb == "retry":
+        return lambda run_id: operations.retry(db, run_id, announcing.announce)
+    return lambda run_id: operations.delete(db, run_id)
+
+
+def _place(after: str | None) -> tuple[float, str] | None:
+    if after is None:
+        return None
+    created, _, run_id = after.partition("/")
+    try:
+        return float(created), run_id
+    except ValueError as error:
+        raise ParameterError(f"after={after!r} is not the `next` of an answer before") from error

@@ -1,0 +1,167 @@
+"""With ORCHESTRA_API_URL the command line and clients ask a server, and see and do the same as with its database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from starlette.testclient import TestClient
+
+from orchestra import get_client, settings
+from orchestra.cli import cli
+from orchestra.client.schemas.filters import FlowRunFilter, LogFilter
+from orchestra.client.schemas.sorting import FlowRunSort
+from orchestra.deployments import Deployment
+from orchestra.errors import (
+    ConfigurationError,
+    FlowRunNotFound,
+    IllegalTransition,
+    InvalidRunInput,
+    LimitNotFound,
+    StoreUnavailable,
+)
+from orchestra.server import create_app
+from orchestra.store.database import database
+from tests.client import flows
+from tests.drive import Driver
+
+API = "http://127.0.0.1:4200/api"
+
+
+def refuse(*_: object) -> None:
+    """In the place of the database: nobody here may ask it but the server."""
+    raise AssertionError("the database was asked")
+
+
+@pytest.fixture
+def through_api(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server answers at the network's edge; the command line and clients know only its address."""
+    with TestClient(create_app(), base_url="http://127.0.0.1:4200") as web:
+        monkeypatch.setattr("orchestra.client.http._client", lambda url, headers: web)
+        monkeypatch.setattr("orchestra.client.backend.database", refuse)
+        monkeypatch.setenv("ORCHESTRA_API_URL", API)
+        settings.reset()
+        yield
+
+
+def said(*args: str, code: int = 0) -> Any:
+    """What a command prints: its JSON, or its text."""
+    result = CliRunner().invoke(cli, list(args), catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout) if "json" in args else result.output
+
+
+def test_a_client_reads_the_same(driver: Driver, through_api: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record for record, values of runs among them."""
+    good, bad = driver.submit(flows.doubled, number=4), driver.submit(flows.refused, number=4)
+    driver.finish(good)
+    driver.finish(bad)
+
+    def looked() -> list[Any]:
+        with get_client(sync_client=True) as client:
+            failed = FlowRunFilter.model_validate({"state": {"type": {"any_": ["FAILED"]}}})
+            runs = client.read_flow_runs(sort=FlowRunSort.NAME_ASC, limit=1, offset=1)
+            lines = client.read_logs(LogFilter.model_validate({"flow_run_id": {"any_": [good]}}))
+            return [
+                *runs,
+                client.read_flow_run(bad),
+                client.count_flow_runs(flow_run_filter=failed),
+                client.read_task_runs(limit=None),
+                client.read_flow_run_states(good),
+                client.read_flows(),
+                lines,
+                client.read_flow_run(good).state.result(),
+                repr(client.read_task_run(client.read_task_runs(limit=1)[0].id).state.result(raise_on_failure=False)),
+            ]
+
+    through = looked()
+    monkeypatch.delenv("ORCHESTRA_API_URL")
+    monkeypatch.setattr("orchestra.client.backend.database", database)
+    settings.reset()
+    assert through == looked()
+
+
+def test_what_cannot_be_done_raises_the_same(driver: Driver, through_api: None) -> None:
+    """With the facts of the error."""
+    run_id = driver.submit(flows.asking)
+    driver.settle()
+    with get_client(sync_client=True) as client:
+        with pytest.raises(FlowRunNotFound) as missing:
+            client.read_flow_run("none")
+        assert missing.value.flow_run_id == "none"
+        with pytest.raises(IllegalTransition, match="cannot be retried"):
+            client.retry_flow_run(run_id)
+        with pytest.raises(InvalidRunInput, match="yes"):
+            client.resume_flow_run(run_id, {"yes": "perhaps"})
+        with pytest.raises(LimitNotFound):
+            client.read_global_concurrency_limit_by_name("none")
+        with pytest.raises(ConfigurationError, match="start a run of a deployment"):
+            client.create_flow_run(flows.doubled, parameters={"number": 1})
+        client.resume_flow_run(run_id, flows.Approval(yes=True))
+    driver.sweep()
+    assert driver.finish(run_id).result() is True
+
+
+def test_the_command_line_shows_and_acts(driver: Driver, through_api: None) -> None:
+    """Runs, their tasks and log lines; a deployment is run, watched, paused and resumed."""
+    run_id = driver.submit(flows.refused, number=1)
+    driver.finish(run_id)
+
+    assert [run["id"] for run in said("flow-run", "ls", "-o", "json")] == [run_id]
+    assert said("flow-run", "inspect", run_id, "-o", "json")["result"]["message"] == "1 is refused"
+    assert "1 is refused" in said("flow-run", "logs", run_id)
+    assert said("flow-run", "logs", run_id, "--tail", "1", "-o", "json")[0]["flow_run_id"] == run_id
+    assert said("task-run", "ls", "--flow-run", run_id, "-o", "json")[0]["state_type"] == "FAILED"
+    assert "ended Failed" in said("flow-run", "watch", run_id, code=6)
+    assert "runs again" in said("flow-run", "retry", run_id)
+    assert "is paused" in said("flow-run", "pause", run_id)
+    assert "goes on" in said("flow-run", "resume", run_id)
+    assert "is being cancelled" in said("flow-run", "cancel", run_id)
+    driver.settle()
+    assert "is deleted" in said("flow-run", "delete", run_id)
+    assert "there is no flow run" in said("flow-run", "inspect", run_id, code=3)
+    assert said("flow", "ls", "-o", "json")[0]["name"] == "refused"
+
+
+def test_a_deployment_is_run_by_the_command_line(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Its parameters are checked by the server."""
+    Deployment.build_from_flow(flows.doubled, "nightly", parameters={"number": 1}).apply()
+    request.getfixturevalue("through_api")
+
+    run_id = said("deployment", "run", "doubled/nightly", "--param", "number=4").split()[0]
+    driver.sweep()
+    assert driver.finish(run_id).result() == 8
+    again = said("flow-run", "create", "--deployment", "doubled/nightly").split()[0]
+    assert said("flow-run", "ls", "--deployment", "doubled/nightly", "-o", "json")[0]["id"] == again
+    assert "'number'" in said("deployment", "run", "doubled/nightly", "--param", "number=four", code=2)
+    said("deployment", "pause", "doubled/nightly")
+    assert said("deployment", "inspect", "doubled/nightly", "-o", "json")["paused"]
+    said("deployment", "resume", "doubled/nightly")
+    assert [each["name"] for each in said("deployment", "ls", "-o", "json")] == ["nightly"]
+    assert said("work-pool", "ls", "-o", "json") == []
+    said("gcl", "create", "etl", "--limit", "2")
+    assert said("gcl", "inspect", "etl", "-o", "json")["limit"] == 2
+
+
+def test_a_server_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to look at."""
+    monkeypatch.setenv("ORCHESTRA_API_URL", "http://127.0.0.1:1/api")
+    settings.reset()
+
+    with pytest.raises(StoreUnavailable, match="ORCHESTRA_API_URL is right"):
+        get_client(sync_client=True).hello()
+    assert "does not answer" in said("flow-run", "ls", code=5)
+
+
+@pytest.mark.parametrize("command", ["cache ls", "transaction ls", "work-queue ls", "deployment delete --all"])
+def test_what_needs_the_database_says_so(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """In the place of asking another one than the server's."""
+    monkeypatch.setenv("ORCHESTRA_API_URL", API)
+    settings.reset()
+
+    assert "this needs the database itself" in said(*command.split(), code=2)
