@@ -18,10 +18,11 @@ APT := apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy -
 
 setup: .venv/.ready ## make .venv with everything for work on the project
 
-deps: ## install PostgreSQL and RabbitMQ by apt where they are missing (Debian, root)
+deps: ## install PostgreSQL, RabbitMQ and Chromium by apt where they are missing (Debian, root)
 	@missing=; \
 	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || [ -n "$$ORCHESTRA_TEST_PG_URL" ] || missing="$$missing postgresql"; \
 	[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$$missing rabbitmq-server"; \
+	command -v chromium >/dev/null || missing="$$missing chromium fonts-dejavu-core"; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		$(APT) $$missing; \
@@ -69,4 +70,7 @@ bench: setup ## orchestra beside bare Celery, in one table
 demo: setup ## a real pipeline on real workers, one of which is killed
 	$(BIN)/python -m examples.demo
 
-.PHONY: help setup deps fast test explore celery-suite crash check lint types fmt bench demo
+screenshots: deps setup ## the pictures of the admin view in docs/images
+	$(BIN)/python docs/screenshots.py
+
+.PHONY: screenshots help setup deps fast test explore celery-suite crash check lint types fmt bench demo

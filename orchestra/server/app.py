@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from orchestra.server import api, metrics, pages, problems
+from orchestra.server import api, metrics, pages, problems, rendering
 from orchestra.server.access import PUBLIC, Access
 from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.server.requests import Requests
@@ -59,6 +59,7 @@ def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
+    rendering.install(app)
     app.include_router(api.health)
     app.include_router(metrics.router)
     app.include_router(api.router, prefix="/api")

@@ -67,7 +67,7 @@ def install(app: FastAPI) -> None:
     """Answer every error of the application with problem details."""
     app.add_exception_handler(errors.OrchestraError, _of_ours)
     app.add_exception_handler(RequestValidationError, _of_request)
-    app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(HTTPException, of_http)
 
 
 def status_of(error: BaseException) -> HTTPStatus:
@@ -99,7 +99,8 @@ def _of_request(request: Request, error: Exception) -> Response:
     return problem(422, "Invalid request", said, errors=found)
 
 
-def _of_http(request: Request, error: Exception) -> Response:
+def of_http(request: Request, error: Exception) -> Response:
+    """What FastAPI itself refuses, as problem details."""
     assert isinstance(error, HTTPException)
     answer = problem(error.status_code, HTTPStatus(error.status_code).phrase, str(error.detail))
     answer.headers.update(error.headers or {})

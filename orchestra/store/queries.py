@@ -49,6 +49,16 @@ _TYPE_OF_NAME = {
 } | {kind.value.capitalize(): kind for kind in StateType}
 
 
+def type_of_name(name: str) -> str | None:
+    """The type that states of this name have; None for a name of a user's own."""
+    return _TYPE_OF_NAME.get(name)
+
+
+def names_of_type(kind: str) -> list[str]:
+    """The names that states of a type have."""
+    return [name for name, its_type in _TYPE_OF_NAME.items() if its_type == kind]
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """One page of a list."""
@@ -326,6 +336,13 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
     )
 
 
+def find_flow_run(db: Database, flow_run_id: str) -> FlowRun | None:
+    """One flow run as lists show it; None where there is none with this id."""
+    query = select_runs().where(flow_runs.c.id == flow_run_id)
+    row = db.read(lambda conn: conn.execute(query).mappings().one_or_none())
+    return None if row is None else flow_run_of(row)
+
+
 def _owed_hooks(conn: Connection, flow_run_id: str) -> tuple[OwedHooksRecord, ...]:
     query = select(owed_hooks).where(owed_hooks.c.run_id == flow_run_id).order_by(owed_hooks.c.step_key)
     return tuple(
@@ -543,8 +560,12 @@ def runs_by_queue(db: Database, queues: Iterable[str]) -> dict[str, tuple[int, i
     counted = (flow_runs.c.queue, func.count())
 
     def look(conn: Connection) -> dict[str, tuple[int, int]]:
-        at_work = (phase_is(flow_runs, Phase.CLAIMED, Phase.WAITING), of_these)
-        active = _counts(conn, select(*counted).where(*at_work).group_by(flow_runs.c.queue))
+        active: dict[str, int] = {}
+        # One query a phase: each has an index of its own.
+        for phase in (Phase.CLAIMED, Phase.WAITING):
+            at_work = select(*counted).where(phase_is(flow_runs, phase), of_these).group_by(flow_runs.c.queue)
+            for queue, count in _counts(conn, at_work).items():
+                active[queue] = active.get(queue, 0) + count
         due = (phase_is(flow_runs, Phase.READY), flow_runs.c.due_at <= instant(conn), of_these)
         waiting = _counts(conn, select(*counted).where(*due).group_by(flow_runs.c.queue))
         return {queue: (active.get(queue, 0), waiting.get(queue, 0)) for queue in active | waiting}

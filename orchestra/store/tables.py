@@ -188,6 +188,7 @@ flow_runs = Table(
     Index("ix_flow_runs_created", "created_at", "id"),
     Index("ix_flow_runs_flow", "flow_name", "created_at", "id"),
     Index("ix_flow_runs_state", "state_type", "created_at", "id"),
+    _partial("ix_flow_runs_ended", "end_time", "state_type", where="end_time IS NOT NULL"),
     _partial("ix_flow_runs_tagged", "created_at", "id", where="tags <> '[]'"),
     _partial("ix_flow_runs_deployment", "deployment_id", "created_at", "id", where="deployment_id IS NOT NULL"),
     _partial("ix_flow_runs_queued", "queue", "due_at", where="phase = 'READY' AND deployment_id IS NOT NULL"),

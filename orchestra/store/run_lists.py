@@ -1,0 +1,330 @@
+"""Lists of flow runs as people filter them, paged by key; read only.
+
+A page looks at a bounded number of runs, however many there are: what no index serves (text, tags, a state of one flow)
+is looked for among the newest `SPAN` runs that one index does serve, and the page says where to go on. So a page of a
+million runs costs what one of a thousand does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, RowMapping
+
+from orchestra import identifiers
+from orchestra.errors import FlowRunNotFound
+from orchestra.states import StateType
+from orchestra.store import queries
+from orchestra.store.database import Database, instant
+from orchestra.store.queries import FlowRun
+from orchestra.store.tables import Phase, flow_runs, has_tag, is_tagged, phase_is, steps
+
+#: How many runs of one index a page looks through at most.
+SPAN = 10_000
+
+_Condition = ColumnElement[bool]
+#: Types of state in which runs end badly, of themselves.
+_BAD = (StateType.FAILED.value, StateType.CRASHED.value)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which flow runs are meant; all of it must fit."""
+
+    #: Types of state ("FAILED"), or names ("Late"); empty: any.
+    states: tuple[str, ...] = ()
+    flow_name: str = ""
+    deployment_id: str = ""
+    #: A run must have all of them.
+    tags: tuple[str, ...] = ()
+    #: Part of its name or its flow's, or its id.
+    text: str = ""
+    #: Created, or ended where `by_end`, at this instant or later.
+    since: float | None = None
+    by_end: bool = False
+    parent_run_id: str = ""
+    #: Without runs that another one started.
+    top_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """One page of a list of runs."""
+
+    items: tuple[FlowRun, ...]
+    #: Hand this as `after` to get the next page; None: this was the last.
+    next: str | None
+    #: The end of what one page looks through was reached before the page was full.
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunName:
+    """A run as a confirmation lists it."""
+
+    id: str
+    name: str
+    flow_name: str
+    state_type: str
+    state_name: str
+
+
+def list_runs(db: Database, wanted: RunFilter, *, limit: int = 50, after: str | None = None) -> RunPage:
+    """The newest runs that fit, first.
+
+    Args:
+        limit: Most runs on the page.
+        after: `next` of the page before.
+
+    Raises:
+        FlowRunNotFound: `after` is not there (any more).
+    """
+    shown = queries.select_runs()
+    rows, floor = db.read(lambda connection: _look(connection, shown, wanted, limit + 1, after))
+    more = len(rows) > limit
+    items = tuple(queries.flow_run_of(row) for row in rows[:limit])
+    return RunPage(items, items[-1].id if more else floor, cut=not more and floor is not None)
+
+
+def matching(db: Database, wanted: RunFilter, *, limit: int) -> list[RunName]:
+    """The newest runs that fit, at most `limit`, looked for as a page does."""
+    names = ("id", "name", "flow_name", "state_type", "state_name", "created_at")
+    shown = sa.select(*(flow_runs.c[name] for name in names))
+    rows, _ = db.read(lambda connection: _look(connection, shown, wanted, limit, None))
+    return [_name(row) for row in rows]
+
+
+def named(db: Database, ids: Sequence[str]) -> list[RunName]:
+    """Those of these runs that are there, the newest first."""
+    names = ("id", "name", "flow_name", "state_type", "state_name")
+    query = sa.select(*(flow_runs.c[name] for name in names)).where(flow_runs.c.id.in_(list(ids)))
+    query = query.order_by(flow_runs.c.created_at.desc(), flow_runs.c.id.desc())
+    return [_name(row) for row in db.read(lambda connection: queries.mappings(connection, query))]
+
+
+def _name(row: RowMapping) -> RunName:
+    return RunName(row["id"], row["name"], row["flow_name"], row["state_type"], row["state_name"])
+
+
+# -- how a page is looked for ------------------------------------------------------------------------------------
+
+
+def _look(
+    connection: Connection, shown: sa.Select[Any], wanted: RunFilter, limit: int, after: str | None
+) -> tuple[list[RowMapping], str | None]:
+    """Rows of a page, and where the next begins if this one ended because it had looked through enough."""
+    column = flow_runs.c
+    start = _place(connection, after)
+    found: list[RowMapping] = []
+    floors: list[tuple[float, str]] = []
+    # One query a type of state, merged here: an IN would make the database sort every run of these types.
+    for indexed, other in _parts(wanted):
+        begin = [*indexed, *([] if start is None else [sa.tuple_(column.created_at, column.id) < sa.tuple_(*start)])]
+        newest = (column.created_at.desc(), column.id.desc())
+        # Of the index alone, so that going so far costs little.
+        key = sa.select(column.created_at, column.id).where(*begin).order_by(*newest)
+        floor = connection.execute(key.offset(SPAN).limit(1)).one_or_none() if other else None
+        if floor is not None:
+            begin.append(sa.tuple_(column.created_at, column.id) >= sa.tuple_(*floor))
+            floors.append((floor[0], floor[1]))
+        query = shown.where(*begin, *other).order_by(*newest).limit(limit)
+        found.extend(queries.mappings(connection, query))
+    found.sort(key=lambda row: (row["created_at"], row["id"]), reverse=True)
+    highest = max(floors, default=None)
+    if highest is not None:
+        found = [row for row in found if (row["created_at"], row["id"]) >= highest]
+    return found[:limit], None if highest is None else highest[1]
+
+
+def _parts(wanted: RunFilter) -> list[tuple[list[_Condition], list[_Condition]]]:
+    """Of each query that is made: what an index serves, and the rest."""
+    column = flow_runs.c
+    types, names = _states(wanted.states)
+    rest = _rest(wanted)
+    begin = None if wanted.by_end else wanted.since
+    since = [] if begin is None else [column.created_at >= begin]
+    if names:
+        rest.append(column.state_name.in_(names))
+    if wanted.deployment_id:
+        return [([column.deployment_id == wanted.deployment_id, *since], rest + _flow(wanted) + _type_in(types))]
+    if wanted.flow_name:
+        return [([column.flow_name == wanted.flow_name, *since], rest + _type_in(types))]
+    if types:
+        return [([column.state_type == kind, *since], rest) for kind in types]
+    if wanted.tags:
+        return [([is_tagged(flow_runs), *since], rest)]
+    return [(since, rest)]
+
+
+def _rest(wanted: RunFilter) -> list[_Condition]:
+    column = flow_runs.c
+    found: list[_Condition] = [has_tag(flow_runs, tag) for tag in wanted.tags]
+    if wanted.text:
+        like = (each.icontains(wanted.text, autoescape=True) for each in (column.name, column.flow_name))
+        found.append(sa.or_(column.id == wanted.text.lower(), *like))
+    if wanted.since is not None and wanted.by_end:
+        found.append(column.end_time >= wanted.since)
+    if wanted.parent_run_id:
+        found.append(column.parent_run_id == wanted.parent_run_id)
+    if wanted.top_only:
+        found.append(column.parent_run_id.is_(None))
+    return found
+
+
+def _flow(wanted: RunFilter) -> list[_Condition]:
+    return [_unindexed(flow_runs.c.flow_name) == wanted.flow_name] if wanted.flow_name else []
+
+
+def _type_in(types: Sequence[str]) -> list[_Condition]:
+    return [_unindexed(flow_runs.c.state_type).in_(types)] if types else []
+
+
+def _unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
+    """The column, in words that no index serves: the one that bounds the page is to be taken."""
+    return column.concat("")
+
+
+def _states(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The types to look at, and the names where these are finer than types."""
+    kinds = {kind.value for kind in StateType}
+    types = [each for each in given if each in kinds]
+    names = [each for each in given if each not in kinds]
+    if not names:
+        return types, []
+    below = [queries.type_of_name(name) for name in names]
+    if None in below:
+        return [], [*names, *(kind.capitalize() for kind in types)]
+    return list(dict.fromkeys([*types, *map(str, below)])), [*names, *_names_of(types)]
+
+
+def _names_of(types: Sequence[str]) -> list[str]:
+    """All names that states of these types may have."""
+    return [name for kind in types for name in queries.names_of_type(kind)]
+
+
+def _place(connection: Connection, after: str | None) -> tuple[float, str] | None:
+    if after is None:
+        return None
+    created = connection.scalar(sa.select(flow_runs.c.created_at).where(flow_runs.c.id == after))
+    if created is None:
+        raise FlowRunNotFound(after)
+    return float(created), after
+
+
+# -- what a dashboard counts -------------------------------------------------------------------------------------
+
+
+#: States of runs that have not ended, in the order in which people look for them.
+OPEN = (StateType.RUNNING, StateType.PAUSED, StateType.PENDING, StateType.SCHEDULED, StateType.CANCELLING)
+
+
+def count_open(db: Database) -> dict[str, int]:
+    """How many runs have not ended, by type of state."""
+    column = flow_runs.c
+    query = sa.select(column.state_type, sa.func.count()).where(column.state_type.in_([kind.value for kind in OPEN]))
+    rows = db.read(lambda connection: connection.execute(query.group_by(column.state_type)).all())
+    return {kind: count for kind, count in rows}
+
+
+def late(db: Database, *, seconds: float, limit: int = 20) -> list[FlowRun]:
+    """Runs that should have started so many seconds ago or more and have not, the longest overdue first."""
+    column = flow_runs.c
+
+    def look(connection: Connection) -> Sequence[RowMapping]:
+        overdue = (phase_is(flow_runs, Phase.READY), column.start_time.is_(None), column.held.is_(None))
+        due = column.due_at <= instant(connection) - seconds
+        query = queries.select_runs().where(*overdue, due).order_by(column.due_at, column.id).limit(limit)
+        return queries.mappings(connection, query)
+
+    return [queries.flow_run_of(row) for row in db.read(look)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How many runs ended in one stretch of time, and how many of these completed, or failed or crashed."""
+
+    #: Seconds since the epoch.
+    begin: float
+    total: int
+    completed: int
+    failed: int
+
+
+def ended_since(db: Database, since: float, until: float, *, parts: int) -> list[Ended]:
+    """How many runs ended in each of so many equal parts of a time; instants are seconds since the epoch."""
+    column = flow_runs.c
+    width = (until - since) / parts
+    completed = sa.case((column.state_type == StateType.COMPLETED.value, 1), else_=0)
+    failed = sa.case((column.state_type.in_(_BAD), 1), else_=0)
+
+    def counted(number: int) -> sa.Select[Any]:
+        begin = since + number * width
+        sums = (sa.func.coalesce(sa.func.sum(each), 0) for each in (completed, failed))
+        within = (column.end_time.is_not(None), column.end_time >= begin, column.end_time < begin + width)
+        return sa.select(sa.literal(number).label("part"), sa.func.count(), *sums).where(*within)
+
+    # One stretch of the index each: grouping by a computed part would sort every run of that time.
+    query = sa.union_all(*(counted(number) for number in range(parts)))
+    rows = db.read(lambda connection: connection.execute(query).all())
+    return [Ended(since + number * width, *map(int, counts)) for number, *counts in sorted(map(tuple, rows))]
+
+
+def ended_badly(db: Database, since: float, *, limit: int = 20) -> list[FlowRun]:
+    """Runs that failed or crashed at `since` (seconds since the epoch) or later, the last first."""
+    column = flow_runs.c
+    conditions = (column.end_time.is_not(None), column.end_time >= since, _unindexed(column.state_type).in_(_BAD))
+    query = queries.select_runs().where(*conditions).order_by(column.end_time.desc()).limit(limit)
+    return [queries.flow_run_of(row) for row in db.read(lambda connection: queries.mappings(connection, query))]
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A run or step whose body runs now."""
+
+    #: Of the task run; None: the flow run itself.
+    step_id: str | None
+    run_id: str
+    name: str
+    queue: str | None
+    host: str
+    process: int
+    #: Seconds since the epoch.
+    start: float | None
+
+
+def at_work(db: Database, *, limit: int = 500) -> list[AtWork]:
+    """What runs now, by the process that runs it."""
+
+    def look(connection: Connection) -> list[AtWork]:
+        found: list[AtWork] = []
+        for table, step_id, run_id in (
+            (flow_runs, sa.null(), flow_runs.c.id),
+            (steps, steps.c.id, steps.c.run_id),
+        ):
+            column = table.c
+            shown = (step_id, run_id, column.name, column.queue, column.owner, column.start_time)
+            query = sa.select(*shown).where(phase_is(table, Phase.CLAIMED)).order_by(column.lease_until).limit(limit)
+            found.extend(_at_work(*row) for row in connection.execute(query))
+        return found
+
+    return sorted(db.read(look), key=lambda each: (each.host, each.process, each.start or 0.0))
+
+
+def _at_work(step_id: str | None, run_id: str, name: str, queue: str | None, owner: str, start: float | None) -> AtWork:
+    host, process, _ = identifiers.process_of(owner)
+    return AtWork(step_id, run_id, name, queue, host, process, start)
+
+
+def stamp(db: Database) -> tuple[object, ...]:
+    """Something small that is another one whenever the lists of runs show something else."""
+    column = flow_runs.c
+    newest = sa.select(sa.func.max(column.created_at))
+    last = sa.select(sa.func.max(column.end_time)).where(column.end_time.is_not(None))
+
+    def look(connection: Connection) -> tuple[object, ...]:
+        return connection.scalar(newest), connection.scalar(last)
+
+    return (*db.read(look), *sorted(count_open(db).items()))
