@@ -32,15 +32,15 @@ fast: setup ## tests that need no service and go quickly; under a minute
 	$(BIN)/pytest -q -m 'not services and not slow' -n auto --dist worksteal --durations=15
 
 # Each process has servers of its own: beyond four they would only be in each other's way.
-PARALLEL := -n auto --maxprocesses=4
+PARALLEL := -n auto --maxprocesses=4 --dist worksteal
 
 test: deps setup ## the whole suite; starts its own servers
-	$(BIN)/pytest -q -m 'not services and not alone' $(PARALLEL) --dist worksteal --durations=5
-	$(BIN)/pytest -q -m 'services and not alone' $(PARALLEL) --dist loadgroup --durations=15
+	$(BIN)/pytest -q -m 'not services and not alone' $(PARALLEL) --durations=5
+	$(BIN)/pytest -q -m 'services and not alone' $(PARALLEL) --durations=15
 	$(BIN)/pytest -q -m alone
 
 explore: deps setup ## property tests with new examples, ten times as many, and every pool on every broker
-	$(BIN)/pytest -q -m hypothesis --hypothesis-profile=explore $(PARALLEL) --dist worksteal --timeout=7200
+	$(BIN)/pytest -q -m hypothesis --hypothesis-profile=explore $(PARALLEL) --timeout=7200
 	ORCHESTRA_TEST_MATRIX=all $(BIN)/pytest -q tests/integration/test_matrix.py
 
 celery-suite: setup ## Celery's own unit tests, with orchestra installed on every app

@@ -135,12 +135,7 @@ class Arena:
         return wait_until(started, f"{times} starts of bodies of run {run}", timeout)[times - 1]
 
 
-def _in_one_process(kind: str) -> Any:
-    """A kind of database whose arena is started once: xdist leaves all tests with it to one process."""
-    return pytest.param(kind, marks=pytest.mark.xdist_group(f"crash-{kind}"))
-
-
-@pytest.fixture(scope="package", params=[_in_one_process("sqlite"), _in_one_process("postgres")])
+@pytest.fixture(scope="package", params=["sqlite", "postgres"])
 def standing_arena(
     request: pytest.FixtureRequest, broker_server: servers.Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Arena]:
