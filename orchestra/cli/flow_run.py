@@ -72,6 +72,8 @@ def create(
         if watch:
             _watch.watch(backend(), run_id)
         return
+    # Written by this process, so before anything else: is the database known here?
+    database()
     spec = _support.load_flow(str(path))
     given = bind_named(spec.fn, _support.parameters(pairs, text))
     handle = lazy.load("submit_flow_run")(

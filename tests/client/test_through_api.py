@@ -164,7 +164,17 @@ def test_a_server_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyP
     assert "does not answer" in said("flow-run", "ls", code=5)
 
 
-@pytest.mark.parametrize("command", ["cache ls", "transaction ls", "work-queue ls", "deployment delete --all"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cache ls",
+        "transaction ls",
+        "work-queue ls",
+        "deployment delete --all",
+        "variable ls",
+        f"flow-run create --flow {flows.__name__}:doubled",
+    ],
+)
 def test_what_needs_the_database_says_so(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     """In the place of asking another one than the server's."""
     monkeypatch.setenv("ORCHESTRA_API_URL", API)

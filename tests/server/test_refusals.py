@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 from orchestra import accounts
 from orchestra.accounts import Scope
 from orchestra.server import create_app
+from orchestra.server.access import Principal
 from orchestra.server.requests import MOST_BYTES
 from orchestra.store.database import database
 
@@ -151,3 +153,34 @@ def test_scopes_are_kept(scope: Scope, method: str, path: str, status: int) -> N
         answer = web.request(method, f"/api/{path}", json={} if method == "POST" else None)
 
     assert answer.status_code == status
+
+
+def operations(web: TestClient) -> list[tuple[str, str]]:
+    """Methods and paths of all operations, each of a thing that is not there."""
+    paths = create_app().openapi()["paths"]
+    return [(method, re.sub(r"{.*?}", "none", path)) for path, asked in paths.items() for method in asked]
+
+
+def test_every_operation_asks_who_it_is() -> None:
+    """But for what says whether the server lives."""
+    with TestClient(create_app(hosts=["orchestra.example"]), base_url="http://orchestra.example") as web:
+        answers = {(method, path): web.request(method, path).status_code for method, path in operations(web)}
+
+    opened = {each for each, status in answers.items() if status != 401}
+    assert opened == {("get", "/health"), ("get", "/ready")}
+    assert len(answers) > 90
+
+
+def test_a_reader_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By no operation; searching is reading."""
+
+    async def identify(self: object, asked: object) -> Principal:
+        return Principal("api-key", "grafana", Scope.READ)
+
+    monkeypatch.setattr("orchestra.server.doorkeeper.Doorkeeper.identify", identify)
+    with TestClient(create_app(), base_url="http://127.0.0.1:4200") as web:
+        changing = [each for each in operations(web) if each[0] != "get"]
+        answers = {each: web.request(*each, json={}).status_code for each in changing}
+
+    done = {path for (_, path), status in answers.items() if status not in {403, 404, 422}}
+    assert {path.rpartition("/")[2] for path in done} <= {"filter", "count"}
