@@ -230,6 +230,11 @@ class Tail:
         self._raise_floor(settled)
         return found
 
+    @property
+    def settled(self) -> float:
+        """The time, in seconds since the epoch, up to which all events were given."""
+        return self._floor[0]
+
     def _raise_floor(self, settled: tuple[float, int, Any]) -> None:
         if settled > self._floor:
             self._floor = settled

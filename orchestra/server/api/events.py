@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+import anyio
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
 
+from orchestra import clock
+from orchestra.errors import StoreUnavailable
 from orchestra.events import Event, emit_event, event_of
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Id, Key, Limit, Name, Page, Text, Values
 from orchestra.server.dependencies import Asker, Db
+from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.store import events
+from orchestra.store.database import Database
 from orchestra.store.events import EventFilter
 
 router = APIRouter(prefix="/events", tags=["events"])
+
+#: Seconds between two looks for new events: while there are some, and the longest while there are none.
+_FAST, _SLOW = 0.3, 1.5
+#: Seconds after which it is asked again whether who follows may be told.
+_ASK_EVERY = 10.0
 
 _Labels = Annotated[dict[Name, Text], Field(max_length=100)]
 _When = Annotated[float | None, Query(ge=0, lt=1e11, description="In seconds since the epoch.")]
@@ -55,6 +68,69 @@ def list_events(
     wanted = EventFilter(tuple(event), tuple(resource), since, until, flow_run_id)
     found, following = events.page(db, wanted, limit=limit, after=after)
     return Page(items=[event_of(each) for each in found], next=following)
+
+
+@router.get("/stream", include_in_schema=False)  # it does not end, and is no JSON
+async def stream_events(
+    request: Request,
+    db: Db,
+    event: Annotated[list[Key], Query(max_length=20)] = [],  # noqa: B006
+    resource: Annotated[list[Key], Query(max_length=20)] = [],  # noqa: B006
+    since: _When = None,
+) -> Response:
+    """Events as they come (SSE), each as JSON; a client that comes back with `Last-Event-ID` misses none."""
+    closing = anyio.Event()
+    wanted = EventFilter(tuple(event), tuple(resource))
+    doorkeeper: Doorkeeper = request.app.state.doorkeeper
+
+    async def may_go_on() -> bool:
+        return await doorkeeper.identify(request) is not None
+
+    begun = _last_heard(request.headers.get("last-event-id")) or since
+    return EventSourceResponse(
+        follow(db, wanted, begun, closing, may_go_on), ping=15, shutdown_event=closing, shutdown_grace_period=1.0
+    )
+
+
+def _last_heard(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+async def follow(
+    db: Database,
+    wanted: EventFilter,
+    since: float | None,
+    closing: anyio.Event,
+    may_go_on: Callable[[], Awaitable[bool]],
+) -> AsyncIterator[ServerSentEvent]:
+    """What is new, looked for by each who follows, less often while nothing is.
+
+    The id of each is the time up to which all was sent: who goes on from there gets some of the last seconds again.
+
+    Args:
+        since: In seconds since the epoch; None: from now on.
+        closing: The server stops.
+        may_go_on: Whether who asked may still be told.
+    """
+    tail = await run_in_threadpool(lambda: events.Tail(db, wanted, since=since))
+    pause, asked_at = _FAST, clock.monotonic()
+    while not closing.is_set():
+        try:
+            found = await run_in_threadpool(tail.poll)
+        except StoreUnavailable:
+            found = []
+        for each in found:
+            yield ServerSentEvent(event=each.event, id=repr(tail.settled), data=event_of(each).model_dump_json())
+        pause = _FAST if found else min(pause * 1.3, _SLOW)
+        with anyio.move_on_after(pause):
+            await closing.wait()
+        if clock.monotonic() - asked_at > _ASK_EVERY:
+            asked_at = clock.monotonic()
+            if not await may_go_on():
+                return
 
 
 @router.post("", status_code=202)
