@@ -38,7 +38,20 @@ from orchestra.store.events import EventFilter
 from orchestra.store.tables import LONGEST_KEY, LONGEST_NAME
 from orchestra.unbuilt import absent
 
-__all__ = ["Event", "EventFilter", "EventPage", "RelatedResource", "Resource", "emit_event", "read_events"]
+__all__ = [
+    "Event",
+    "EventFilter",
+    "EventPage",
+    "EventSubscriber",
+    "EventsClient",
+    "RelatedResource",
+    "Resource",
+    "emit_event",
+    "event_of",
+    "get_events_client",
+    "get_events_subscriber",
+    "read_events",
+]
 
 _ID, _NAME, _ROLE = "orchestra.resource.id", "orchestra.resource.name", "orchestra.resource.role"
 #: The beginnings of labels that are read as the other one.

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from orchestra import lazy, masking, settings
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, task_run_context
 from orchestra.errors import ConfigurationError, MissingContextError, RunTimeout
 from orchestra.masking import Secrets
+from orchestra.states import State
 
 FLOW_RUNS = "orchestra.flow_runs"
 TASK_RUNS = "orchestra.task_runs"
@@ -118,6 +120,13 @@ def _secrets_of(context: FlowRunContext | TaskRunContext) -> Secrets:
         context.secrets = (context.parameters, Secrets(found))
     secrets: Secrets = context.secrets[1]
     return secrets
+
+
+def masked(context: FlowRunContext | TaskRunContext, state: State[Any]) -> State[Any]:
+    """A state whose message shows none of the secrets in the parameters of its run."""
+    if not state.message or not (secrets := _secrets_of(context)):
+        return state
+    return replace(state, message=masking.mask(state.message, secrets.values))
 
 
 def _names(context: FlowRunContext | TaskRunContext) -> dict[str, Any]:

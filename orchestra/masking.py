@@ -13,7 +13,7 @@ MASK = "********"
 #: What is shorter is taken for a word, and stays.
 _SHORTEST = 4
 #: How deep secrets are looked for in parameters, and in how many values.
-_DEEPEST, _MOST_VALUES = 8, 10_000
+_DEEPEST, _MOST_VALUES = 8, 1000
 #: Most texts that one process hides.
 _MOST_HIDDEN = 10_000
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):([^/@\s]*)@")

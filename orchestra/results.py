@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import posixpath
+import re
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,6 +23,8 @@ from orchestra.store.database import Database
 
 #: What is signed as a record, apart from values themselves.
 _KIND = b"r"
+#: A character in two halves, as Python may hold it; who reads JSON makes it one.
+_SPLIT_CHARACTER = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 # -- sizes -------------------------------------------------------------------------------------------------------
@@ -153,9 +156,8 @@ class ResultRecord:
         """
         data = serializers.encode(self.result, what=what, serializer=self.metadata.serializer)
         check_size(data, what, settings.current().result_max_bytes)
-        is_text = serializers.is_json(data)
-        text = str(data[1:], "utf-8", "surrogatepass") if is_text else base64.b64encode(data).decode()
-        said = _said(self.metadata) | {"encoding": "json" if is_text else "base64"}
+        encoding, text = _as_text(data)
+        said = _said(self.metadata) | {"encoding": encoding}
         record = {"metadata": said, "result": text, "signature": signing.seal(_KIND, _canonical(said), text)}
         return json.dumps(record).encode()
 
@@ -303,6 +305,15 @@ def _metadata(said: dict[str, Any]) -> ResultRecordMetadata:
     return ResultRecordMetadata(
         said["storage_key"], said["serializer"], times["expiration"], times["created"], said["orchestra_version"]
     )
+
+
+def _as_text(data: bytes) -> tuple[str, str]:
+    """An encoded value as it stands in a record, and how: JSON as it is, unless a reader would make it another text."""
+    if serializers.is_json(data):
+        text = str(data[1:], "utf-8", "surrogatepass")
+        if _SPLIT_CHARACTER.search(text) is None:
+            return "json", text
+    return "base64", base64.b64encode(data).decode()
 
 
 def _encoded(said: dict[str, Any], text: str) -> bytes:

@@ -204,6 +204,7 @@ class DatabaseBackend:
         tags: Iterable[str] = (),
         idempotency_key: str | None = None,
         work_queue_name: str | None = None,
+        as_subflow: bool = True,
         job_variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Start a run of a deployment; gives its id. As `run_deployment` otherwise."""
@@ -215,6 +216,7 @@ class DatabaseBackend:
             tags=tags,
             idempotency_key=idempotency_key,
             work_queue_name=work_queue_name,
+            as_subflow=as_subflow,
             job_variables=job_variables,
         )
         return str(handle.id)

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 
-from orchestra import lazy
 from orchestra.client.backend import Backend
 from orchestra.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from orchestra.client.schemas.objects import Deployment, DeploymentSchedule, FlowRun, Worker, WorkPool, WorkQueue
@@ -47,6 +46,9 @@ class DeploymentMethods:
         raise NotImplementedError
 
     def _act(self, name: str, act: Callable[[Backend], object]) -> None:
+        raise NotImplementedError
+
+    def _started(self, name: str, parameters: Mapping[str, Any], **options: Any) -> str:
         raise NotImplementedError
 
     def read_flow(self, flow_id: Id) -> Any:
@@ -198,7 +200,7 @@ class DeploymentMethods:
             ParameterTypeError: The parameters do not fit the deployment's schema.
             IdempotencyConflict: The key was used with other parameters.
         """
-        handle = lazy.load("start_deployment")(
+        run_id = self._started(
             str(deployment_id),
             parameters or {},
             scheduled_time=scheduled_time,
@@ -209,7 +211,7 @@ class DeploymentMethods:
             as_subflow=False,
             job_variables=job_variables,
         )
-        return self.read_flow_run(handle.id)
+        return self.read_flow_run(run_id)
 
     # -- schedules -----------------------------------------------------------------------------------------------
 

@@ -295,9 +295,10 @@ class HttpBackend:
         tags: Iterable[str] = (),
         idempotency_key: str | None = None,
         work_queue_name: str | None = None,
+        as_subflow: bool = True,
         job_variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """Start a run of a deployment; gives its id."""
+        """Start a run of a deployment; gives its id. It is never a subflow: the server knows nothing of this body."""
         new = {
             "deployment": name,
             "parameters": parameters,

@@ -18,7 +18,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter
 
 from orchestra import artifacts, clock, lazy, settings, variables
-from orchestra.client.backend import Backend, backend
+from orchestra.client.backend import Backend, DatabaseBackend, backend
 from orchestra.client.deployments import DeploymentMethods
 from orchestra.client.schemas.actions import (
     ArtifactCreate,
@@ -713,6 +713,13 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         """What is asked: the database, in which local runs of dead processes show as Crashed, or the API."""
         looks, self._has_looked = not self._has_looked, True
         return backend(of_runs=looks)
+
+    def _started(self, name: str, parameters: Mapping[str, Any], **options: Any) -> str:
+        """The id of a run of a deployment; in a flow body on a worker a replay starts no second one."""
+        at = self._backend()
+        if isinstance(at, DatabaseBackend):
+            return at.start_deployment(name, parameters, **options)
+        return self._seen("start_deployment", _ID, lambda there: there.start_deployment(name, parameters, **options))
 
     def _need_database(self) -> None:
         """Refuse what a server's API has not, where only that is known."""

@@ -25,7 +25,7 @@ from orchestra.engine.parameters import call_with, validate
 from orchestra.engine.run_names import flow_run_name
 from orchestra.errors import Cancelled, OrchestraError, ParameterError, PauseTimeout, Terminated
 from orchestra.hooks import hooks_of
-from orchestra.logging import engine_logger
+from orchestra.logging import engine_logger, masked
 from orchestra.questions import Message, Pause, Receive
 from orchestra.results import check_parameters
 from orchestra.runners.carrier import Carrier
@@ -366,7 +366,7 @@ class LocalFlowRun:
             state = flow_state(bodies.call(body, args, kwargs, **self._body_options()))
         except Exception as error:
             self.runner.abandon()
-            state = states.from_body(error)
+            state = masked(self.context, states.from_body(error))
         return self.runner.close_transactions(state)
 
     async def _attempt_async(self) -> State[Any]:
@@ -378,7 +378,7 @@ class LocalFlowRun:
             state = flow_state(await bodies.call_async(body, args, kwargs, **self._body_options()))
         except Exception as error:
             self.runner.abandon()
-            state = states.from_body(error)
+            state = masked(self.context, states.from_body(error))
         return self.runner.close_transactions(state)
 
     def _body_options(self) -> dict[str, Any]:

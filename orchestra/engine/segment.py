@@ -52,7 +52,7 @@ from orchestra.errors import (
     Signal,
     StoreError,
 )
-from orchestra.logging import engine_logger
+from orchestra.logging import engine_logger, masked
 from orchestra.runners.carrier import Carrier
 from orchestra.serializers import StepRef, clean_text
 from orchestra.specs import FlowSpec
@@ -493,7 +493,7 @@ class Segment:
         closed = self._close_transactions(state)
         if closed is None:
             return None
-        state = closed
+        state = masked(self.context, closed)
         if (delay := self._retry_delay(state)) is not None:
             engine_logger(self.context).warning("%s; the flow is retried in %.3g s", state.message, delay)
             announcement = runner.guard(

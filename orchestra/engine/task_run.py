@@ -16,7 +16,7 @@ from orchestra.engine import bodies, keyed
 from orchestra.engine.hooks import TaskRunHooks, running_state
 from orchestra.engine.outcomes import task_state
 from orchestra.errors import Signal
-from orchestra.logging import engine_logger
+from orchestra.logging import engine_logger, masked
 from orchestra.specs import TaskSpec
 from orchestra.states import State
 
@@ -152,7 +152,7 @@ def _attempt(
     except Signal:
         raise
     except contain as error:
-        return states.from_body(error)
+        return masked(context, states.from_body(error))
 
 
 async def _attempt_async(
@@ -171,9 +171,9 @@ async def _attempt_async(
     except asyncio.CancelledError as error:
         if bodies.is_being_cancelled() or not issubclass(asyncio.CancelledError, contain):
             raise
-        return states.from_body(error)
+        return masked(context, states.from_body(error))
     except contain as error:
-        return states.from_body(error)
+        return masked(context, states.from_body(error))
 
 
 def _next(

@@ -350,8 +350,14 @@ class _Reading:
         if source.rank == _EMITTED:
             rows = connection.execute(sa.select(some)).all()
         else:
-            run = (flow_runs.c.name.label("run_name"), flow_runs.c.flow_name, flow_runs.c.deployment_id)
+            run: tuple[Any, ...] = (
+                flow_runs.c.name.label("run_name"), flow_runs.c.flow_name, flow_runs.c.deployment_id,
+            )  # fmt: skip
             joined = sa.join(some, flow_runs, flow_runs.c.id == some.c.run_id)
+            if source.rank == _TASK_STATES:
+                # A local run writes a step when it has ended.
+                joined = sa.outerjoin(joined, steps, steps.c.id == some.c.step_id)
+                run = (*run, steps.c.name.label("step_name"))
             rows = connection.execute(sa.select(some, *run).select_from(joined)).all()
         return [((row.at, source.rank, row.key), _MAKERS[source.rank](row)) for row in rows]
 
@@ -528,7 +534,7 @@ def _run_change(row: Any) -> EventRecord:
 
 
 def _task_change(row: Any) -> EventRecord:
-    return _of_task(row, _TASK_STATES, None, _state_payload(row))
+    return _of_task(row, _TASK_STATES, row.step_name, _state_payload(row))
 
 
 def _task_end(row: Any) -> EventRecord:

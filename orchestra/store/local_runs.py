@@ -337,7 +337,7 @@ def _flow_row(run: NewLocalRun) -> dict[str, Any]:
 
 
 def _run_row(run: NewLocalRun, state: State[Any]) -> dict[str, Any]:
-    at = clock.now()
+    at = state.timestamp.timestamp()
     return {
         "id": run.id,
         "name": clean_text(run.name),

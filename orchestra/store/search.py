@@ -245,6 +245,7 @@ _FLOW_RUN_FIELDS: dict[str, Any] = {
     "parent_flow_run_id": flow_runs.c.parent_run_id,
     "root_flow_run_id": flow_runs.c.root_run_id,
     "flow_version": flow_runs.c.version,
+    "deployment_id": flow_runs.c.deployment_id,
     "work_queue_name": flow_runs.c.queue,
     "idempotency_key": flow_runs.c.idempotency_key,
     "created": flow_runs.c.created_at,

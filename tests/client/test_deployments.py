@@ -9,6 +9,7 @@ import pytest
 from orchestra import get_client
 from orchestra.client.orchestration import SyncOrchestraClient
 from orchestra.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
+from orchestra.client.schemas.filters import FlowRunFilter
 from orchestra.deployments import Deployment, arun_deployment
 from orchestra.errors import DeploymentNotFound, ParameterTypeError, ScheduleNotFound, WorkPoolNotFound
 from orchestra.schedules import Cron, Interval
@@ -83,6 +84,8 @@ def test_a_run_of_a_deployment_is_started(client: SyncOrchestraClient, driver: D
     with pytest.raises(ParameterTypeError):
         client.create_flow_run_from_deployment("doubled/nightly", parameters={"number": "three"})
 
+    of_it = FlowRunFilter.model_validate({"deployment_id": {"any_": [run.deployment_id]}})
+    assert {each.id for each in client.read_flow_runs(flow_run_filter=of_it)} == {run.id, other.id}
     driver.elapse()
     driver.sweep()
     assert (run.tags, driver.finish(run.id).result(), driver.finish(other.id).result()) == (["odd"], 6, 2)

@@ -139,6 +139,12 @@ def test_a_deployment_is_run_by_the_command_line(
     again = said("flow-run", "create", "--deployment", "doubled/nightly").split()[0]
     assert said("flow-run", "ls", "--deployment", "doubled/nightly", "-o", "json")[0]["id"] == again
     assert "'number'" in said("deployment", "run", "doubled/nightly", "--param", "number=four", code=2)
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("doubled/nightly")
+        made = client.create_flow_run_from_deployment(deployment.id, parameters={"number": 5}, idempotency_key="5")
+        assert (
+            client.create_flow_run_from_deployment(deployment.id, parameters={"number": 5}, idempotency_key="5") == made
+        )
     said("deployment", "pause", "doubled/nightly")
     assert said("deployment", "inspect", "doubled/nightly", "-o", "json")["paused"]
     said("deployment", "resume", "doubled/nightly")

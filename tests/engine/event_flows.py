@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from orchestra import flow, task
+from pydantic import SecretStr
+
+from orchestra import flow, get_run_logger, task
 from orchestra.events import emit_event, read_events
 
 #: The ids of the events as the bodies saw them, start by start.
@@ -33,3 +35,17 @@ def ship(order):
     pack.submit(order).result()
     emit_event("order.shipped", {"orchestra.resource.id": f"order.{order}"}, follows=first)
     return first.payload
+
+
+@task
+def call(token):
+    """Logs what it should not."""
+    get_run_logger().info("task with %s", token.get_secret_value())
+
+
+@flow
+def secretive(token: SecretStr):
+    """Logs what it should not, and fails with it."""
+    get_run_logger().info("flow with %s", token.get_secret_value())
+    call.submit(token).result()
+    raise ValueError(f"no entry for {token.get_secret_value()}")

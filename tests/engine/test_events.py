@@ -162,3 +162,26 @@ def test_triggers_come_with_automations() -> None:
     """Until then they say so."""
     with pytest.raises(NotThereYet, match="automations"):
         from orchestra.events import EventTrigger  # noqa: F401
+
+
+def test_a_local_run_tells_its_story_in_order(sqlite_database: Database) -> None:
+    """As a run on a worker does."""
+
+    @task
+    def pack() -> None:
+        emit_event("order.packed", ORDER)
+
+    @flow
+    def work() -> None:
+        pack()
+
+    work()
+    behind.flush()
+
+    assert [event.event for event in read_events()][::-1] == [
+        "orchestra.flow-run.created",
+        "orchestra.flow-run.Running",
+        "order.packed",
+        "orchestra.task-run.Completed",
+        "orchestra.flow-run.Completed",
+    ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
@@ -201,6 +201,7 @@ def test_the_store_in_force_is_that_of_what_runs(storage: Path) -> None:
 @given(
     VALUES, st.sampled_from(["auto", "pickle", "compressed/auto", "compressed/pickle", "tests.results.flows:Reversed"])
 )
+@example("\ud800\udc00", "auto")
 @example_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_serializer_gives_back_what_it_was_given(value: Any, serializer: str) -> None:
     """Directly and in a record."""

@@ -38,7 +38,7 @@ def test_a_deployment_is_made_changed_and_deleted(api: TestClient) -> None:
     }
     made = ask(api, "POST", "deployments", 201, json=new)
 
-    assert (made["name"], made["status"], made["schedules"][0]["slug"]) == ("nightly", "READY", "night")
+    assert (made["name"], made["status"], made["schedules"][0]["slug"]) == ("nightly", "NOT_READY", "night")
     assert ask(api, "GET", "deployments")["items"] == [made]
     assert ask(api, "GET", "deployments/name/etl/nightly") == made
     ask(api, "POST", "deployments", 409, json=new)
@@ -66,8 +66,7 @@ def test_schedules_of_a_deployment_and_when_they_fire_next(api: TestClient) -> N
     times = [each["expected_start_time"] for each in ask(api, "GET", f"{at}/upcoming", params={"limit": 30})]
     assert (len(times), times) == (30, sorted(times))
     ask(api, "PATCH", f"{at}/schedules/hourly", 204, json={"active": False})
-    slugs = {each["slug"] for each in ask(api, "GET", f"{at}/upcoming", params={"limit": 3})}
-    assert slugs == {None}
+    assert "hourly" not in {each["schedule"] for each in ask(api, "GET", f"{at}/upcoming", params={"limit": 3})}
     ask(api, "DELETE", f"{at}/schedules/{hourly['id']}", 204)
     assert [each["rrule"] for each in ask(api, "GET", f"{at}/schedules")] == ["FREQ=DAILY"]
 

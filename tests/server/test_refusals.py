@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from orchestra import accounts
 from orchestra.accounts import Scope
 from orchestra.server import create_app
-from orchestra.server.access import Principal
 from orchestra.server.requests import MOST_BYTES
+from orchestra.store.database import database
 
 
 @pytest.mark.parametrize(
@@ -143,14 +144,10 @@ def test_what_takes_too_long_is_answered(monkeypatch: pytest.MonkeyPatch) -> Non
         (Scope.ADMIN, "DELETE", "work_pools/x", 404),
     ],
 )
-def test_scopes_are_kept(scope: Scope, method: str, path: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scopes_are_kept(scope: Scope, method: str, path: str, status: int) -> None:
     """What is not allowed is refused before it is said whether it is there."""
-
-    async def identify(asked: object) -> Principal:
-        return Principal("api-key", "ci", scope)
-
-    monkeypatch.setattr("orchestra.server.app._identify", identify)
-    with TestClient(create_app(), base_url="http://127.0.0.1:4200") as web:
+    headers = {"authorization": f"Bearer {accounts.create_key(database(), 'ci', scope)}"}
+    with TestClient(create_app(), base_url="http://127.0.0.1:4200", headers=headers) as web:
         answer = web.request(method, f"/api/{path}", json={} if method == "POST" else None)
 
     assert answer.status_code == status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,9 +21,11 @@ from orchestra.store import (
     history,
     interventions,
     limits,
+    local_runs,
     removal,
     runs,
     tables,
+    ticks,
     work_pools,
     workers,
 )
@@ -152,6 +155,8 @@ def test_a_task_run_is_found_by_its_resource(database: Database) -> None:
     found = listed(database, resources=(f"orchestra.task-run.{step_id}",))
 
     assert sorted(found) == ["orchestra.task-run.AwaitingRetry", "orchestra.task-run.Completed"]
+    (waited,) = events.page(database, EventFilter(events=("orchestra.task-run.AwaitingRetry",)))[0]
+    assert waited.resource["orchestra.resource.name"] == "load-0"
 
 
 def test_an_event_is_written_once(database: Database) -> None:
@@ -168,13 +173,14 @@ def test_a_tail_gives_each_event_once(database: Database) -> None:
     emit(database, "before")
     tail = events.Tail(database)
     run_id = add_run(database)
+    ended_at = time.time()
     emit(database, "order.old", occurred=time.time() - 86_400)
     first = [event.event for event in tail.poll()]
-    end_task(database, run_id, "Completed", time.time() - 1)
+    end_task(database, run_id, "Completed", ended_at)
     emit(database, "order.new")
 
     assert first == ["orchestra.flow-run.created", "order.old"]
-    assert [event.event for event in tail.poll()] == ["order.new"]
+    assert [event.event for event in tail.poll()] == ["orchestra.task-run.Completed", "order.new"]
     assert tail.poll() == []
 
 
@@ -353,6 +359,20 @@ def test_workers_come_go_and_are_lost(database: Database) -> None:
         ("worker.offline", "celery@one"),
         ("worker.lost", "celery@two"),
     ]
+
+
+def test_what_becomes_of_runs_that_nobody_carries_out_is_told(database: Database) -> None:
+    """One whose process is dead has crashed, one that no worker takes up in time is late."""
+    run_id = add_run(database)
+    lapsed = {"owner": "host:1:1/0", "lease_until": time.time() - 100, "lease_seconds": 30.0}
+    database.write(lambda connection: connection.execute(tables.flow_runs.update().values(lapsed)))
+    local_runs.mark_dead(database, lambda owner: True)
+    new = NewRun("etl", "flows:etl", "calm-otter", b"", queue="etl", deployment_id="d-1")
+    runs.create(database, replace(new, due_at=time.time() - 100))
+    ticks.mark_late(database)
+
+    assert ("flow-run.Crashed", "brave-otter") in told(database, flow_run_id=run_id)
+    assert ("flow-run.Late", "calm-otter") in told(database)
 
 
 def test_a_run_that_is_taken_over_is_told(database: Database) -> None:

@@ -25,6 +25,7 @@ THERE = {
     "client.orchestration": "get_client OrchestraClient SyncOrchestraClient",
     "client.schemas.filters": """
         FlowFilter FlowFilterId FlowFilterName FlowRunFilter FlowRunFilterId FlowRunFilterName FlowRunFilterState
+        FlowRunFilterDeploymentId
         FlowRunFilterStateName FlowRunFilterStateType FlowRunFilterTags FlowRunFilterStartTime FlowRunFilterEndTime
         FlowRunFilterExpectedStartTime FlowRunFilterParentFlowRunId FlowRunFilterWorkQueueName
         FlowRunFilterFlowVersion FlowRunFilterIdempotencyKey TaskRunFilter TaskRunFilterId TaskRunFilterName
@@ -80,7 +81,7 @@ NOT_YET = {
     "automations": "Automation EventTrigger CompoundTrigger SequenceTrigger RunDeployment CancelFlowRun",
     "blocks.core": "Block",
     "blocks.system": "Secret JSON String DateTime",
-    "client.schemas.filters": "DeploymentFilter DeploymentFilterId FlowRunFilterDeploymentId WorkPoolFilter",
+    "client.schemas.filters": "DeploymentFilter DeploymentFilterId WorkPoolFilter",
     "events": "DeploymentEventTrigger EventTrigger",
     "flows": "aserve adeploy",
 }

@@ -146,6 +146,10 @@ class FlowRunFilterCreated(_When):
     """Flow runs that were created then."""
 
 
+class FlowRunFilterDeploymentId(_Any):
+    """Flow runs of one of these deployments."""
+
+
 class FlowRunFilter(_Filter):
     """Which flow runs are meant."""
 
@@ -157,6 +161,7 @@ class FlowRunFilter(_Filter):
     root_flow_run_id: FlowRunFilterParentFlowRunId | None = None
     work_queue_name: FlowRunFilterWorkQueueName | None = None
     flow_version: FlowRunFilterFlowVersion | None = None
+    deployment_id: FlowRunFilterDeploymentId | None = None
     idempotency_key: FlowRunFilterIdempotencyKey | None = None
     created: FlowRunFilterCreated | None = None
     start_time: FlowRunFilterStartTime | None = None
@@ -336,7 +341,7 @@ __getattr__ = absent(
     __name__,
     "deployments and work pools",
     """
-    DeploymentFilter DeploymentFilterId DeploymentFilterName DeploymentFilterTags FlowRunFilterDeploymentId
+    DeploymentFilter DeploymentFilterId DeploymentFilterName DeploymentFilterTags
     WorkPoolFilter WorkPoolFilterName WorkPoolFilterType WorkQueueFilter WorkQueueFilterName
     """,
 )

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import islice
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 
-from orchestra import clock
 from orchestra.accounts import Scope
-from orchestra.engine import deployed
+from orchestra.engine import deployed, upcoming
 from orchestra.engine import work_pools as acting
+from orchestra.engine.upcoming import UpcomingRun
 from orchestra.errors import AlreadyThere
-from orchestra.fire_times import fire_times
 from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
 from orchestra.server import announcing
@@ -47,16 +43,6 @@ router = APIRouter(prefix="/deployments", tags=["deployments"])
 
 #: A deployment's own name is the last part of `flow/deployment`.
 _OwnName = Annotated[Name, Field(pattern=r"^[^\x00-\x1f\x7f/]*$")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upcoming:
-    """A run that a schedule will start."""
-
-    deployment_id: str
-    schedule_id: str
-    slug: str | None
-    expected_start_time: datetime
 
 
 # -- seeing ------------------------------------------------------------------------------------------------------
@@ -90,35 +76,10 @@ def read_deployment(db: Db, deployment_id: Id) -> Deployment:
 
 @router.get("/{deployment_id}/upcoming")
 def read_upcoming_runs(
-    db: Db, deployment_id: Id, limit: Annotated[int, Query(ge=1, le=MOST, description="Most times given.")] = 20
-) -> list[Upcoming]:
-    """When the active schedules of a deployment will fire next; empty while it is paused."""
-    found = deployments.read(db, deployment_id)
-    now = clock.now()
-    active = [] if found.paused else [each for each in found.schedules if each.active]
-    times = heapq.merge(
-        *(((at, each.id, each) for at in islice(fire_times(_rule(each), now), limit)) for each in active)
-    )
-    return [
-        Upcoming(
-            deployment_id=found.id,
-            schedule_id=each.id,
-            slug=each.slug,
-            expected_start_time=datetime.fromtimestamp(at, UTC),
-        )
-        for at, _, each in islice(times, limit)
-    ]
-
-
-def _rule(found: ScheduleRecord) -> Schedule:
-    return Schedule(
-        cron=found.cron,
-        interval=None if found.interval is None else timedelta(seconds=found.interval),
-        rrule=found.rrule,
-        timezone=found.timezone,
-        anchor_date=found.anchor_date,
-        day_or=found.day_or,
-    )
+    db: Db, deployment_id: Id, limit: Annotated[int, Query(ge=1, le=MOST, description="Most runs given.")] = 20
+) -> list[UpcomingRun]:
+    """The next runs of the active schedules of a deployment, the first first; none while it is paused."""
+    return upcoming.of_deployments([deployments.read(db, deployment_id)], limit, db.now())
 
 
 # -- running -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,26 @@
+"""Secrets in parameters: bodies on workers have them, and nobody reads them in logs and states."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr
+
+from orchestra.store import behind, logs, queries
+from tests.drive import Driver
+from tests.engine import event_flows
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_secret_parameter_is_in_no_line_and_no_state(driver: Driver) -> None:
+    """Of a flow or of its task, on a worker; also where it fails with it, and in each replay."""
+    run_id = driver.submit(event_flows.secretive, token=SecretStr("hunter2hunter2"))
+    driver.finish(run_id)
+    behind.flush()
+
+    said = [line.message for line in logs.read(driver.database, run_id)]
+    assert "flow with ********" in said
+    assert "task with ********" in said
+    told = [state.message for state in queries.state_history(driver.database, run_id)]
+    assert told[-1] == driver.row(run_id)["state_message"] == "ValueError: no entry for ********"
+    assert not [text for text in (*said, *told) if text and "hunter2" in text]
