@@ -156,6 +156,7 @@ def test_many_runs_are_acted_on_at_once(page: Page, site: Site, gates: Path) -> 
         other.get_by_label("Folder").fill(str(gates))
         other.locator("#run-name").fill(f"bulk-{number}")
         other.get_by_role("button", name="Run", exact=True).click()
+        expect(other.get_by_text("The run was started.")).to_be_visible()
     other.close()
     page.bring_to_front()
 
