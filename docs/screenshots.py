@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestra import flow, get_run_logger, task
+from orchestra.artifacts import create_markdown_artifact
 
 IMAGES = Path(__file__).parent / "images"
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync".split()
@@ -57,7 +58,9 @@ def etl(day: str, parts: int = 4, mode: Literal["full", "delta"] = "full", publi
     print(f"beginning with {day}, {mode}")
     clean(extract("users"))
     clean(extract("orders"))
-    return report([future.result() for future in score.map(list(range(parts)))])
+    scores = [future.result() for future in score.map(list(range(parts)))]
+    create_markdown_artifact("**All parts** are scored.", key="scores")
+    return report(scores)
 
 
 @flow
@@ -114,6 +117,8 @@ def _shoot(url: str, deployment: str) -> None:
         page.screenshot(path=IMAGES / "view-dashboard.png")
         page.goto(f"{url}/runs?flow=etl")
         page.locator("#list tbody a.name").first.click()
+        # Not the lines with tracebacks, which tell of this machine.
+        page.goto(f"{page.url}?log_text=rows")
         page.wait_for_selector("#graph svg")
         page.screenshot(
             path=IMAGES / "view-run.png", clip={"x": 0, "y": 0, "width": 1180, "height": 980}, full_page=True

@@ -130,8 +130,10 @@ class _Watch:
                 seen = await run_in_threadpool(self._look)
             except NotFound:
                 break
-            except StoreError as error:
-                logger.warning("a live page could not be looked at: %s", error)
+            except Exception as error:
+                # Those who watch wait on; a page that is loaded again says itself what is wrong.
+                known = isinstance(error, StoreError)
+                logger.warning("a live page could not be looked at: %s", error, exc_info=None if known else error)
                 await asyncio.sleep(_AWAY)
                 continue
             changed = self._tell(seen)
