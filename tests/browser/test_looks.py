@@ -37,7 +37,7 @@ def addresses(browser: object, site: Site) -> list[str]:
         deployment,
         f"{deployment}/run",
         worker,
-        f"/runs/acts?act=delete&id={ids}",
+        f"/runs/acts?act=delete&run={ids}",
     ]
 
 

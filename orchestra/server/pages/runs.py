@@ -94,7 +94,7 @@ def confirm(
     db: Db,
     who: Runner,
     act: str,
-    id: Ids = [],  # noqa: B006  # FastAPI copies it
+    run: Ids = [],  # noqa: B006  # FastAPI copies it
     state: States = [],  # noqa: B006
     flow: str = "",
     deployment: str = "",
@@ -107,7 +107,7 @@ def confirm(
     """Ask whether to do something to the chosen runs, or to all that match where none is chosen; says how many."""
     _known(act)
     wanted = filter_of(state, flow, deployment, tags, text, range, by, top)
-    found = run_lists.named(db, id[:MOST]) if id else run_lists.matching(db, wanted, limit=MOST + 1)
+    found = run_lists.named(db, run[:MOST]) if run else run_lists.matching(db, wanted, limit=MOST + 1)
     back = query(
         state=state, flow=flow, deployment=deployment, tags=tags, text=text, range=range, by=by, top="1" if top else ""
     )
@@ -117,9 +117,9 @@ def confirm(
         act=act,
         meaning=MEANINGS[act],
         runs=found[:MOST],
-        ids=" ".join(run.id for run in found[:MOST]),
+        ids=" ".join(each.id for each in found[:MOST]),
         more=len(found) > MOST,
-        back=f"/runs{back}" if len(id) != 1 else f"/runs/{id[0]}",
+        back=f"/runs{back}" if len(run) != 1 else f"/runs/{run[0]}",
     )
 
 

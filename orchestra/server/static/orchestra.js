@@ -57,7 +57,7 @@
   // -- rows that are chosen ---------------------------------------------------------------------------------------
   function showChosen() {
     for (const form of document.querySelectorAll("form[data-rows]")) {
-      const boxes = [...form.querySelectorAll("input[name=id]")];
+      const boxes = [...form.querySelectorAll("input[name=run]")];
       const chosen = boxes.filter((box) => box.checked).length;
       const label = form.querySelector("[data-chosen]");
       if (label) label.textContent = chosen ? `${chosen} chosen` : label.dataset.chosen;
@@ -75,9 +75,9 @@
   document.addEventListener("change", (event) => {
     const element = event.target;
     if (element.matches("[data-all]")) {
-      for (const box of element.form.querySelectorAll("input[name=id]")) box.checked = element.checked;
+      for (const box of element.form.querySelectorAll("input[name=run]")) box.checked = element.checked;
     }
-    if (element.matches("[data-all], input[name=id]")) showChosen();
+    if (element.matches("[data-all], input[name=run]")) showChosen();
     if (element.matches("[data-submits]")) element.form.requestSubmit();
   });
 
@@ -110,7 +110,7 @@
   document.addEventListener("htmx:before:request", (event) => {
     const part = event.target;
     if (!(part instanceof Element) || !part.matches("[data-live]")) return;
-    const busy = part.querySelector("input[name=id]:checked") || part.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox]), textarea, select");
+    const busy = part.querySelector("input[name=run]:checked") || part.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox]), textarea, select");
     if (busy) event.preventDefault();
   });
   // Whose session is over is sent to the login page, which is no part of this one.
