@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection, Request
 
 from orchestra import accounts, clock
 from orchestra.accounts import Scope
-from orchestra.server.access import COOKIE, LOCAL, Principal
+from orchestra.server.access import COOKIE, LOCAL, Principal, is_from_here
 from orchestra.store import access
 from orchestra.store.database import Database
 
@@ -40,7 +40,7 @@ class Doorkeeper:
             return await to_thread.run_sync(_by_key, database, key.strip())
         if (token := asked.cookies.get(COOKIE)) and (known := await to_thread.run_sync(_by_session, database, token)):
             return known
-        return None if await self.asks(database) else LOCAL
+        return LOCAL if is_from_here(asked) and not await self.asks(database) else None
 
     async def asks(self, database: Database) -> bool:
         """Whether one has to log in. A first user or key counts within two seconds."""
