@@ -107,9 +107,7 @@ def _name(text: str) -> str:
     """A name as the guard compares it: what is no name would let nobody in, and say nothing."""
     name = text.strip().lower()
     if not _NAME.fullmatch(name):
-        raise click.UsageError(
-            f"--allow-host {text!r} must be a name alone, as orchestra.example, without port or path"
-        )
+        raise click.UsageError(f"--allow-host {text!r} must be a name alone, as orchestra.example: no port, no path")
     return name
 
 

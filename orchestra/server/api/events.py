@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from orchestra.events import Event, emit_event, event_of
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Id, Key, Limit, Name, Page, Text, Values
-from orchestra.server.dependencies import Asker, Db
+from orchestra.server.dependencies import Asker, Db, hidden_kinds
 from orchestra.store import events
 from orchestra.store.events import EventFilter
 
@@ -41,6 +41,7 @@ class NewEvent(Body):
 @router.get("", response_model=Page[Event])
 def list_events(
     db: Db,
+    who: Asker,
     limit: Limit = 50,
     after: After = None,
     event: Annotated[
@@ -51,8 +52,8 @@ def list_events(
     until: _When = None,
     flow_run_id: Annotated[Id | None, Query(description="About this run and its task runs.")] = None,
 ) -> Any:
-    """Events, the newest first."""
-    wanted = EventFilter(tuple(event), tuple(resource), since, until, flow_run_id)
+    """Events, the newest first. Those of users and API keys are for admins."""
+    wanted = EventFilter(tuple(event), tuple(resource), since, until, flow_run_id, hidden_kinds(who))
     found, following = events.page(db, wanted, limit=limit, after=after)
     return Page(items=[event_of(each) for each in found], next=following)
 
