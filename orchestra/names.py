@@ -26,11 +26,19 @@ _NOUNS = (
 ).split()
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def clean_text(text: str) -> str:
     r"""Text that every database takes: NUL becomes `\x00`, a lone surrogate `\udXXX`, as text."""
     if text.isascii() and "\0" not in text:
         return text
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def visible(text: str) -> str:
+    r"""Text on one line that no terminal obeys: line ends and other control characters as `\x0a`."""
+    return text if text.isprintable() else _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def flow_name(function_name: str) -> str:

@@ -61,9 +61,10 @@ def _who(base: str, key: str | None) -> str:
     if answer.status_code == 401:
         what = "does not know this key" if key else "wants a key"
         _support.fail(f"{base} {what}: make one there by `orchestra api-key create NAME`", _support.ExitCode.USAGE)
-    if answer.status_code != 200:
+    try:
+        return str(answer.raise_for_status().json()["name"])
+    except (httpx2.HTTPStatusError, ValueError, LookupError, TypeError):
         _support.fail(f"{base} answered {answer.status_code}: is it an orchestra server?", _support.ExitCode.ERROR)
-    return str(answer.json()["name"])
 
 
 @click.command()

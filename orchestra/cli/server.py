@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 
 import rich_click as click
 
@@ -14,6 +15,8 @@ from orchestra.server.access import is_loopback
 from orchestra.store import access
 from orchestra.store.database import database
 
+#: A name as it stands in a URL, or an address; "*" is none.
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?|[0-9a-f:]{2,45}")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -25,6 +28,13 @@ def server() -> None:
 @server.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=4200, show_default=True, type=click.IntRange(0, 65535), help="Port; 0: any.")
+@click.option(
+    "--allow-host",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A public name under which it answers behind a proxy; everybody has to log in then. Repeatable.",
+)
 @click.option("--background", is_flag=True, help="Return when it answers, and leave it running.")
 @click.option("--log-level", type=click.Choice(_LEVELS, case_sensitive=False), default="WARNING", show_default=True)
 @click.option(
@@ -33,29 +43,34 @@ def server() -> None:
     help="Taken for Prefect's sake: the server runs none. What fires schedules and looks after runs is beside every "
     "worker, and in beat.",
 )
-def start(host: str, port: int, background: bool, log_level: str, no_services: bool) -> None:
+def start(host: str, port: int, names: tuple[str, ...], background: bool, log_level: str, no_services: bool) -> None:
     """Run the server until Ctrl-C. At --log-level INFO it logs every request, and who did what.
 
     \b
     Examples:
       orchestra server start
       orchestra server start --port 8080 --background
+      orchestra server start --allow-host orchestra.example
     """
-    is_open = not is_loopback(host)
-    if is_open and not access.is_any(database()):
+    # Where it listens is a name of its own, by which `server status` asks it.
+    listens = [] if is_loopback(host) else [host.lower()] if names else ["*"]
+    hosts = [*map(_name, names), *listens]
+    if hosts and not access.is_any(database()):
+        door = f"--allow-host {hosts[0]}" if names else f"--host {host}"
         _support.fail(
-            f"--host {host} lets others in, and nobody could log in yet: make a user by `orchestra user create NAME`",
+            f"{door} lets others in, and nobody could log in yet: make a user by `orchestra user create NAME`",
             _support.ExitCode.USAGE,
         )
     home = settings.current().home_path
     if background:
-        found = running.run_in_background(home, host, port, _environment())
+        options = ["--log-level", log_level, *(word for each in names for word in ("--allow-host", each))]
+        found = running.run_in_background(home, host, port, _environment(), options)
         _support.say(f"The server answers at {found.url} (process {found.pid}); end it by `orchestra server stop`")
         return
     logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("orchestra").setLevel(log_level.upper())
     _support.say("The server starts; Ctrl-C ends it, `orchestra server status` says where it is")
-    running.run(home, host, port, hosts=["*"] if is_open else [])
+    running.run(home, host, port, hosts=hosts)
 
 
 @server.command()
@@ -86,6 +101,14 @@ def status(output: str) -> None:
             f"the server at {found.url} (process {found.pid}), or its database, does not answer",
             _support.ExitCode.UNAVAILABLE,
         )
+
+
+def _name(text: str) -> str:
+    """A name as the guard compares it: what is no name would let nobody in, and say nothing."""
+    name = text.strip().lower()
+    if not _NAME.fullmatch(name):
+        raise click.UsageError(f"--allow-host {text!r} must be a name alone, as orchestra.example: no port, no path")
+    return name
 
 
 def _environment() -> dict[str, str]:

@@ -25,6 +25,8 @@ Send = Callable[[Any], Awaitable[None]]
 PUBLIC = frozenset({("GET", "/health"), ("GET", "/ready"), ("GET", "/login"), ("POST", "/login")})
 #: The cookie of a session.
 COOKIE = "orchestra_session"
+#: What a proxy adds to a request that it passes on.
+_OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 #: Methods that change nothing.
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -74,8 +76,9 @@ class Access:
             await refusal(scope, receive, send)
 
     async def _check(self, asked: HTTPConnection, scope: Any) -> Response | None:
-        if not _is_known(asked.url.hostname or "", self._hosts):
-            return problem(400, "Unknown host", "the server does not answer under this name: start it with --host")
+        if not _is_known(_name_of(asked), self._hosts):
+            told = "the server does not answer under this name: start it with --allow-host NAME, or with --host"
+            return problem(400, "Unknown host", told)
         method = scope.get("method", "GET")
         if method not in _SAFE and _is_foreign(asked):
             return problem(403, "Cross-site request", "the request was made by a page of another site")
@@ -104,9 +107,30 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_from_here(asked: HTTPConnection) -> bool:
+    """Whether a program of this machine asks, and no proxy for somebody else."""
+    if any(name in asked.headers for name in _OF_PROXIES):
+        return False
+    try:
+        came = ipaddress.ip_address(asked.client.host if asked.client else "")
+    except ValueError:
+        # By a socket in the file system, or in this process.
+        return True
+    mapped = getattr(came, "ipv4_mapped", None)
+    return bool((mapped or came).is_loopback)
+
+
 def is_local_path(path: str) -> bool:
     """Whether a browser sent there stays with us: `//host` and `/\\host` are other hosts to it."""
     return path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+
+
+def _name_of(asked: HTTPConnection) -> str:
+    """The name under which we are asked; empty where it is none, for which the URL would have our own address."""
+    given = asked.headers.get("host")
+    if given is not None and given.lower() != asked.url.netloc.lower():
+        return ""
+    return asked.url.hostname or ""
 
 
 def _is_known(name: str, hosts: frozenset[str]) -> bool:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from orchestra.accounts import Scope
 from orchestra.errors import NotAllowed, OrchestraError, StoreUnavailable
+from orchestra.names import visible
 from orchestra.server.access import Principal
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def perform(who: Principal, verb: str, what: str, act: Callable[[], T], *, needs
     """
     _check(who, verb, what, needs)
     given = act()
-    logger.info("%s %r: %s %s", who.kind, who.name, verb, what)
+    logger.info("%s %r: %s %s", who.kind, who.name, verb, visible(what))
     return given
 
 

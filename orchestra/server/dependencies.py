@@ -24,6 +24,11 @@ def _principal(request: Request) -> Principal:
     return found
 
 
+def hidden_kinds(who: Principal) -> tuple[str, ...]:
+    """The kinds of things whose events only admins see, as they alone see these things."""
+    return () if who.scope.includes(Scope.ADMIN) else ("orchestra.user", "orchestra.api-key")
+
+
 Db = Annotated[Database, Depends(_database)]
 Asker = Annotated[Principal, Depends(_principal)]
 
@@ -38,6 +43,19 @@ def require(scope: Scope) -> Callable[[Principal], Principal]:
 
     return check
 
+
+def acting(request: Request, principal: Asker) -> None:
+    """Refuses every call that is no reading to who may only read: a route that forgets to ask is closed, not open.
+
+    Raises:
+        HTTPException: 403, before what is asked for is looked at.
+    """
+    is_search = request.method == "POST" and request.url.path.rpartition("/")[2] in _SEARCHES
+    require(Scope.READ if request.method in {"GET", "HEAD"} or is_search else Scope.RUN)(principal)
+
+
+#: What is asked by POST for the size of its filters alone: the last part of its path.
+_SEARCHES = frozenset({"filter", "count"})
 
 Reader = Annotated[Principal, Depends(require(Scope.READ))]
 Runner = Annotated[Principal, Depends(require(Scope.RUN))]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import OrderedDict, deque
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import HTTPConnection, Request
 
 from orchestra import accounts, clock
 from orchestra.accounts import Scope
-from orchestra.server.access import COOKIE, LOCAL, Principal
+from orchestra.server.access import COOKIE, LOCAL, Principal, is_from_here
 from orchestra.store import access
 from orchestra.store.database import Database
 
@@ -18,6 +19,8 @@ logger = logging.getLogger("orchestra.server")
 
 #: For how long it is believed that nobody has to log in, in seconds.
 _BELIEVED = 2.0
+#: Passwords that are checked at once.
+_AT_ONCE = 2
 
 
 class Doorkeeper:
@@ -31,6 +34,8 @@ class Doorkeeper:
         self._always = always
         self._open_until = 0.0
         self.throttle = Throttle()
+        #: Each hash of a password takes tens of megabytes and a core.
+        self.hashing = CapacityLimiter(_AT_ONCE)
 
     async def identify(self, asked: HTTPConnection) -> Principal | None:
         """Who asks; None where they have to say it and did not, or what they said opens nothing."""
@@ -40,7 +45,7 @@ class Doorkeeper:
             return await to_thread.run_sync(_by_key, database, key.strip())
         if (token := asked.cookies.get(COOKIE)) and (known := await to_thread.run_sync(_by_session, database, token)):
             return known
-        return None if await self.asks(database) else LOCAL
+        return LOCAL if is_from_here(asked) and not await self.asks(database) else None
 
     async def asks(self, database: Database) -> bool:
         """Whether one has to log in. A first user or key counts within two seconds."""
@@ -65,7 +70,7 @@ def _by_session(database: Database, token: str) -> Principal | None:
 
 
 class Throttle:
-    """Counts what failed a minute back, by whom; of the last few thousand of them."""
+    """Counts what was tried and not found right a minute back, by whom; of the last few thousand of them."""
 
     #: Failures a minute, of one address and of one name from wherever.
     MOST_OF_ADDRESS, MOST_OF_NAME = 5, 20
@@ -76,14 +81,24 @@ class Throttle:
 
     def wait(self, request: Request, name: str) -> float:
         """Seconds until they may try again; 0: now."""
-        mine, of_name = self._of("address", address(request)), self._of("name", name)
+        mine, of_name = self._both(request, name)
         return max(self._left(mine, self.MOST_OF_ADDRESS), self._left(of_name, self.MOST_OF_NAME))
 
-    def failed(self, request: Request, name: str) -> None:
-        """Count one more."""
-        logger.warning("a login as %r from %s failed", name[:128], address(request))
-        for each in (self._of("address", address(request)), self._of("name", name)):
-            each.append(clock.monotonic())
+    def begin(self, request: Request, name: str) -> float:
+        """Count a login as failed before it is looked at, so that many at once are no way around; gives which it is."""
+        moment = clock.monotonic()
+        for each in self._both(request, name):
+            each.append(moment)
+        return moment
+
+    def succeeded(self, request: Request, name: str, begun: float) -> None:
+        """Do not count one that was right."""
+        for each in self._both(request, name):
+            with contextlib.suppress(ValueError):
+                each.remove(begun)
+
+    def _both(self, request: Request, name: str) -> tuple[deque[float], deque[float]]:
+        return self._of("address", address(request)), self._of("name", name)
 
     def _of(self, kind: str, who: str) -> deque[float]:
         key = (kind, accounts.digest(who))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ T = TypeVar("T")
 PREFIX = "p."
 #: Kinds of field whose text is the value itself.
 _TEXTS = {"date": "date", "email": "email", "uri": "url"}
+#: How deep what fits is looked for behind references.
+_DEEPEST = 20
 _MISSING = object()
 
 
@@ -108,18 +111,20 @@ def _field(
     return Field(name, label, kind, required and kind != "checkbox", hint, text, is_on, step, choices)
 
 
-def _plain(root: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
-    """A schema without its references, and whether null fits too."""
+def _plain(root: Mapping[str, Any], schema: Mapping[str, Any], depth: int = 0) -> tuple[Mapping[str, Any], bool]:
+    """A schema without its references, and whether null fits too; of one that leads to itself, any value."""
+    if depth > _DEEPEST:
+        return {}, False
     schema = _referred(root, schema)
     either = schema.get("anyOf") or schema.get("oneOf")
     if either:
         parts = [_referred(root, each) for each in either]
         real = [each for each in parts if each.get("type") != "null"]
         if len(real) == 1:
-            return _plain(root, real[0])[0], len(real) < len(parts)
+            return _plain(root, real[0], depth + 1)[0], len(real) < len(parts)
         return {}, len(real) < len(parts)
     if len(schema.get("allOf", ())) == 1:
-        return _plain(root, schema["allOf"][0])
+        return _plain(root, schema["allOf"][0], depth + 1)
     return schema, False
 
 
@@ -194,9 +199,12 @@ def _number(text: str) -> float | int:
     except ValueError:
         pass
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise ValueError(f"{text[:40]!r} is no number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]!r} is no number")
+    return number
 
 
 def read_json(text: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from orchestra import clock
+from orchestra.names import visible
 from orchestra.server.problems import problem
 
 logger = logging.getLogger("orchestra.requests")
@@ -63,7 +64,7 @@ class Requests:
         try:
             await self._app(request.scope, request.receive, request.send)
         except Exception:
-            logger.exception("request %s: %s %s failed", request.id, request.method, request.path)
+            logger.exception("request %s: %s %s failed", request.id, request.method, visible(request.path))
             if request.has_begun:
                 raise
             told = f"the server failed; its log has more under the request id {request.id}"
@@ -80,6 +81,7 @@ class _Request:
         given = headers.get(_HEADER, b"").decode("latin-1")
         self.id = given if _ID.fullmatch(given) else secrets.token_hex(8)
         self.length = headers.get(b"content-length", b"0")
+        self._is_form = b"form" in headers.get(b"content-type", b"").lower()
         self.has_begun = self.is_closed = False
         self._status = 0
         self._read = 0
@@ -94,8 +96,10 @@ class _Request:
         return None
 
     async def receive(self) -> Any:
-        """The next part of the body, as long as it is not too large."""
+        """The next part of the body, as long as it is not too large, and no form has a NUL, which is no text."""
         message = await self._receive()
+        if self._is_form and any(nul in message.get("body", b"") for nul in (b"\0", b"%00")):
+            raise HTTPException(422, "a NUL is no part of any text")
         self._read += len(message.get("body", b""))
         if self._read > MOST_BYTES:
             raise HTTPException(413, _TOO_LARGE)
@@ -122,7 +126,7 @@ class _Request:
         who = self.scope.get("state", {}).get("principal")
         took = 1000 * (clock.monotonic() - self._started_at)
         name = getattr(who, "name", "-")
-        logger.info("%s %s %s %d %.0f ms %r", self.id, self.method, self.path, self._status, took, name)
+        logger.info("%s %s %s %d %.0f ms %r", self.id, self.method, visible(self.path), self._status, took, name)
 
 
 _TOO_LARGE = f"the body is larger than {MOST_BYTES:,} bytes"

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import httpx2
@@ -65,14 +65,20 @@ def run(home: Path, host: str, port: int, *, hosts: Iterable[str] = ()) -> None:
                 (home / _FILE).unlink(missing_ok=True)
 
 
-def run_in_background(home: Path, host: str, port: int, environment: dict[str, str]) -> Address:
+def run_in_background(
+    home: Path, host: str, port: int, environment: dict[str, str], options: Sequence[str] = ()
+) -> Address:
     """Start the server of a home as a process of its own, and wait until it answers.
+
+    Args:
+        options: More of `orchestra server start`.
 
     Raises:
         ConfigurationError: It did not start; the log says why.
     """
     log = home / _LOG
     command = [sys.executable, "-m", "orchestra", "server", "start", "--host", host, "--port", str(port)]
+    command += options
     with log.open("ab") as out:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True

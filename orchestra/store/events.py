@@ -153,6 +153,8 @@ class EventFilter:
     until: float | None = None
     #: What is about this flow run and its task runs, or was emitted by them.
     flow_run_id: str | None = None
+    #: Kinds of resources of which emitted events are left out, as "orchestra.user".
+    without_kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,8 @@ class _Reading:
         common = [*source.conditions, *self._range(source)]
         if (run := self._wanted.flow_run_id) is not None:
             common.append(source.run_id == run)
+        if self._wanted.without_kinds and source.rank == _EMITTED:
+            common.append(events.c.resource_kind.not_in(self._wanted.without_kinds))
         for named in self._named(connection, source):
             for about in self._about(connection, source):
                 yield [*common, *named, *about]

@@ -1,6 +1,7 @@
 """The REST API: one file per noun, all below `/api`; health and metrics beside it.
 
-Reading takes the scope `read`; every change passes `acts.perform`, which asks for more.
+Reading takes the scope `read`, every other call at least `run`, and every change passes `acts.perform`, which may ask
+for more.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 
-from orchestra.accounts import Scope
 from orchestra.server import problems
 from orchestra.server.api import (
     accounts,
@@ -29,7 +29,7 @@ from orchestra.server.api import (
     workers,
 )
 from orchestra.server.api.health import router as health
-from orchestra.server.dependencies import require
+from orchestra.server.dependencies import acting
 
 __all__ = ["health", "router"]
 
@@ -39,7 +39,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     "5XX": {"description": "The server or its database cannot do it now.", **_PROBLEM},
 }
 
-router = APIRouter(dependencies=[Depends(require(Scope.READ))], responses=_PROBLEMS)
+router = APIRouter(dependencies=[Depends(acting)], responses=_PROBLEMS)
 for noun in (
     flows, flow_runs, task_runs, deployments, work_pools, workers, limits, cache, transactions, logs,
     artifacts, variables, events, accounts, admin,

@@ -18,7 +18,7 @@ from orchestra.errors import StoreUnavailable
 from orchestra.events import Event, emit_event, event_of
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Id, Key, Limit, Name, Page, Text, Values
-from orchestra.server.dependencies import Asker, Db
+from orchestra.server.dependencies import Asker, Db, hidden_kinds
 from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.store import events
 from orchestra.store.database import Database
@@ -32,7 +32,9 @@ _FAST, _SLOW = 0.3, 1.5
 _ASK_EVERY = 10.0
 
 _Labels = Annotated[dict[Name, Text], Field(max_length=100)]
-_When = Annotated[float | None, Query(ge=0, lt=1e11, description="In seconds since the epoch.")]
+#: A time beyond all events, in seconds since the epoch.
+_LATEST = 1e11
+_When = Annotated[float | None, Query(ge=0, lt=_LATEST, description="In seconds since the epoch.")]
 
 
 class NewEvent(Body):
@@ -54,6 +56,7 @@ class NewEvent(Body):
 @router.get("", response_model=Page[Event])
 def list_events(
     db: Db,
+    who: Asker,
     limit: Limit = 50,
     after: After = None,
     event: Annotated[
@@ -64,8 +67,8 @@ def list_events(
     until: _When = None,
     flow_run_id: Annotated[Id | None, Query(description="About this run and its task runs.")] = None,
 ) -> Any:
-    """Events, the newest first."""
-    wanted = EventFilter(tuple(event), tuple(resource), since, until, flow_run_id)
+    """Events, the newest first. Those of users and API keys are for admins."""
+    wanted = EventFilter(tuple(event), tuple(resource), since, until, flow_run_id, hidden_kinds(who))
     found, following = events.page(db, wanted, limit=limit, after=after)
     return Page(items=[event_of(each) for each in found], next=following)
 
@@ -74,17 +77,18 @@ def list_events(
 async def stream_events(
     request: Request,
     db: Db,
+    who: Asker,
     event: Annotated[list[Key], Query(max_length=20)] = [],  # noqa: B006
     resource: Annotated[list[Key], Query(max_length=20)] = [],  # noqa: B006
     since: _When = None,
 ) -> Response:
     """Events as they come (SSE), each as JSON; a client that comes back with `Last-Event-ID` misses none."""
     closing = anyio.Event()
-    wanted = EventFilter(tuple(event), tuple(resource))
+    wanted = EventFilter(tuple(event), tuple(resource), without_kinds=hidden_kinds(who))
     doorkeeper: Doorkeeper = request.app.state.doorkeeper
 
     async def may_go_on() -> bool:
-        return await doorkeeper.identify(request) is not None
+        return await doorkeeper.identify(request) == who
 
     begun = _last_heard(request.headers.get("last-event-id")) or since
     return EventSourceResponse(
@@ -94,9 +98,10 @@ async def stream_events(
 
 def _last_heard(text: str | None) -> float | None:
     try:
-        return None if text is None else float(text)
+        instant = float(text or "")
     except ValueError:
         return None
+    return instant if 0 <= instant < _LATEST else None
 
 
 async def follow(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
+from orchestra.server.dependencies import acting
 from orchestra.server.pages import (
     artifacts,
     dashboard,
@@ -23,8 +24,9 @@ from orchestra.server.pages import (
 from orchestra.server.rendering import PageRoute
 
 router = APIRouter(route_class=PageRoute)
+# Everybody may log in, and out.
+router.include_router(login.router)
 for page in (
-    login,
     dashboard,
     runs,
     run_acts,
@@ -39,4 +41,4 @@ for page in (
     limits,
     live,
 ):
-    router.include_router(page.router)
+    router.include_router(page.router, dependencies=[Depends(acting)])

@@ -63,7 +63,7 @@ def table_of(artifact: artifacts.Artifact) -> tuple[list[str], list[list[Any]]] 
         return None
     try:
         data = json.loads(artifact.data) if isinstance(artifact.data, str) else artifact.data
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if isinstance(data, dict):
         columns = [values if isinstance(values, list) else [values] for values in data.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from orchestra import clock
-from orchestra.server.dependencies import Db, Reader
+from orchestra.server.dependencies import Db, Reader, hidden_kinds
 from orchestra.server.pages.runs import RANGES
 from orchestra.server.rendering import PageRoute, render
 from orchestra.store import events
@@ -36,6 +36,7 @@ def show(
         resources=(resource.strip(),) if resource.strip() else (),
         since=None if seconds is None else clock.now() - seconds,
         flow_run_id=run or None,
+        without_kinds=hidden_kinds(who),
     )
     found, following = events.page(db, wanted, limit=50, after=after or None)
     return render(

@@ -7,9 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 from starlette.responses import RedirectResponse
 
+from orchestra.accounts import Scope
 from orchestra.concurrency import limits
 from orchestra.server import acts
-from orchestra.server.dependencies import Db, Reader, Runner
+from orchestra.server.dependencies import Admin, Db, Reader
 from orchestra.server.rendering import PageRoute, query, render
 
 router = APIRouter(route_class=PageRoute)
@@ -28,29 +29,29 @@ def show(request: Request, db: Db, who: Reader, name: str = "") -> Response:
 
 
 @router.post("/limits")
-def create(db: Db, who: Runner, name: Annotated[str, Form()], limit: Annotated[int, Form(ge=0)]) -> Response:
+def create(db: Db, who: Admin, name: Annotated[str, Form()], limit: Annotated[int, Form(ge=0)]) -> Response:
     """Make one."""
-    acts.perform(who, "create", f"limit {name}", lambda: limits.create_limit(name, limit))
+    acts.perform(who, "create", f"limit {name}", lambda: limits.create_limit(name, limit), needs=Scope.ADMIN)
     return RedirectResponse("/limits?done=changed", 303)
 
 
 @router.post("/limits/change")
-def change(db: Db, who: Runner, name: Annotated[str, Form()], limit: Annotated[int, Form(ge=0)]) -> Response:
+def change(db: Db, who: Admin, name: Annotated[str, Form()], limit: Annotated[int, Form(ge=0)]) -> Response:
     """Give one another number of slots; who has some keeps them."""
-    acts.perform(who, "change", f"limit {name}", lambda: limits.update_limit(name, limit=limit))
+    acts.perform(who, "change", f"limit {name}", lambda: limits.update_limit(name, limit=limit), needs=Scope.ADMIN)
     return RedirectResponse(f"/limits{query(name=name, done='changed')}", 303)
 
 
 @router.post("/limits/active")
-def set_active(db: Db, who: Runner, name: Annotated[str, Form()], active: Annotated[bool, Form()]) -> Response:
+def set_active(db: Db, who: Admin, name: Annotated[str, Form()], active: Annotated[bool, Form()]) -> Response:
     """Let one limit nothing for now, or limit again."""
     verb = "enable" if active else "disable"
-    acts.perform(who, verb, f"limit {name}", lambda: limits.update_limit(name, active=active))
+    acts.perform(who, verb, f"limit {name}", lambda: limits.update_limit(name, active=active), needs=Scope.ADMIN)
     return RedirectResponse(f"/limits{query(name=name, done='changed')}", 303)
 
 
 @router.post("/limits/delete")
-def delete(db: Db, who: Runner, name: Annotated[str, Form()]) -> Response:
+def delete(db: Db, who: Admin, name: Annotated[str, Form()]) -> Response:
     """Delete one: who waits goes on."""
-    acts.perform(who, "delete", f"limit {name}", lambda: limits.delete_limit(name))
+    acts.perform(who, "delete", f"limit {name}", lambda: limits.delete_limit(name), needs=Scope.ADMIN)
     return RedirectResponse("/limits?done=deleted", 303)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
@@ -9,13 +11,19 @@ import anyio
 from fastapi import APIRouter, Depends, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from orchestra.errors import StoreError
 from orchestra.server.dependencies import Db, Reader
+from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.server.live import Hub, Seen
 from orchestra.server.rendering import PageRoute
 from orchestra.store import events, run_lists, run_views
 from orchestra.store.database import Database
 
 router = APIRouter(route_class=PageRoute)
+logger = logging.getLogger("orchestra.server")
+
+#: Seconds between two looks at whether who follows a stream may still do so.
+RECHECK = 5.0
 
 
 async def _hub(request: Request) -> Hub:
@@ -30,15 +38,15 @@ TheHub = Annotated[Hub, Depends(_hub)]
 
 
 @router.get("/live/runs")
-async def runs(db: Db, who: Reader, hub: TheHub) -> Response:
+async def runs(request: Request, db: Db, who: Reader, hub: TheHub) -> Response:
     """Event "runs" whenever lists of runs show something else."""
-    return _stream(hub, "runs", lambda: Seen({"runs": run_lists.stamp(db)}))
+    return _stream(request, hub, "runs", lambda: Seen({"runs": run_lists.stamp(db)}))
 
 
 @router.get("/live/events")
-async def all_events(db: Db, who: Reader, hub: TheHub) -> Response:
+async def all_events(request: Request, db: Db, who: Reader, hub: TheHub) -> Response:
     """Event "events" whenever something has happened."""
-    return _stream(hub, "events", lambda: Seen({"events": _newest(db)}))
+    return _stream(request, hub, "events", lambda: Seen({"events": _newest(db)}))
 
 
 def _newest(db: Database) -> str:
@@ -47,9 +55,9 @@ def _newest(db: Database) -> str:
 
 
 @router.get("/live/runs/{run_id}")
-async def run(db: Db, who: Reader, hub: TheHub, run_id: str) -> Response:
+async def run(request: Request, db: Db, who: Reader, hub: TheHub, run_id: str) -> Response:
     """Events "state", "steps", "logs" and "artifacts" of one run, and "end" when it has ended."""
-    return _stream(hub, f"runs/{run_id}", lambda: _look(db, run_id))
+    return _stream(request, hub, f"runs/{run_id}", lambda: _look(db, run_id))
 
 
 def _look(db: Database, run_id: str) -> Seen:
@@ -58,11 +66,31 @@ def _look(db: Database, run_id: str) -> Seen:
     return Seen(stamps, found.is_final)
 
 
-def _stream(hub: Hub, key: str, look: Callable[[], Seen]) -> Response:
+def _stream(request: Request, hub: Hub, key: str, look: Callable[[], Seen]) -> Response:
     closing = anyio.Event()
 
     async def events() -> AsyncIterator[ServerSentEvent]:
-        async for name in hub.follow(key, look, closing):
-            yield ServerSentEvent(event=name, data=name)
+        watching = asyncio.create_task(_close_when_out(request, closing))
+        try:
+            async for name in hub.follow(key, look, closing):
+                yield ServerSentEvent(event=name, data=name)
+        finally:
+            watching.cancel()
 
     return EventSourceResponse(events(), ping=15, shutdown_event=closing, shutdown_grace_period=1.0)
+
+
+async def _close_when_out(request: Request, closing: anyio.Event) -> None:
+    """End a stream once who follows it may not any more: the session is over, the key is gone, the scope another."""
+    doorkeeper: Doorkeeper = request.app.state.doorkeeper
+    principal = request.state.principal
+    while not closing.is_set():
+        await asyncio.sleep(RECHECK)
+        try:
+            is_out = await doorkeeper.identify(request) != principal
+        except StoreError as error:
+            # As requests are, streams are closed to whom we cannot know; the browser asks again.
+            logger.warning("a live page is closed, as nobody can be known now: %s", error)
+            is_out = True
+        if is_out:
+            closing.set()

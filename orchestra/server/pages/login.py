@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +15,10 @@ from starlette.templating import Jinja2Templates
 from orchestra import accounts
 from orchestra.server.access import COOKIE, is_local_path
 from orchestra.server.dependencies import Db
-from orchestra.server.doorkeeper import Doorkeeper
+from orchestra.server.doorkeeper import Doorkeeper, address
 
 router = APIRouter()
+logger = logging.getLogger("orchestra.server")
 
 _templates = Jinja2Templates(directory=Path(__file__).parents[1] / "templates")
 
@@ -42,10 +44,12 @@ async def login(
         answer = _form(request, next, name, said, 429)
         answer.headers["retry-after"] = str(math.ceil(seconds))
         return answer
-    token = await to_thread.run_sync(accounts.log_in, db, name, password)
+    begun = doorkeeper.throttle.begin(request, name)
+    token = await to_thread.run_sync(accounts.log_in, db, name, password, limiter=doorkeeper.hashing)
     if token is None:
-        doorkeeper.throttle.failed(request, name)
+        logger.warning("a login as %r from %s failed", name, address(request))
         return _form(request, next, name, "Name or password is wrong.", 401)
+    doorkeeper.throttle.succeeded(request, name, begun)
     answer = RedirectResponse(next if is_local_path(next) else "/", 303)
     answer.set_cookie(
         COOKIE,

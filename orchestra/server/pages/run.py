@@ -11,6 +11,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from orchestra import clock
+from orchestra.names import visible
 from orchestra.server.dependencies import Db, Reader
 from orchestra.server.pages import timeline
 from orchestra.server.pages.artifacts import table_of
@@ -88,7 +89,9 @@ def _log_text(db: Database, run_id: str, level: int, step_id: str | None) -> Ite
         last = lines[-1].id
         for line in lines:
             when = datetime.fromtimestamp(line.timestamp, UTC).isoformat(timespec="milliseconds")
-            yield f"{when} {line.level_name:<8} {line.logger}: {line.message}\n"
+            # Lines of one message stay; what a terminal would obey does not.
+            said = "\n".join(map(visible, line.message.split("\n")))
+            yield f"{when} {line.level_name:<8} {visible(line.logger)}: {said}\n"
 
 
 def _place_of(run_id: str, vertex: run_views.Vertex) -> str:

@@ -21,6 +21,8 @@ router = APIRouter(route_class=PageRoute)
 
 #: Runs that one act is done to at most.
 MOST = 1000
+#: Tags, and states, of one filter at most.
+_MOST_NAMES = 20
 #: The chips: a type of state, or the name of one.
 KINDS = (
     ("RUNNING", "Running"),
@@ -146,16 +148,19 @@ def filter_of(
     """The filter that an address tells.
 
     Raises:
-        HTTPException: No such range of time.
+        HTTPException: No such range of time, or too many names.
     """
     if range not in _SECONDS:
         raise HTTPException(422, f"range={range} is none of {', '.join(name for name in _SECONDS if name)}")
     seconds = _SECONDS[range]
+    names = tuple(tag.strip() for tag in tags.split(",") if tag.strip())
+    if max(len(names), len(states)) > _MOST_NAMES:
+        raise HTTPException(422, f"at most {_MOST_NAMES} tags and {_MOST_NAMES} states can be asked for")
     return RunFilter(
         states=tuple(dict.fromkeys(states)),
         flow_name=flow.strip(),
         deployment_id=deployment,
-        tags=tuple(tag.strip() for tag in tags.split(",") if tag.strip()),
+        tags=names,
         text=text.strip(),
         since=None if seconds is None else clock.now() - seconds,
         by_end=by == "end",
