@@ -226,7 +226,7 @@ def test_who_is_paused_or_cancelled_meanwhile_leaves_the_line(database: Database
     interventions.resume(database, paused)
     assert start(database, paused) is None
     assert shown(database, paused)[1] == "AwaitingConcurrencySlot"
-    assert run_slots.purge(database) == 0
+    assert run_slots.purge(database) == 1
 
 
 def test_a_queue_without_a_worker_gets_no_slot(database: Database) -> None:
@@ -276,6 +276,21 @@ def test_a_run_of_a_version_that_only_others_have_outranks_nobody(database: Data
     assert precedence.outranking(database, claimed.row, mine) is None
     own = make(database, queue="etl.urgent", version="1")
     assert precedence.outranking(database, claimed.row, mine) == own
+
+
+def test_a_run_that_waits_to_begin_is_cancelled_at_once(database: Database) -> None:
+    """No worker is needed for that, but for its hooks; one that has begun ends by a last segment."""
+    work_pools.update(database, "etl", concurrency_limit=1)
+    start(database, make(database))
+    waits, has_begun = make(database), make(database)
+    start(database, waits)
+    start(database, has_begun, begun=True)
+
+    (hooks,) = interventions.cancel(database, waits)
+    (last,) = interventions.cancel(database, has_begun)
+
+    assert (shown(database, waits)[0], hooks.kind) == ("CANCELLED", "hooks")
+    assert (shown(database, has_begun)[0], last.kind) == ("CANCELLING", "flow")
 
 
 def test_a_slot_is_given_up_only_under_the_claim(database: Database) -> None:
