@@ -112,7 +112,7 @@ def test_one_run_more_than_a_deployment_allows_is_cancelled(
     deploy("alone", concurrency_limit={"limit": 1, "collision_strategy": "CANCEL_NEW"})
     worker_factory(queues="etl", concurrency=2)
     first = start("first", "alone", seconds=600)
-    wait_for_state(database, "Running", first)
+    wait_until_in(ledger, "first")
 
     refused = start("refused", "alone")
     wait_for_state(database, "Cancelled", refused)
