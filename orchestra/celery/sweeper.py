@@ -40,8 +40,11 @@ logger = logging.getLogger("orchestra.sweeper")
 DUTY = "sweeper"
 #: Timers are at most this late, in seconds.
 LONGEST_WAIT = 1.0
-#: A leader that is silent for so long is replaced, in seconds (a lease, where that is shorter).
+#: A leader that is silent for so long is replaced, in seconds, where a lease is not shorter.
 _LEADER_LEASE = 10.0
+#: Part of a lease for which it leads at most: where a leader dies, the next one does not take the database to have
+#: been away (`leaders.may_expire`), and frees what that one's worker held without another lease of waiting.
+_LEADERS_SHARE = 0.5
 #: How often the worker's processes are looked at, in seconds.
 _WATCH_EVERY = 0.25
 #: Likewise while new ones are forked, at the start and when one has died, and for how long: a process that is never
@@ -100,7 +103,7 @@ class Sweeper:
         now = clock.monotonic()
         if now < self._lead_at:
             return
-        leader_lease = min(settings.current().lease_seconds, _LEADER_LEASE)
+        leader_lease = min(settings.current().lease_seconds * _LEADERS_SHARE, _LEADER_LEASE)
         self._is_leader = leaders.lead(self._database, DUTY, self._owner, leader_lease)
         if self._is_leader:
             due.keep_watch(self._database)

@@ -239,6 +239,7 @@ def hand_on(database: Database, run_id: str, carrier: Carrier) -> None:
     carrier.announce(run_slots.leave(database, run_id))
 
 
-def give_up(database: Database, run_id: str, carrier: Carrier) -> None:
-    """Let another run have the slot of one that cannot be carried on here."""
-    carrier.announce(run_slots.give_up(database, run_id))
+def give_up(database: Database, claimed: Claimed, carrier: Carrier) -> None:
+    """Let another run have the slot of a claimed one that cannot be carried on here, before it is given back."""
+    if claimed.row["deployment_id"] is not None:
+        carrier.announce(run_slots.give_up(database, claimed.claim))

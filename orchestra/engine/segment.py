@@ -97,8 +97,6 @@ def _carry_on(database: Database, claimed: Claimed, carrier: Carrier, heart: Hea
     flow = load(database, claimed, carrier)
     if flow is not None:
         Segment(database, flow, claimed, carrier, heart).run()
-    elif claimed.row["deployment_id"] is not None:
-        deployed.give_up(database, claimed.claim.run_id, carrier)
 
 
 def load(database: Database, claimed: Claimed, carrier: Carrier) -> FlowSpec | None:
@@ -120,6 +118,7 @@ def load(database: Database, claimed: Claimed, carrier: Carrier) -> FlowSpec | N
 
 
 def _leave(database: Database, claimed: Claimed, carrier: Carrier, error: DefinitionNotFound) -> None:
+    deployed.give_up(database, claimed, carrier)
     if isinstance(error, OtherVersion):
         versions.leave(database, claimed, carrier, error)
     else:

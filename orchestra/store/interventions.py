@@ -414,7 +414,9 @@ def _mark_cancelling(connection: Connection, row: Any) -> list[Announcement]:
         "wait_open": None,
         "wait_count": None,
     }
-    never_started = row.claim_number == 0 and row.parent_step_key is None
+    # One that waits for its first slot was claimed, and nothing of it was done.
+    is_unstarted = row.claim_number == 0 or (row.held == NO_SLOT and row.start_time is None)
+    never_started = is_unstarted and row.parent_step_key is None
     if never_started:
         values |= {"state_type": StateType.CANCELLED.value, "state_name": "Cancelled"}
         values |= {"phase": Phase.DONE, "end_time": now()}

@@ -13,16 +13,19 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import settings
-from orchestra.names import pool_of
+from orchestra.names import pool_of, versioned_queue
 from orchestra.states import StateType
 from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
 from orchestra.store.claims import Claim, held
 from orchestra.store.database import Database, now
 from orchestra.store.tables import Phase, flow_runs, phase_is, work_pools, work_queues
+from orchestra.store.workers import live_queues
 
 
 def outranking(database: Database, run: Mapping[str, Any], queues: Iterable[str]) -> str | None:
     """The id of a run that waits for a worker in a queue that is served before this run's, the first due; None: none.
+
+    One that is pinned to a version does not count where only other workers have that.
 
     Args:
         database: Where they are.
@@ -30,18 +33,30 @@ def outranking(database: Database, run: Mapping[str, Any], queues: Iterable[str]
         queues: The Celery queues whose runs may be taken.
     """
     pool, name = pool_of(run["queue"] or "")
+    mine = frozenset(queues)
 
     def look(connection: Connection) -> str | None:
         priorities = {row.name: row.priority for row in connection.execute(_QUEUES, {"b_pool": pool})}
         for other, priority in priorities.items():
             if priority >= priorities.get(name, 1):
                 return None
-            names = [queue for queue in queues if pool_of(queue) == (pool, other)]
-            if found := connection.scalar(_FIRST, {"b_queues": names}):
-                return str(found)
+            if found := _first(connection, [queue for queue in mine if pool_of(queue) == (pool, other)], mine):
+                return found
         return None
 
     return database.read(look)
+
+
+def _first(connection: Connection, queues: list[str], mine: frozenset[str]) -> str | None:
+    """The first run that waits in some queues, but for those of versions that only other workers have."""
+    query = _FIRST
+    while (row := connection.execute(query, {"b_queues": queues}).first()) is not None:
+        pinned = None if row.version is None else versioned_queue(row.queue, row.version)
+        if pinned is None or pinned in mine or pinned not in live_queues(connection):
+            return str(row.id)
+        # It would only be sent to them, and be found here again for as long as they are busy.
+        query = query.where(sa.or_(flow_runs.c.version.is_(None), flow_runs.c.version != row.version))
+    return None
 
 
 def step_back(database: Database, claim: Claim) -> list[Announcement]:
@@ -72,7 +87,7 @@ _QUEUES = (
 )
 #: The first of the runs of deployments that are due in some queues and that nobody has started.
 _FIRST = (
-    sa.select(flow_runs.c.id)
+    sa.select(flow_runs.c.id, flow_runs.c.queue, flow_runs.c.version)
     .where(
         phase_is(flow_runs, Phase.READY),
         flow_runs.c.deployment_id.is_not(None),

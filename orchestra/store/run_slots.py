@@ -151,10 +151,16 @@ def leave(database: Database, run_id: str) -> list[Announcement]:
     return serve(database)
 
 
-def give_up(database: Database, run_id: str) -> list[Announcement]:
-    """Give up the slot of a run that goes on, and asks again when it is claimed next; what to announce."""
-    if not database.write(lambda connection: connection.execute(_of(run_id, sa.delete(run_slots))).rowcount):
+def give_up(database: Database, claim: Claim) -> list[Announcement]:
+    """Give up the slot of a claimed run, which asks again when it is claimed next; what to announce.
+
+    While the claim holds: whoever has claimed it since goes on with the slot.
+    """
+    mine = _of(claim.run_id, sa.select(run_slots.c.run_id)).where(sa.exists().where(*held(claim)))
+    if database.read(lambda connection: connection.execute(mine).first()) is None:
         return []
+    ours = _of(claim.run_id, sa.delete(run_slots)).where(sa.exists().where(*held(claim)))
+    database.write(lambda connection: connection.execute(ours).rowcount)
     return serve(database)
 
 

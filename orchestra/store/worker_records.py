@@ -39,7 +39,7 @@ class WorkerRecord:
     name: str
     #: "ONLINE" where it gave a heartbeat within the last lease, else "OFFLINE".
     status: str
-    #: It takes no more work.
+    #: It lives, and takes no more work.
     stopping: bool
     #: The work pools whose queues are among those that it consumes.
     work_pools: tuple[str, ...]
@@ -126,7 +126,8 @@ def _record(row: Any, pools: set[str], at_work: Mapping[str, list[AtWork]]) -> W
     return WorkerRecord(
         name=row.name,
         status="ONLINE" if row.alive else "OFFLINE",
-        stopping=row.stopping,
+        # One that was told of as lost is marked so, too.
+        stopping=row.alive and row.stopping,
         work_pools=tuple(sorted({pool for queue in queues if (pool := pool_of(queue)[0]) in pools})),
         queues=queues,
         slots=row.slots,

@@ -9,8 +9,9 @@ import pytest
 from orchestra import work_pools as types
 from orchestra.deployments import Deployment
 from orchestra.engine import deployed
-from orchestra.store import deployments, queries, runs, work_pools
+from orchestra.store import deployments, queries, runs, slot_records, work_pools
 from tests.drive import Driver
+from tests.engine import version_flows
 from tests.integration import subprocess_flows
 
 
@@ -37,6 +38,34 @@ def test_a_run_that_wants_a_container_waits_and_says_so(driver: Driver, kind: st
 
     assert f"waiting for a worker that starts its {kind} container" in (run.state.message or "")
     assert (run.state_type, run.start_time) == ("SCHEDULED", None)
+
+
+def test_a_run_that_waits_for_what_is_not_here_takes_no_slot(driver: Driver) -> None:
+    """Neither its container nor its version: another run has the slot of its limit meanwhile."""
+    run_id = start(driver, "docker")
+    work_pools.update(driver.database, "pool", concurrency_limit=1)
+    driver.elapse(6)
+    driver.sweep()
+    driver.step()
+
+    assert "container" in driver.row(run_id)["state_message"]
+    assert slot_records.holders(driver.database, "pool", ["default"]) == []
+
+
+def test_a_run_whose_version_is_not_here_takes_no_slot(driver: Driver) -> None:
+    """Another run has the slot of its limit meanwhile."""
+    Deployment.build_from_flow(version_flows.pinned, "d", concurrency_limit=1).apply()
+    found = deployments.read(driver.database, "pinned/d")
+    first, second = (deployed.new_run(driver.database, found, {}) for _ in range(2))
+    second.version = None
+    for new in (first, second):
+        new.queue = "default"
+        driver.carrier.announce(runs.create(driver.database, new).announcements)
+    with version_flows.deployed(version_flows.pinned, "2"):
+        driver.step()
+
+        assert "version '1'" in driver.row(first.id)["state_message"]
+        assert driver.finish(second.id).is_completed()
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,11 @@ def lines(ledger: Path, word: str) -> list[list[str]]:
     return [words for line in ledger.read_text().splitlines() if (words := line.split())[0] == word]
 
 
+def wait_until_in(ledger: Path, what: str) -> None:
+    """Until a body was called: a run is shown as Running from its claim on, when it has yet to ask for its slot."""
+    wait_until(lambda: what in [words[1] for words in lines(ledger, "in")], f"{what} to be at work", SOON)
+
+
 def wait_for_state(database: Database, name: str, *runs: FlowRunHandle) -> None:
     """Until these runs are all shown so."""
 
@@ -77,7 +82,7 @@ def test_no_more_than_the_limit_are_at_work_and_the_urgent_go_first(
     for _ in range(2):
         worker_factory(queues="etl,etl.urgent", concurrency=2)
     first = start("first", seconds=600)
-    wait_for_state(database, "Running", first)
+    wait_until_in(ledger, "first")
     later = [start(f"default-{number}") for number in range(4)]
     wait_for_state(database, "AwaitingConcurrencySlot", *later)
     urgent = [start(f"urgent-{number}", "urgent") for number in range(2)]
@@ -91,7 +96,7 @@ def test_no_more_than_the_limit_are_at_work_and_the_urgent_go_first(
     assert most_at_once([(float(words[2]), float(words[3])) for words in lines(ledger, "span")]) == 1
 
     holding = start("holding", seconds=600)
-    wait_for_state(database, "Running", holding)
+    wait_until_in(ledger, "holding")
     waiting = start("waiting")
     wait_for_state(database, "AwaitingConcurrencySlot", waiting)
     acting.change(database, "etl", concurrency_limit=2)
@@ -107,7 +112,7 @@ def test_one_run_more_than_a_deployment_allows_is_cancelled(
     deploy("alone", concurrency_limit={"limit": 1, "collision_strategy": "CANCEL_NEW"})
     worker_factory(queues="etl", concurrency=2)
     first = start("first", "alone", seconds=600)
-    wait_for_state(database, "Running", first)
+    wait_until_in(ledger, "first")
 
     refused = start("refused", "alone")
     wait_for_state(database, "Cancelled", refused)

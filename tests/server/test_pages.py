@@ -10,9 +10,12 @@ from starlette.testclient import TestClient
 
 from orchestra import flow, get_run_logger, task
 from orchestra.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact
-from orchestra.store import queries
+from orchestra.store import claims, deployments, queries, run_slots, runs, work_pools, workers
 from orchestra.store.behind import behind
 from orchestra.store.database import database
+from orchestra.store.deployments import NewDeployment
+from orchestra.store.runs import NewRun
+from orchestra.store.workers import WorkerRow
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -229,6 +232,25 @@ def test_deployments_show_when_they_run_next(web: TestClient) -> None:
     assert text.count("03:00:00 UTC") == 5
     assert "Resume schedules" in web.post(f"/deployments/{deployment}/pause").text
     assert "03:00:00 UTC" not in page(web, "/deployments")
+
+
+@pytest.mark.parametrize("what", ["etl", "etl/queues/default"])
+def test_what_waits_for_a_paused_pool_goes_on_at_once_when_it_is_resumed(web: TestClient, what: str) -> None:
+    """No sweep is waited for."""
+    db = database()
+    work_pools.create(db, "etl", "process")
+    workers.register(db, WorkerRow("w@h", "h", 1, ("etl",), 2, "prefork", "1"))
+    deployment_id = deployments.keep(db, NewDeployment("d", "f", "f.py:f", "etl", work_pool_name="etl"))
+    run_id = runs.create(db, NewRun("f", "f:f", "a", b"{}", queue="etl", deployment_id=deployment_id)).row["id"]
+    web.post(f"/work-pools/{what}", data={"paused": "true"})
+    claimed = claims.claim_run(db, run_id)
+    assert claimed is not None
+    assert not run_slots.ask(db, claimed.claim, claimed.row, begun=False).granted
+    assert claims.claim_run(db, run_id) is None
+
+    web.post(f"/work-pools/{what}", data={"paused": "false"})
+
+    assert claims.claim_run(db, run_id) is not None
 
 
 def test_the_dashboard_tells_what_failed_lately(web: TestClient) -> None:

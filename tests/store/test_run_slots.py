@@ -47,10 +47,11 @@ def deploy(database: Database, name: str, **fields: object) -> str:
     return deployments.keep(database, new)
 
 
-def make(database: Database, deployment: str = "nightly", queue: str = "etl") -> str:
+def make(database: Database, deployment: str = "nightly", queue: str = "etl", version: str | None = None) -> str:
     """A run that waits for a worker."""
     deployment_id = deployments.read(database, f"f/{deployment}").id
-    return runs.create(database, NewRun("f", "f:f", "run", b"{}", queue=queue, deployment_id=deployment_id)).row["id"]
+    new = NewRun("f", "f:f", "run", b"{}", queue=queue, deployment_id=deployment_id, version=version)
+    return runs.create(database, new).row["id"]
 
 
 def start(
@@ -225,7 +226,7 @@ def test_who_is_paused_or_cancelled_meanwhile_leaves_the_line(database: Database
     interventions.resume(database, paused)
     assert start(database, paused) is None
     assert shown(database, paused)[1] == "AwaitingConcurrencySlot"
-    assert run_slots.purge(database) == 0
+    assert run_slots.purge(database) == 1
 
 
 def test_a_queue_without_a_worker_gets_no_slot(database: Database) -> None:
@@ -261,6 +262,50 @@ def test_a_run_about_to_start_leaves_its_worker_slot_to_a_more_urgent_one(databa
     again = claims.claim_run(database, low)
     assert again is not None
     assert precedence.outranking(database, again.row, ["etl", "etl.urgent"]) is None
+
+
+def test_a_run_of_a_version_that_only_others_have_outranks_nobody(database: Database) -> None:
+    """It would be sent to them again and again, while they are busy; where nobody has it, this worker says so."""
+    make(database, queue="etl.urgent", version="2")
+    claimed = claims.claim_run(database, make(database))
+    assert claimed is not None
+    mine = ["etl", "etl.urgent", "etl.urgent@1"]
+
+    assert precedence.outranking(database, claimed.row, mine) is not None
+    workers.register(database, WorkerRow("other@h", "h", 2, ("etl.urgent", "etl.urgent@2"), 2, "prefork", "1"))
+    assert precedence.outranking(database, claimed.row, mine) is None
+    own = make(database, queue="etl.urgent", version="1")
+    assert precedence.outranking(database, claimed.row, mine) == own
+
+
+def test_a_run_that_waits_to_begin_is_cancelled_at_once(database: Database) -> None:
+    """No worker is needed for that, but for its hooks; one that has begun ends by a last segment."""
+    work_pools.update(database, "etl", concurrency_limit=1)
+    start(database, make(database))
+    waits, has_begun = make(database), make(database)
+    start(database, waits)
+    start(database, has_begun, begun=True)
+
+    (hooks,) = interventions.cancel(database, waits)
+    (last,) = interventions.cancel(database, has_begun)
+
+    assert (shown(database, waits)[0], hooks.kind) == ("CANCELLED", "hooks")
+    assert (shown(database, has_begun)[0], last.kind) == ("CANCELLING", "flow")
+
+
+def test_a_slot_is_given_up_only_under_the_claim(database: Database) -> None:
+    """Whoever has claimed the run since goes on with it."""
+    work_pools.update(database, "etl", concurrency_limit=1)
+    first, second = make(database), make(database)
+    claim = start(database, first)
+    assert claim is not None
+    assert start(database, second) is None
+    claims.give_back(database, claim)
+    again = start(database, first)
+    assert again is not None
+
+    assert run_slots.give_up(database, claim) == []
+    assert [each.run_id for each in run_slots.give_up(database, again)] == [second]
 
 
 def test_who_has_slots_and_who_waits_is_shown_in_order(database: Database) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestra import settings
 from orchestra.errors import WorkerNotFound
-from orchestra.store import claims, runs, work_pools, worker_records, workers
+from orchestra.store import claims, runs, tables, work_pools, worker_records, workers
 from orchestra.store.database import Database
 from orchestra.store.runs import NewRun
 from orchestra.store.workers import WorkerRow
@@ -47,16 +46,16 @@ def test_workers_are_listed_by_name_in_pages_and_by_pool(database: Database) -> 
     assert (page.next, names(database, after=page.next)) == ("c@h", ["d@h"])
 
 
-def test_a_silent_worker_is_offline(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one that nobody knows, or several may be, is an error."""
+def test_a_silent_worker_is_offline(database: Database) -> None:
+    """And not stopping, once it was told of as lost; one that nobody knows, or several may be, is an error."""
     register(database, "a@h", "etl")
     register(database, "a@i", "etl")
-    monkeypatch.setenv("ORCHESTRA_LEASE_SECONDS", "1")
-    settings.reset()
-    until = database.now() + 1.05
-    while database.now() < until:
-        pass
-    assert [each.status for each in worker_records.list_workers(database).items] == ["OFFLINE", "OFFLINE"]
+    silent = tables.workers.update().values(heartbeat_at=database.now() - 3600)
+    database.write(lambda connection: connection.execute(silent))
+    assert workers.tell_lost(database) == 2
+
+    found = [(each.status, each.stopping) for each in worker_records.list_workers(database).items]
+    assert found == [("OFFLINE", False), ("OFFLINE", False)]
     with pytest.raises(WorkerNotFound, match="a@h or a@i"):
         worker_records.read(database, "a")
     with pytest.raises(WorkerNotFound, match="orchestra worker ls"):

@@ -8,7 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 from starlette.responses import RedirectResponse
 
+from orchestra.engine import work_pools as acting
 from orchestra.server import acts
+from orchestra.server.announcing import announce
 from orchestra.server.dependencies import Db, Reader, Runner
 from orchestra.server.rendering import PageRoute, render
 from orchestra.store import deployments, queries, work_pools, workers
@@ -61,7 +63,7 @@ def show(request: Request, db: Db, who: Reader, name: str) -> Response:
 def set_paused(db: Db, who: Runner, name: str, paused: Annotated[bool, Form()]) -> Response:
     """Start nothing new of it, or go on."""
     verb = "pause" if paused else "resume"
-    acts.perform(who, verb, f"work pool {name}", lambda: work_pools.update(db, name, paused=paused))
+    acts.perform(who, verb, f"work pool {name}", lambda: acting.change(db, name, announce, paused=paused))
     return RedirectResponse(f"/work-pools/{name}?done=changed", 303)
 
 
@@ -69,7 +71,7 @@ def set_paused(db: Db, who: Runner, name: str, paused: Annotated[bool, Form()]) 
 def set_queue_paused(db: Db, who: Runner, name: str, queue: str, paused: Annotated[bool, Form()]) -> Response:
     """Start nothing new of one of its queues, or go on."""
     verb, what = "pause" if paused else "resume", f"work queue {queue} of work pool {name}"
-    acts.perform(who, verb, what, lambda: work_pools.update_queue(db, name, queue, paused=paused))
+    acts.perform(who, verb, what, lambda: acting.change_queue(db, name, queue, announce, paused=paused))
     return RedirectResponse(f"/work-pools/{name}?done=changed", 303)
 
 
