@@ -472,6 +472,16 @@ def test_doctor_is_content_with_a_fresh_home(home: Path) -> None:
     assert "FAILED" not in result.stdout
 
 
+def test_doctor_tells_of_a_server_that_does_not_answer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the settings name; where none is named or runs, that is fine."""
+    assert {check["name"]: check["status"] for check in listed("doctor")}["server"] == "ok"
+    monkeypatch.setenv("ORCHESTRA_API_URL", "http://127.0.0.1:1")
+    settings.reset()
+    result = orchestra("doctor")
+    assert result.exit_code == 1
+    assert "FAILED  server    the API at http://127.0.0.1:1/api does not answer" in result.stdout
+
+
 def test_doctor_says_what_to_type_where_something_is_wrong(created_id: str) -> None:
     """A silent broker, and a run on a queue that nobody consumes; passwords are hidden."""
     result = orchestra("doctor")
