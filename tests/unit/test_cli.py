@@ -462,6 +462,14 @@ def test_a_setting_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch)
 # -- doctor ------------------------------------------------------------------------------------------------------
 
 
+def test_flower_without_a_broker_says_what_to_start(home: Path) -> None:
+    """And makes no password up."""
+    result = orchestra("flower")
+    assert result.exit_code == 2
+    assert "orchestra dev" in result.stderr
+    assert "password" not in result.stderr
+
+
 def test_doctor_is_content_with_a_fresh_home(home: Path) -> None:
     """No broker is a note, not a failure: flows run in one process."""
     result = orchestra("doctor")
