@@ -25,7 +25,7 @@ class NoBroker(ConfigurationError):
 
     def __init__(self) -> None:
         super().__init__(
-            "there is neither a Celery app nor a broker to send this run through: run `orchestra dev` in another "
+            "there is neither a Celery app nor a broker to send runs through: run `orchestra dev` in another "
             "terminal, or set ORCHESTRA_BROKER_URL, or call orchestra.celery.install(app) beside your Celery app"
         )
 
@@ -43,7 +43,8 @@ class DatabaseNeeded(ConfigurationError):
     def __str__(self) -> str:
         return (
             f"this needs the database itself, and ORCHESTRA_API_URL={self.api_url!r} names a server only: set "
-            "ORCHESTRA_DATABASE_URL to that server's database too, or unset ORCHESTRA_API_URL"
+            "ORCHESTRA_DATABASE_URL to that server's database too, or unset ORCHESTRA_API_URL (`orchestra "
+            "logout` where it stands in a profile)"
         )
 
 

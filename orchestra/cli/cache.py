@@ -50,7 +50,7 @@ def _query_options(command: F) -> F:
 
 @cache.command()
 @_query_options
-@click.option("-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Most entries.")
+@click.option("-l", "-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Most entries.")
 @_support.output_option
 def ls(task: str | None, key: str | None, older_than: float | None, expired: bool, limit: int, output: str) -> None:
     """List cached results, the newest first.

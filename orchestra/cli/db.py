@@ -1,4 +1,4 @@
-"""`orchestra db`: the schema of the database."""
+"""`orchestra db`: the schema of the database, and how much is kept in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestra.store.database import SCHEMA_VERSION, Database, database, schema_
 
 @click.group(cls=_support.Group)
 def db() -> None:
-    """See and change the database's schema."""
+    """Create, upgrade, prune and reset the database."""
 
 
 def _open() -> Database:

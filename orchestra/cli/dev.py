@@ -66,5 +66,5 @@ def dev(
 def _ready(url: str, server_url: str | None) -> None:
     _support.say(f"broker at {mask_url(url)}; in another terminal: orchestra flow-run create --flow MODULE:FLOW")
     if server_url is not None:
-        _support.say(f"admin view at {server_url}, API below {server_url}/api")
+        _support.say(f"admin view at {server_url}, API at {server_url}/api")
     _support.say("Ctrl-C ends all of it")

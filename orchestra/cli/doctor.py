@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from orchestra import clock, errors, lazy, settings
 from orchestra.cli import _support
 from orchestra.cli.version import versions
+from orchestra.client.http import HttpBackend
 from orchestra.masking import mask_url
+from orchestra.server import running
 from orchestra.store import database as databases
 from orchestra.store import queries, workers
 from orchestra.store.database import Database
@@ -42,7 +44,7 @@ class Check:
 @_support.app_option
 @_support.output_option
 def doctor(output: str) -> None:
-    """Check versions, settings, database, clock, broker and workers; exit code 1 if a check failed.
+    """Check versions, settings, database, broker, workers and server; exit code 1 if a check failed.
 
     \b
     Example:
@@ -84,6 +86,7 @@ def checks() -> Iterator[Check]:
             yield _guarded("workers", lambda: _workers(database, broker), "orchestra doctor")
             yield _guarded("queues", lambda: _queues(database), "orchestra doctor")
             yield _guarded("sweeper", lambda: _sweeper(database), "orchestra doctor")
+        yield _guarded("server", _server, "orchestra server status")
     finally:
         database.close()
 
@@ -190,6 +193,21 @@ def _sweeper(database: Database) -> Check:
     if late and _live(database):
         return Check("sweeper", FAILED, f"{told}: timers and lost messages wait; restart a worker", _start("default"))
     return Check("sweeper", NOTE if late else OK, told)
+
+
+def _server() -> Check:
+    """Of a server that the settings name, else of the one in this home: flows need neither."""
+    current = settings.current()
+    if current.api_url:
+        HttpBackend(current.api_url, current.api_key).hello()
+        return Check("server", OK, f"{current.api_url} answers, and the command line asks it")
+    found = running.find(current.home_path)
+    if found is None:
+        return Check("server", OK, "none runs in this home, and flows need none")
+    if not running.answers(found):
+        again = "orchestra server stop; orchestra server start --background"
+        return Check("server", FAILED, f"{found.url} does not answer (process {found.pid})", again)
+    return Check("server", OK, f"the admin view is at {found.url}")
 
 
 def _start(queues: str) -> str:

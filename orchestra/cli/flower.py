@@ -10,7 +10,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from orchestra import settings
+from orchestra import lazy, settings
 from orchestra.celery import flower_config
 from orchestra.cli import _support
 
@@ -44,6 +44,9 @@ def flower(ctx: click.Context, host: str, port: int, basic_auth: str | None, wri
     if basic_auth is not None and not all(basic_auth.partition(":")):
         raise click.UsageError("--basic-auth must read USER:PASSWORD")
     current = settings.current()
+    if not (app or current.app):
+        # Says what is missing where there is no broker, before a password is made up.
+        lazy.load("current_app")()
     # By the environment: a command line is seen by everybody on this machine.
     environment = {name: value for name, value in os.environ.items() if name != "FLOWER_UNAUTHENTICATED_API"}
     if basic_auth is None and "FLOWER_BASIC_AUTH" not in environment:

@@ -69,8 +69,11 @@ def start(host: str, port: int, names: tuple[str, ...], background: bool, log_le
         return
     logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("orchestra").setLevel(log_level.upper())
-    _support.say("The server starts; Ctrl-C ends it, `orchestra server status` says where it is")
-    running.run(home, host, port, hosts=hosts)
+    running.run(home, host, port, hosts=hosts, on_start=_starts)
+
+
+def _starts(url: str) -> None:
+    _support.say(f"The server starts at {url}, the admin view there, the API under {url}/api; Ctrl-C ends it")
 
 
 @server.command()

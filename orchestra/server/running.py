@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import httpx2
@@ -36,12 +36,15 @@ START_TIMEOUT = 60.0
 _ANSWER, _PAUSE = 5.0, 0.05
 
 
-def run(home: Path, host: str, port: int, *, hosts: Iterable[str] = ()) -> None:
+def run(
+    home: Path, host: str, port: int, *, hosts: Iterable[str] = (), on_start: Callable[[str], None] = lambda url: None
+) -> None:
     """Run the server of a home until it is told to end. To be called in the main thread.
 
     Args:
         port: Where to listen; 0: any that is free.
         hosts: As of `create_app`: with them, everybody has to log in.
+        on_start: Called with its address when that is had, and nothing stands in the way any more.
 
     Raises:
         ConfigurationError: Another one runs in this home, or the address cannot be had.
@@ -60,6 +63,7 @@ def run(home: Path, host: str, port: int, *, hosts: Iterable[str] = ()) -> None:
         with _orderly():
             addresses.write(home / _FILE, url, os.getpid())
             try:
+                on_start(url)
                 uvicorn.Server(config).run(sockets=[listener])
             finally:
                 (home / _FILE).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,7 +47,11 @@ def holders(database: Database, pool: str, queues: Iterable[str]) -> list[SlotRe
 
     def look(connection: Connection) -> list[Any]:
         # One query of each phase, for which there is an index.
-        return [row for query in _QUERIES for row in connection.execute(query, {"b_pool": pool, "b_most": _MOST})]
+        return [
+            row
+            for query in _QUERIES
+            for row in connection.execute(query, {"b_pool": pool, "b_like": _escaped(pool), "b_most": _MOST})
+        ]
 
     rows = [row for row in database.read(look) if pool_of(row.queue) in {(pool, name) for name in names}]
     rows.sort(key=_order)
@@ -94,7 +99,7 @@ _LISTED = (
         _column.deployment_id.is_not(None),
         sa.or_(
             _column.queue == sa.bindparam("b_pool"),
-            *(_column.queue.like(sa.bindparam("b_pool") + mark) for mark in (".%", "@%")),
+            *(_column.queue.like(sa.bindparam("b_like") + mark, escape="!") for mark in (".%", "@%")),
         ),
     )
     .limit(sa.bindparam("b_most"))
@@ -108,3 +113,8 @@ _QUERIES = [
         sa.or_(_column.held == NO_SLOT, _column.start_time.is_not(None), run_slots.c.taken_at.is_not(None)),
     ),
 ]
+
+
+def _escaped(name: str) -> str:
+    """A name within a pattern of LIKE; an underscore would stand for any character."""
+    return re.sub("[!%_]", r"!\g<0>", name)

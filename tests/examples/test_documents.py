@@ -38,6 +38,13 @@ def test_documents_have_no_holes(document: Path) -> None:
     assert re.findall(r"@@\w+@@|TODO|FIXME", document.read_text()) == []
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    """Each page under `docs/` is linked from the README."""
+    linked = set(re.findall(r"\]\((docs/[^)#]+\.md)", (ROOT / "README.md").read_text()))
+
+    assert {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md")} - linked == set()
+
+
 def test_every_setting_is_documented() -> None:
     """The table of settings names each there is, and no other."""
     table = (ROOT / "docs" / "reference" / "settings.md").read_text()

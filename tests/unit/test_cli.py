@@ -462,6 +462,14 @@ def test_a_setting_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch)
 # -- doctor ------------------------------------------------------------------------------------------------------
 
 
+def test_flower_without_a_broker_says_what_to_start(home: Path) -> None:
+    """And makes no password up."""
+    result = orchestra("flower")
+    assert result.exit_code == 2
+    assert "orchestra dev" in result.stderr
+    assert "password" not in result.stderr
+
+
 def test_doctor_is_content_with_a_fresh_home(home: Path) -> None:
     """No broker is a note, not a failure: flows run in one process."""
     result = orchestra("doctor")
@@ -470,6 +478,16 @@ def test_doctor_is_content_with_a_fresh_home(home: Path) -> None:
     assert {"versions", "settings", "database", "key", "clock", "broker", "workers"} <= set(found)
     assert found["broker"]["next"] == "orchestra dev"
     assert "FAILED" not in result.stdout
+
+
+def test_doctor_tells_of_a_server_that_does_not_answer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the settings name; where none is named or runs, that is fine."""
+    assert {check["name"]: check["status"] for check in listed("doctor")}["server"] == "ok"
+    monkeypatch.setenv("ORCHESTRA_API_URL", "http://127.0.0.1:1")
+    settings.reset()
+    result = orchestra("doctor")
+    assert result.exit_code == 1
+    assert "FAILED  server    the API at http://127.0.0.1:1/api does not answer" in result.stdout
 
 
 def test_doctor_says_what_to_type_where_something_is_wrong(created_id: str) -> None:
