@@ -10,11 +10,9 @@ from typing import Any
 import rich_click as click
 
 from orchestra.cli import _support
-from orchestra.engine import acts
+from orchestra.client.backend import Backend, backend
 from orchestra.errors import ArtifactNotFound
-from orchestra.store import artifacts
 from orchestra.store.artifacts import Artifact, Query
-from orchestra.store.database import Database, database
 
 _COLUMNS = ("ID", "KEY", "TYPE", "CREATED", "UPDATED", "DESCRIPTION")
 #: Most characters of a description in a list.
@@ -45,15 +43,14 @@ def ls(limit: int, after: str | None, every: bool, kind: str | None, flow_run_id
     with_data = output == "json"
     if every or flow_run_id:
         query = Query(type=kind, flow_run_id=flow_run_id)
-        found = artifacts.page(database(), query, limit=limit + 1, after=after, with_data=with_data)
+        page = backend().list_artifacts(query, limit=limit, after=after, with_data=with_data)
     else:
-        found = artifacts.page_latest(database(), type=kind, limit=limit + 1, after=after, with_data=with_data)
-    shown = found[:limit]
+        page = backend().list_latest_artifacts(type=kind, limit=limit, after=after, with_data=with_data)
     if output == "json":
-        _support.emit_json(shown)
+        _support.emit_json(page.items)
     else:
-        _support.emit_table(_COLUMNS, [_cells(each) for each in shown])
-    _support.say_more(shown[-1].id if len(found) > limit else None)
+        _support.emit_table(_COLUMNS, [_cells(each) for each in page.items])
+    _support.say_more(page.next)
 
 
 def _cells(found: Artifact) -> tuple[object, ...]:
@@ -73,7 +70,7 @@ def inspect(key: str, limit: int, output: str) -> None:
       orchestra artifact inspect daily-report
       orchestra artifact inspect daily-report --limit 1 -o json
     """
-    found = _named(database(), key, limit)
+    found = _named(backend(), key, limit)
     if output == "json":
         _support.emit_json(found)
         return
@@ -114,13 +111,13 @@ def _as_table(found: Artifact) -> tuple[list[str], list[list[Any]]] | None:
     return None
 
 
-def _named(db: Database, name: str, limit: int) -> list[Artifact]:
+def _named(at: Backend, name: str, limit: int) -> list[Artifact]:
     """Versions of a key, else the artifact of that id."""
-    found = artifacts.page(db, Query(key=name), limit=limit)
-    if found:
-        return found
+    found = at.list_artifacts(Query(key=name), limit=limit, after=None, with_data=True)
+    if found.items:
+        return list(found.items)
     try:
-        return [artifacts.read(db, name)]
+        return [at.read_artifact(name)]
     except ArtifactNotFound:
         _support.fail(
             f"there is no artifact with the key or id {name!r}; `orchestra artifact ls --all` lists them",
@@ -143,11 +140,11 @@ def delete(key: str | None, artifact_id: str | None, yes: bool) -> None:
     if (key is None) == (artifact_id is None):
         _support.fail("say what to delete: a key, or --id with an artifact's id", _support.ExitCode.USAGE)
     if artifact_id is not None:
-        acts.alone(acts.removal(lambda connection, moment: artifacts.delete(connection, artifact_id)))
+        backend().delete_artifact(artifact_id)
         _support.say(f"artifact {artifact_id} is deleted")
         return
     assert key is not None
     if not yes and _support.in_terminal():
         click.confirm(f"Delete all versions of {key!r}?", abort=True, err=True)
-    count = artifacts.delete_key(database(), key)
+    count = backend().delete_artifacts_of_key(key)
     _support.say(f"{count:,} {'version' if count == 1 else 'versions'} of {key!r} deleted")

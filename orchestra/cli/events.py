@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,16 +14,11 @@ import rich_click as click
 
 from orchestra import clock
 from orchestra.cli import _options, _support
-from orchestra.events import emit_event
-from orchestra.store import behind
-from orchestra.store import events as store
-from orchestra.store.database import database
+from orchestra.client.backend import backend
 from orchestra.store.events import EventFilter, EventRecord
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Seconds between two looks for new events.
-_LOOK = 0.3
 _ID = "orchestra.resource.id"
 
 
@@ -89,7 +83,7 @@ def ls(
       orchestra events ls --resource 'orchestra.deployment.*' -o json
     """
     wanted = EventFilter(names, resources, since, until, flow_run_id)
-    found, following = store.page(database(), wanted, limit=limit, after=after)
+    found, following = backend().list_events(wanted, limit=limit, after=after)
     if output == "json":
         _support.emit_json([_record(event) for event in found])
     else:
@@ -126,11 +120,12 @@ def stream(
     wanted = EventFilter(names, resources, None, None, flow_run_id)
     line = _json_line if output == "json" else _text_line
     with _ended_by_interrupt(), _target(output_file) as target:
-        tail = store.Tail(database(), wanted, since=since)
         if sys.stderr.isatty():
             _support.say("Events appear here as they come; Ctrl-C ends this.")
-        for event in _follow(tail, once=run_once):
+        for event in backend().follow_events(wanted, since=since):
             click.echo(line(event), file=target)
+            if run_once:
+                return
 
 
 @events.command()
@@ -154,10 +149,8 @@ def emit(
     """
     resource = _labels(resource_id, labels)
     given = None if payload is None else _object("--payload", payload)
-    made = emit_event(event, resource, related=[_object("--related", each) for each in related], payload=given)
-    if not behind.flush():
-        _support.fail("the database does not answer: the event is not written", _support.ExitCode.UNAVAILABLE)
-    _support.emit(str(made.id))
+    about = [_object("--related", each) for each in related]
+    _support.emit(backend().emit_event(event, resource, related=about, payload=given))
 
 
 def _labels(resource_id: str | None, given: tuple[str, ...]) -> dict[str, str]:
@@ -182,15 +175,6 @@ def _object(option: str, text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise click.UsageError(f"{option} must be a JSON object")
     return found
-
-
-def _follow(tail: store.Tail, *, once: bool) -> Iterator[EventRecord]:
-    while True:
-        for event in tail.poll():
-            yield event
-            if once:
-                return
-        time.sleep(_LOOK)
 
 
 @contextmanager

@@ -7,12 +7,8 @@ from typing import Any
 
 import rich_click as click
 
-from orchestra import variables
 from orchestra.cli import _support
-from orchestra.errors import VariableNotFound
-from orchestra.store import variables as kept
-from orchestra.store.database import database
-from orchestra.store.variables import Variable
+from orchestra.client.backend import backend
 
 _name = click.argument("name")
 
@@ -35,14 +31,13 @@ def ls(after: str | None, limit: int, output: str) -> None:
     Example:
       orchestra variable ls -o json
     """
-    found = kept.page(database(), limit=limit + 1, after=after)
-    shown = found[:limit]
+    page = backend().list_variables(limit=limit, after=after)
     if output == "json":
-        _support.emit_json(shown)
+        _support.emit_json(page.items)
     else:
-        rows = [(each.name, _text(each.value), ", ".join(each.tags), each.created, each.updated) for each in shown]
+        rows = [(each.name, _text(each.value), ", ".join(each.tags), each.created, each.updated) for each in page.items]
         _support.emit_table(("NAME", "VALUE", "TAGS", "CREATED", "UPDATED"), rows)
-    _support.say_more(shown[-1].name if len(found) > limit else None)
+    _support.say_more(page.next)
 
 
 @variable.command()
@@ -50,7 +45,7 @@ def ls(after: str | None, limit: int, output: str) -> None:
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show a variable."""
-    found = _read(name)
+    found = backend().read_variable(name)
     (_support.emit_json if output == "json" else _support.emit_record)(found)
 
 
@@ -58,7 +53,7 @@ def inspect(name: str, output: str) -> None:
 @_name
 def get(name: str) -> None:
     """Print the value of a variable: text as it is, anything else as JSON."""
-    _support.emit(_support.visible(_text(_read(name).value)))
+    _support.emit(_support.visible(_text(backend().read_variable(name).value)))
 
 
 @variable.command("set")
@@ -74,7 +69,7 @@ def set_(name: str, value: str, overwrite: bool, tags: tuple[str, ...]) -> None:
       orchestra variable set region eu-west-1
       orchestra variable set limits '{"rows": 1000}' --overwrite --tag etl
     """
-    variables.Variable.set(name, _value(value), tags=tags, overwrite=overwrite)
+    backend().set_variable(name, _value(value), tags=tags, overwrite=overwrite)
     _support.say(f"variable {name!r} is set")
 
 
@@ -95,18 +90,12 @@ def delete(name: str, yes: bool) -> None:
 
 
 def _delete(name: str, yes: bool) -> None:
-    _read(name)
+    at = backend()
+    at.read_variable(name)
     if not yes and _support.in_terminal():
         click.confirm(f"Delete variable {name!r}?", abort=True, err=True)
-    variables.Variable.unset(name)
+    at.unset_variable(name)
     _support.say(f"variable {name!r} is deleted")
-
-
-def _read(name: str) -> Variable:
-    found = kept.find(database(), name)
-    if found is None:
-        raise VariableNotFound(name)
-    return found
 
 
 def _value(text: str) -> Any:

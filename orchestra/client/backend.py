@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from orchestra import lazy, settings
+from orchestra import variables as setting
 from orchestra.client.endings import ending
 from orchestra.client.http import HttpBackend
 from orchestra.client.schemas.filters import Filters, LogFilter
 from orchestra.concurrency import limits
 from orchestra.concurrency.limits import HolderRecord, Limit
-from orchestra.engine import leases, operations
+from orchestra.engine import acts, leases, operations
+from orchestra.errors import StoreUnavailable, VariableNotFound
+from orchestra.events import emit_event
 from orchestra.states import State, StateType
-from orchestra.store import deployments, journal, logs, queries, runs, search, work_pools, workers
+from orchestra.store import (
+    artifacts,
+    behind,
+    deployments,
+    events,
+    journal,
+    logs,
+    queries,
+    runs,
+    search,
+    variables,
+    work_pools,
+    workers,
+)
+from orchestra.store.artifacts import Artifact
 from orchestra.store.database import Database, database
 from orchestra.store.deployments import Deployment
+from orchestra.store.events import EventFilter, EventRecord
 from orchestra.store.logs import LogLine, Tail
 from orchestra.store.queries import (
     Flow,
@@ -28,8 +47,13 @@ from orchestra.store.queries import (
     StepCount,
     TaskRun,
     TaskRunDetails,
+    page_of,
 )
+from orchestra.store.variables import Variable
 from orchestra.store.work_pools import WorkPool, WorkQueue
+
+#: Seconds between two looks for new events.
+_LOOK = 0.3
 
 
 def backend(*, of_runs: bool = False) -> DatabaseBackend | HttpBackend:
@@ -269,6 +293,90 @@ class DatabaseBackend:
     def delete_limit(self, name: str) -> None:
         """As `limits.delete_limit`."""
         limits.delete_limit(name)
+
+    # -- artifacts and variables ---------------------------------------------------------------------------------
+
+    def list_artifacts(
+        self, wanted: artifacts.Query, *, limit: int, after: str | None, with_data: bool
+    ) -> Page[Artifact]:
+        """As `artifacts.page`."""
+        found = artifacts.page(self.db, wanted, limit=limit + 1, after=after, with_data=with_data)
+        return page_of(found, limit, lambda each: each.id)
+
+    def list_latest_artifacts(
+        self, *, type: str | None, limit: int, after: str | None, with_data: bool
+    ) -> Page[Artifact]:
+        """As `artifacts.page_latest`."""
+        found = artifacts.page_latest(self.db, type=type, limit=limit + 1, after=after, with_data=with_data)
+        return page_of(found, limit, lambda each: each.id)
+
+    def read_artifact(self, artifact_id: str) -> Artifact:
+        """As `artifacts.read`."""
+        return artifacts.read(self.db, artifact_id)
+
+    def delete_artifact(self, artifact_id: str) -> None:
+        """As `artifacts.delete`."""
+        acts.alone(acts.removal(lambda connection, moment: artifacts.delete(connection, artifact_id)))
+
+    def delete_artifacts_of_key(self, key: str) -> int:
+        """As `artifacts.delete_key`."""
+        return artifacts.delete_key(self.db, key)
+
+    def list_variables(self, *, limit: int, after: str | None) -> Page[Variable]:
+        """As `variables.page`."""
+        return page_of(variables.page(self.db, limit=limit + 1, after=after), limit, lambda each: each.name)
+
+    def read_variable(self, name: str) -> Variable:
+        """A variable.
+
+        Raises:
+            VariableNotFound: There is none of this name.
+        """
+        found = variables.find(self.db, name)
+        if found is None:
+            raise VariableNotFound(name)
+        return found
+
+    def set_variable(self, name: str, value: Any, *, tags: Iterable[str], overwrite: bool) -> None:
+        """As `Variable.set`."""
+        setting.set_variable(name, value, tags, overwrite=overwrite)
+
+    def unset_variable(self, name: str) -> None:
+        """As `variables.remove_variable`."""
+        setting.remove_variable(name)
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def list_events(
+        self, wanted: EventFilter, *, limit: int, after: str | None
+    ) -> tuple[list[EventRecord], str | None]:
+        """As `events.page`."""
+        return events.page(self.db, wanted, limit=limit, after=after)
+
+    def follow_events(self, wanted: EventFilter, *, since: float | None) -> Iterator[EventRecord]:
+        """Events as they come; does not end. As `events.Tail`."""
+        tail = events.Tail(self.db, wanted, since=since)
+        while True:
+            yield from tail.poll()
+            time.sleep(_LOOK)
+
+    def emit_event(
+        self,
+        event: str,
+        resource: Mapping[str, str],
+        *,
+        related: Sequence[Mapping[str, str]],
+        payload: Mapping[str, Any] | None,
+    ) -> str:
+        """Tell of an event, which is written when this comes back; gives its id.
+
+        Raises:
+            StoreUnavailable: It is not written.
+        """
+        made = emit_event(event, dict(resource), related=[dict(each) for each in related], payload=payload)
+        if not behind.flush():
+            raise StoreUnavailable("the database does not answer: the event is not written")
+        return str(made.id)
 
     def hello(self) -> None:
         """Come back once it answers.

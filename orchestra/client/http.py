@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+import time
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -19,8 +23,10 @@ from orchestra.client.schemas.filters import Filters, LogFilter
 from orchestra.concurrency.limits import HolderRecord, Limit
 from orchestra.errors import DatabaseNeeded, OrchestraError, StoreUnavailable
 from orchestra.states import State, StateType
+from orchestra.store.artifacts import Artifact, Query
 from orchestra.store.database import Database, database
 from orchestra.store.deployments import Deployment
+from orchestra.store.events import EventFilter, EventRecord
 from orchestra.store.logs import LogLine, Tail
 from orchestra.store.queries import (
     Flow,
@@ -34,6 +40,7 @@ from orchestra.store.queries import (
     TaskRunDetails,
 )
 from orchestra.store.tables import Kind
+from orchestra.store.variables import Variable
 from orchestra.store.work_pools import WorkPool, WorkQueue
 
 T = TypeVar("T")
@@ -42,6 +49,10 @@ logger = logging.getLogger("orchestra.client")
 
 #: Seconds that an answer may take.
 _PATIENCE = 65.0
+#: Likewise that a stream may be silent, which says that it lives every 15; and seconds until it is asked for again.
+_STREAM, _RECONNECT = 60.0, 1.0
+#: Of a stream, so many of the last events are known again when it was broken off.
+_REMEMBERED = 10_000
 #: Most records that the server gives at once.
 _MOST = 200
 #: What is raised for a status where the server does not name an error of ours.
@@ -366,6 +377,105 @@ class HttpBackend:
         """Delete a limit."""
         self._ask("DELETE", _path(_LIMITS, name))
 
+    # -- artifacts and variables ---------------------------------------------------------------------------------
+
+    def list_artifacts(self, wanted: Query, *, limit: int, after: str | None, with_data: bool) -> Page[Artifact]:
+        """Artifacts, the newest first."""
+        return self._page("artifacts", Artifact, {**asdict(wanted), "with_data": with_data}, limit, after)
+
+    def list_latest_artifacts(
+        self, *, type: str | None, limit: int, after: str | None, with_data: bool
+    ) -> Page[Artifact]:
+        """The newest artifact of each key, the newest first."""
+        return self._page("artifacts/latest", Artifact, {"type": type, "with_data": with_data}, limit, after)
+
+    def read_artifact(self, artifact_id: str) -> Artifact:
+        """An artifact."""
+        return _read(Artifact, self._get(_path("artifacts", artifact_id)))
+
+    def delete_artifact(self, artifact_id: str) -> None:
+        """Delete an artifact."""
+        self._ask("DELETE", _path("artifacts", artifact_id))
+
+    def delete_artifacts_of_key(self, key: str) -> int:
+        """Delete all versions of a key; gives how many there were."""
+        return int(self._ask("DELETE", _path("artifacts", "key", key)).json()["deleted"])
+
+    def list_variables(self, *, limit: int, after: str | None) -> Page[Variable]:
+        """Variables by name."""
+        return self._page("variables", Variable, {}, limit, after)
+
+    def read_variable(self, name: str) -> Variable:
+        """A variable."""
+        return _read(Variable, self._get(_path("variables", name)))
+
+    def set_variable(self, name: str, value: Any, *, tags: Iterable[str], overwrite: bool) -> None:
+        """Set a variable."""
+        new = {"name": name, "value": value, "tags": list(tags)}
+        try:
+            self._post("variables", new)
+        except errors.VariableExists:
+            if not overwrite:
+                raise
+            self._ask("PATCH", _path("variables", name), json={"value": value, "tags": list(tags)})
+
+    def unset_variable(self, name: str) -> None:
+        """Delete a variable."""
+        self._ask("DELETE", _path("variables", name))
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def list_events(
+        self, wanted: EventFilter, *, limit: int, after: str | None
+    ) -> tuple[list[EventRecord], str | None]:
+        """Events, the newest first, and where the next page begins."""
+        asked = {**_asked(wanted), "since": wanted.since, "until": wanted.until}
+        found: list[EventRecord] = []
+        while True:
+            page = self._get("events", {**asked, "limit": min(_MOST, limit - len(found)), "after": after})
+            found += map(_event, page["items"])
+            after = page["next"]
+            if after is None or len(found) >= limit:
+                return found, after
+
+    def follow_events(self, wanted: EventFilter, *, since: float | None) -> Iterator[EventRecord]:
+        """Events as they come; does not end: where the server went away meanwhile, it goes on from there."""
+        last, heard = "", False
+        seen: deque[str] = deque(maxlen=_REMEMBERED)
+        while True:
+            begin = {"last-event-id": last} if last else {}
+            try:
+                params = _given({**_asked(wanted), "since": since})
+                url = f"{self.url}/events/stream"
+                with self._http.stream("GET", url, params=params, headers=begin, timeout=_STREAM) as answer:
+                    if not answer.is_success:
+                        answer.read()
+                        raise _error_of(answer, self.url)
+                    heard = True
+                    for line in answer.iter_lines():
+                        name, _, text = line.partition(": ")
+                        if name == "id":
+                            last = text
+                        elif name == "data" and (event := _event(json.loads(text))).id not in seen:
+                            seen.append(event.id)
+                            yield event
+            except (httpx2.TransportError, httpx2.InvalidURL) as error:
+                if not heard:
+                    raise StoreUnavailable(f"the API at {self.url} does not answer ({error})") from error
+            time.sleep(_RECONNECT)
+
+    def emit_event(
+        self,
+        event: str,
+        resource: Mapping[str, str],
+        *,
+        related: Sequence[Mapping[str, str]],
+        payload: Mapping[str, Any] | None,
+    ) -> str:
+        """Tell of an event; gives its id."""
+        new = {"event": event, "resource": dict(resource), "related": list(related), "payload": dict(payload or {})}
+        return str(self._post("events", new)["id"])
+
     def hello(self) -> None:
         """Come back once it answers."""
         self._get("admin/version")
@@ -462,6 +572,27 @@ def _line(found: Mapping[str, Any]) -> LogLine:
         message=found["message"],
         timestamp=datetime.fromisoformat(found["timestamp"]).timestamp(),
     )
+
+
+def _event(found: Mapping[str, Any]) -> EventRecord:
+    return EventRecord(
+        id=found["id"],
+        occurred=datetime.fromisoformat(found["occurred"]).timestamp(),
+        event=found["event"],
+        resource=found["resource"],
+        related=found["related"],
+        payload=found["payload"],
+        follows=found["follows"],
+        cursor="",
+    )
+
+
+def _asked(wanted: EventFilter) -> dict[str, Any]:
+    return {
+        "event": list(wanted.events),
+        "resource": list(wanted.resources),
+        "flow_run_id": wanted.flow_run_id,
+    }
 
 
 def _row(state: StateRecord) -> dict[str, Any]:

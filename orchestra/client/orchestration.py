@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -74,7 +75,6 @@ from orchestra.errors import (
 from orchestra.events import EventPage, read_events
 from orchestra.flows import Flow as FlowDefinition
 from orchestra.handles import durable_body
-from orchestra.store import artifacts as kept_artifacts
 from orchestra.store import behind, search
 from orchestra.store import variables as kept_variables
 from orchestra.store.database import Database
@@ -488,7 +488,12 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             ArtifactNotFound: There is none with this id.
         """
-        return self._seen("read_artifact", _ARTIFACT, lambda at: kept_artifacts.read(_flushed(at), str(artifact_id)))
+
+        def look(at: Backend) -> Any:
+            behind.flush()
+            return at.read_artifact(str(artifact_id))
+
+        return self._seen("read_artifact", _ARTIFACT, look)
 
     def read_artifacts(
         self,
@@ -572,7 +577,14 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
 
     def read_variable_by_name(self, name: str) -> Variable | None:
         """A variable; None where there is none of this name."""
-        return self._seen("read_variable", _MAYBE_VARIABLE, lambda at: kept_variables.find(at.db, name))
+
+        def look(at: Backend) -> Any:
+            try:
+                return at.read_variable(name)
+            except VariableNotFound:
+                return None
+
+        return self._seen("read_variable", _MAYBE_VARIABLE, look)
 
     def read_variables(self, limit: int | None = None) -> list[Variable]:
         """Variables by name.
@@ -580,7 +592,10 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Args:
             limit: Most given; None: all.
         """
-        return self._seen("read_variables", _VARIABLES, lambda at: kept_variables.page(at.db, limit=limit))
+        most = sys.maxsize // 2 if limit is None else limit
+        return self._seen(
+            "read_variables", _VARIABLES, lambda at: list(at.list_variables(limit=most, after=None).items)
+        )
 
     def update_variable(self, variable: VariableUpdate) -> None:
         """Change the value or the tags of a variable. Safe to repeat.

@@ -24,6 +24,7 @@ from orchestra.errors import (
     StoreUnavailable,
 )
 from orchestra.server import create_app
+from orchestra.store import artifacts, behind
 from orchestra.store.database import database
 from tests.client import flows
 from tests.drive import Driver
@@ -109,6 +110,7 @@ def test_the_command_line_shows_and_acts(driver: Driver, through_api: None) -> N
     """Runs, their tasks and log lines; a deployment is run, watched, paused and resumed."""
     run_id = driver.submit(flows.refused, number=1)
     driver.finish(run_id)
+    behind.flush()
 
     assert [run["id"] for run in said("flow-run", "ls", "-o", "json")] == [run_id]
     assert said("flow-run", "inspect", run_id, "-o", "json")["result"]["message"] == "1 is refused"
@@ -171,7 +173,6 @@ def test_a_server_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyP
         "transaction ls",
         "work-queue ls",
         "deployment delete --all",
-        "variable ls",
         f"flow-run create --flow {flows.__name__}:doubled",
     ],
 )
@@ -181,3 +182,43 @@ def test_what_needs_the_database_says_so(monkeypatch: pytest.MonkeyPatch, comman
     settings.reset()
 
     assert "this needs the database itself" in said(*command.split(), code=2)
+
+
+def test_variables_are_set_and_read(through_api: None) -> None:
+    """By the command line, and read by clients."""
+    said("variable", "set", "region", "eu-west-1")
+    said("variable", "set", "region", "us", code=4)
+    said("variable", "set", "region", '["us"]', "--overwrite", "--tag", "etl")
+    assert said("variable", "get", "region") == '["us"]\n'
+    assert [(each["name"], each["tags"]) for each in said("variable", "ls", "-o", "json")] == [("region", ["etl"])]
+    with get_client(sync_client=True) as client:
+        assert [each.value for each in client.read_variables()] == [["us"]]
+        assert client.read_variable_by_name("nowhere") is None
+
+    said("variable", "unset", "region")
+    said("variable", "get", "region", code=3)
+
+
+def test_artifacts_are_seen_and_deleted(through_api: None) -> None:
+    """Versions of a key, and single ones."""
+    for text in ("one", "two"):
+        new = artifacts.NewArtifact(id=text, key="report", type="markdown", data=json.dumps(text))
+        artifacts.create(database(), new)
+    assert [each["id"] for each in said("artifact", "ls", "-o", "json")] == ["two"]
+    assert [each["id"] for each in said("artifact", "ls", "--all", "-o", "json")] == ["two", "one"]
+    assert [each["data"] for each in said("artifact", "inspect", "report", "-o", "json")] == ["two", "one"]
+
+    said("artifact", "delete", "--id", "two")
+    assert [each["data"] for each in said("artifact", "inspect", "one", "-o", "json")] == ["one"]
+    said("artifact", "delete", "report", "--yes")
+    said("artifact", "inspect", "report", code=3)
+
+
+def test_events_are_told_and_listed(through_api: None) -> None:
+    """With the same filters."""
+    told = said("events", "emit", "order.shipped", "--resource-id", "order.42", "--payload", '{"parts": 2}').strip()
+    said("events", "emit", "parcel.sent", "--resource-id", "parcel.1")
+    behind.flush()
+
+    (event,) = said("events", "ls", "--event", "order.*", "-o", "json")
+    assert (event["id"], event["payload"]) == (told, {"parts": 2})

@@ -81,10 +81,11 @@ async def stream_events(
     event: Annotated[list[Key], Query(max_length=20)] = [],  # noqa: B006
     resource: Annotated[list[Key], Query(max_length=20)] = [],  # noqa: B006
     since: _When = None,
+    flow_run_id: Id | None = None,
 ) -> Response:
     """Events as they come (SSE), each as JSON; a client that comes back with `Last-Event-ID` misses none."""
     closing = anyio.Event()
-    wanted = EventFilter(tuple(event), tuple(resource), without_kinds=hidden_kinds(who))
+    wanted = EventFilter(tuple(event), tuple(resource), flow_run_id=flow_run_id, without_kinds=hidden_kinds(who))
     doorkeeper: Doorkeeper = request.app.state.doorkeeper
 
     async def may_go_on() -> bool:
