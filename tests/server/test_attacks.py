@@ -83,7 +83,7 @@ def test_a_name_that_is_none_of_ours_is_refused(web: TestClient, host: str) -> N
 def test_a_public_name_is_allowed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where somebody can log in; then everybody has to, also on this machine."""
     started: list[list[str]] = []
-    monkeypatch.setattr(running, "run", lambda home, host, port, *, hosts: started.append(list(hosts)))
+    monkeypatch.setattr(running, "run", lambda home, host, port, *, hosts, on_start: started.append(list(hosts)))
     command = ["server", "start", "--allow-host", "Orchestra.example"]
     told = CliRunner().invoke(cli, command)
     assert (told.exit_code, "orchestra user create" in told.stderr) == (2, True)
