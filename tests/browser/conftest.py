@@ -41,14 +41,19 @@ class Site:
         return done.stdout.partition("\n")[0]
 
 
-@pytest.fixture(scope="session")
-def site(broker_server: servers.Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The server, with a worker that knows the flows, and their deployments."""
+@pytest.fixture(scope="package")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The server, with a worker that knows the flows, and their deployments.
+
+    On a broker of its own: on the session's the worker would take the messages of other tests.
+    """
     folder = tmp_path_factory.mktemp("site")
+    broker = servers.Broker(folder)
+    broker.start()
     given = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRA_")}
     environment = given | {
         "ORCHESTRA_HOME": str(folder / "home"),
-        "ORCHESTRA_BROKER_URL": broker_server.url,
+        "ORCHESTRA_BROKER_URL": broker.url,
         "ORCHESTRA_FLOWS": "tests.browser.flows",
         servers.SESSION_VARIABLE: os.environ[servers.SESSION_VARIABLE],
         "PYTHONUNBUFFERED": "1",
@@ -65,11 +70,12 @@ def site(broker_server: servers.Broker, tmp_path_factory: pytest.TempPathFactory
     finally:
         server.kill_group()
         worker.kill_group()
+        broker.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium."""
+    """Chromium; its driver keeps a loop running in this thread, which tests of async code do without."""
     path = shutil.which("chromium")
     assert path is not None, "the browser tests need Chromium, and there is none: run `make deps` (Debian, root)"
     with sync_playwright() as playwright:
