@@ -10,6 +10,7 @@ ends the run without. A worker that is killed takes the process along, and the c
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from dataclasses import dataclass, replace
@@ -178,7 +179,8 @@ class _Isolated:
             app=_path_of(app),
             conf=sending_conf(app),
             queues=carrier.queues,
-            path=None if self._given.job.configuration.get("command") else list(sys.path),
+            # In full: the process may work in another folder than the worker, whose own is "" there.
+            path=None if self._given.job.configuration.get("command") else list(map(os.path.abspath, sys.path)),
             log_to=log_to,
             log_level=logging.getLogger().getEffectiveLevel(),
         )

@@ -75,7 +75,9 @@ ON_SLOTS = ("before_acquire", "after_acquire", "before_release", "after_release"
 #: Those around slots of runs of deployments (tests/integration/test_work_pools.py).
 ON_RUN_SLOTS = ("before_run_slot", "after_run_slot", "before_run_grant", "after_run_grant")
 #: Those around the transaction that fires schedules (tests/store/test_ticks.py, tests/integration/test_beat.py).
-ON_TICKS = ("before_fire", "after_fire")
+ON_TICKS = ("before_fire", "amid_fire", "after_fire")
+#: Those around a deployment that is written (test_deployments.py).
+ON_DEPLOYS = ("amid_deploy",)
 #: Those around an artifact that is made (test_artifacts.py).
 ON_ARTIFACTS = ("before_artifact", "after_artifact")
 #: Those that a process passes which submits a run.
@@ -125,6 +127,7 @@ def test_every_point_is_killed_at() -> None:
         *ON_SLOTS,
         *ON_RUN_SLOTS,
         *ON_TICKS,
+        *ON_DEPLOYS,
         *IN_JOINT,
         *IN_TRANSACTIONS,
         *(point for point, _ in ON_A_DOOR),
