@@ -16,7 +16,7 @@ from orchestra.handles import FlowRunHandle
 from orchestra.store import logs, queries, work_pools
 from orchestra.store.database import Database
 from tests.conftest import WorkerFactory
-from tests.helpers import process_state, wait_until
+from tests.helpers import ROOT, process_state, wait_until
 from tests.integration import subprocess_flows
 
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.usefixtures("broker", "short_lease")]
@@ -69,7 +69,7 @@ def test_a_run_has_a_process_of_its_own(
         pool,
         subprocess_flows.whereabouts,
         {"parks": True},
-        env={"TEST_COLOUR": "blue", "HOME": None},
+        env={"TEST_COLOUR": "blue", "HOME": None, "PYTHONPATH": str(ROOT)},
         working_dir=str(tmp_path),
         command=f"nice -n 3 {sys.executable} -m orchestra.workers.execute",
     )
