@@ -24,8 +24,7 @@ from orchestra.accounts import Scope
 from orchestra.artifacts import Artifact
 from orchestra.cli import cli
 from orchestra.previews import preview
-from orchestra.server import create_app, forms, markdown, running
-from orchestra.server.pages import live
+from orchestra.server import create_app, forms, markdown, running, streams
 from orchestra.store import access, queries
 from orchestra.store.behind import behind
 from orchestra.store.database import database
@@ -119,11 +118,12 @@ def test_many_guesses_at_once_are_slowed_down_too(home: Path, monkeypatch: pytes
         assert sorted(each.result().status_code for each in sent) == [401] * 5 + [429] * 4
 
 
-def test_a_stream_ends_with_the_key_that_opened_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["/live/runs", "/api/events/stream"])
+def test_a_stream_ends_with_the_key_that_opened_it(home: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """Whoever may not look any more is told nothing more."""
-    monkeypatch.setattr(live, "RECHECK", 0.05)
+    monkeypatch.setattr(streams, "RECHECK", 0.05)
     with as_(Scope.READ) as web, ThreadPoolExecutor(1) as pool:
-        stream = pool.submit(web.get, "/live/runs")
+        stream = pool.submit(web.get, path)
         assert web.get("/api/me").status_code == 200
         assert not stream.done()
         access.delete_key(database(), "of-read")

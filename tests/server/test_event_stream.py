@@ -21,7 +21,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks follow each other closely."""
     monkeypatch.setattr(api, "_FAST", 0.01)
     monkeypatch.setattr(api, "_SLOW", 0.02)
-    monkeypatch.setattr(api, "_ASK_EVERY", 0.0)
 
 
 def tell(database: Database, name: str) -> None:
@@ -35,18 +34,13 @@ async def heard(stream: AsyncIterator[Any]) -> Any:
         return json.loads((await anext(stream)).data)
 
 
-async def welcome() -> bool:
-    """Who follows may."""
-    return True
-
-
 def test_what_happens_is_told(database: Database) -> None:
     """To who asked for such events, from now on."""
     tell(database, "order.before")
 
     async def listen() -> None:
         closing = anyio.Event()
-        stream = api.follow(database, EventFilter(events=("order.*",)), database.now(), closing, welcome)
+        stream = api.follow(database, EventFilter(events=("order.*",)), database.now(), closing)
         tell(database, "parcel.sent")
         tell(database, "order.shipped")
         assert (await heard(stream))["event"] == "order.shipped"
@@ -60,24 +54,11 @@ def test_who_comes_back_misses_nothing(database: Database) -> None:
     """From the id of the last one on: some may come again."""
 
     async def listen() -> None:
-        stream = api.follow(database, EventFilter(), database.now() - 60, anyio.Event(), welcome)
+        stream = api.follow(database, EventFilter(), database.now() - 60, anyio.Event())
         tell(database, "order.shipped")
         last = (await anext(stream)).id
         tell(database, "order.paid")
-        again = api.follow(database, EventFilter(), float(str(last)), anyio.Event(), welcome)
+        again = api.follow(database, EventFilter(), float(str(last)), anyio.Event())
         assert {(await heard(again))["event"] for _ in range(2)} == {"order.shipped", "order.paid"}
-
-    asyncio.run(listen())
-
-
-def test_who_may_no_longer_hears_no_more(database: Database) -> None:
-    """Once their session is over, or their key deleted."""
-
-    async def gone() -> bool:
-        return False
-
-    async def listen() -> None:
-        stream = api.follow(database, EventFilter(), None, anyio.Event(), gone)
-        assert [each async for each in stream] == []
 
     asyncio.run(listen())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -10,16 +10,15 @@ from uuid import UUID
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from orchestra import clock
 from orchestra.errors import StoreUnavailable
 from orchestra.events import Event, emit_event, event_of
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Id, Key, Limit, Name, Page, Text, Values
 from orchestra.server.dependencies import Asker, Db, hidden_kinds
-from orchestra.server.doorkeeper import Doorkeeper
+from orchestra.server.streams import stream
 from orchestra.store import events
 from orchestra.store.database import Database
 from orchestra.store.events import EventFilter
@@ -28,8 +27,6 @@ router = APIRouter(prefix="/events", tags=["events"])
 
 #: Seconds between two looks for new events: while there are some, and the longest while there are none.
 _FAST, _SLOW = 0.3, 1.5
-#: Seconds after which it is asked again whether who follows may be told.
-_ASK_EVERY = 10.0
 
 _Labels = Annotated[dict[Name, Text], Field(max_length=100)]
 #: A time beyond all events, in seconds since the epoch.
@@ -84,17 +81,9 @@ async def stream_events(
     flow_run_id: Id | None = None,
 ) -> Response:
     """Events as they come (SSE), each as JSON; a client that comes back with `Last-Event-ID` misses none."""
-    closing = anyio.Event()
     wanted = EventFilter(tuple(event), tuple(resource), flow_run_id=flow_run_id, without_kinds=hidden_kinds(who))
-    doorkeeper: Doorkeeper = request.app.state.doorkeeper
-
-    async def may_go_on() -> bool:
-        return await doorkeeper.identify(request) == who
-
     begun = _last_heard(request.headers.get("last-event-id")) or since
-    return EventSourceResponse(
-        follow(db, wanted, begun, closing, may_go_on), ping=15, shutdown_event=closing, shutdown_grace_period=1.0
-    )
+    return stream(request, lambda closing: follow(db, wanted, begun, closing))
 
 
 def _last_heard(text: str | None) -> float | None:
@@ -110,7 +99,6 @@ async def follow(
     wanted: EventFilter,
     since: float | None,
     closing: anyio.Event,
-    may_go_on: Callable[[], Awaitable[bool]],
 ) -> AsyncIterator[ServerSentEvent]:
     """What is new, looked for by each who follows, less often while nothing is.
 
@@ -118,11 +106,10 @@ async def follow(
 
     Args:
         since: In seconds since the epoch; None: from now on.
-        closing: The server stops.
-        may_go_on: Whether who asked may still be told.
+        closing: When it is set, this ends.
     """
     tail = await run_in_threadpool(lambda: events.Tail(db, wanted, since=since))
-    pause, asked_at = _FAST, clock.monotonic()
+    pause = _FAST
     while not closing.is_set():
         try:
             found = await run_in_threadpool(tail.poll)
@@ -133,10 +120,6 @@ async def follow(
         pause = _FAST if found else min(pause * 1.3, _SLOW)
         with anyio.move_on_after(pause):
             await closing.wait()
-        if clock.monotonic() - asked_at > _ASK_EVERY:
-            asked_at = clock.monotonic()
-            if not await may_go_on():
-                return
 
 
 @router.post("", status_code=202)

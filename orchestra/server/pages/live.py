@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Depends, Request, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 
-from orchestra.errors import StoreError
 from orchestra.server.dependencies import Db, Reader
-from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.server.live import Hub, Seen
 from orchestra.server.rendering import PageRoute
+from orchestra.server.streams import stream
 from orchestra.store import events, run_lists, run_views
 from orchestra.store.database import Database
 
 router = APIRouter(route_class=PageRoute)
-logger = logging.getLogger("orchestra.server")
-
-#: Seconds between two looks at whether who follows a stream may still do so.
-RECHECK = 5.0
 
 
 async def _hub(request: Request) -> Hub:
@@ -67,30 +60,8 @@ def _look(db: Database, run_id: str) -> Seen:
 
 
 def _stream(request: Request, hub: Hub, key: str, look: Callable[[], Seen]) -> Response:
-    closing = anyio.Event()
+    async def changes(closing: anyio.Event) -> AsyncIterator[ServerSentEvent]:
+        async for name in hub.follow(key, look, closing):
+            yield ServerSentEvent(event=name, data=name)
 
-    async def events() -> AsyncIterator[ServerSentEvent]:
-        watching = asyncio.create_task(_close_when_out(request, closing))
-        try:
-            async for name in hub.follow(key, look, closing):
-                yield ServerSentEvent(event=name, data=name)
-        finally:
-            watching.cancel()
-
-    return EventSourceResponse(events(), ping=15, shutdown_event=closing, shutdown_grace_period=1.0)
-
-
-async def _close_when_out(request: Request, closing: anyio.Event) -> None:
-    """End a stream once who follows it may not any more: the session is over, the key is gone, the scope another."""
-    doorkeeper: Doorkeeper = request.app.state.doorkeeper
-    principal = request.state.principal
-    while not closing.is_set():
-        await asyncio.sleep(RECHECK)
-        try:
-            is_out = await doorkeeper.identify(request) != principal
-        except StoreError as error:
-            # As requests are, streams are closed to whom we cannot know; the browser asks again.
-            logger.warning("a live page is closed, as nobody can be known now: %s", error)
-            is_out = True
-        if is_out:
-            closing.set()
+    return stream(request, changes)
