@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, astuple
 
 from orchestra.cli import _support
 from orchestra.client.backend import Backend
 from orchestra.engine.upcoming import UpcomingRun
 from orchestra.errors import WorkPoolNotFound
 from orchestra.names import pool_of
-from orchestra.store import queries, slot_records, work_pools, workers
+from orchestra.store import slot_records, work_pools
 from orchestra.store.database import Database
 from orchestra.store.queries import FlowRun
 from orchestra.store.slot_records import SlotRecord
@@ -32,25 +33,14 @@ def show_waiting(found: Sequence[FlowRun], upcoming: Sequence[UpcomingRun], outp
 
 def show_slots(db: Database, pool: str, queues: Sequence[WorkQueue], output: str) -> None:
     """Of each queue of a pool: its workers' slots, the runs at work, those that wait, and its limit; then which."""
-    slots, counts = workers.slots_by_queue(db), queries.runs_by_queue(db, [each.celery_queue for each in queues])
     holders = slot_records.holders(db, pool, [each.name for each in queues])
-    found = [
-        {
-            "name": each.name,
-            "celery_queue": each.celery_queue,
-            "worker_slots": slots.get(each.celery_queue, 0),
-            "active": counts.get(each.celery_queue, (0, 0))[0],
-            "waiting": counts.get(each.celery_queue, (0, 0))[1],
-            "concurrency_limit": each.concurrency_limit,
-        }
-        for each in queues
-    ]
+    found = slot_records.slots(db, queues)
     limit = work_pools.read(db, pool).concurrency_limit
     if output == "json":
-        _support.emit_json([each | _of_queue(str(each["name"]), holders, limit) for each in found])
+        _support.emit_json([asdict(each) | _of_queue(each.name, holders, limit) for each in found])
         return
     columns = ("QUEUE", "CELERY QUEUE", "SLOTS", "ACTIVE", "WAITING", "LIMIT")
-    _support.emit_table(columns, [tuple("" if value is None else value for value in row.values()) for row in found])
+    _support.emit_table(columns, [astuple(each) for each in found])
     if limit is not None:
         _support.say(f"work pool {pool!r} has a concurrency limit of {limit}")
     if holders:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,9 +13,11 @@ from sqlalchemy.engine import Connection
 
 from orchestra import clock
 from orchestra.names import pool_of
+from orchestra.store import queries, workers
 from orchestra.store.database import Database
 from orchestra.store.interventions import NO_SLOT
 from orchestra.store.tables import Phase, deployments, flow_runs, phase_is, run_slots, work_pools, work_queues
+from orchestra.store.work_pools import WorkQueue
 
 #: Most of them that are shown.
 _MOST = 1000
@@ -39,6 +41,34 @@ class SlotRecord:
     work_queue_name: str
     #: False: it waits in line.
     has_slot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Of a work queue: its workers' slots, the runs at work, and those that wait."""
+
+    name: str
+    celery_queue: str
+    worker_slots: int
+    active: int
+    waiting: int
+    concurrency_limit: int | None
+
+
+def slots(database: Database, queues: Sequence[WorkQueue]) -> list[Slots]:
+    """What goes on in these work queues, in their order."""
+    by_queue = workers.slots_by_queue(database)
+    counts = queries.runs_by_queue(database, [each.celery_queue for each in queues])
+    return [
+        Slots(
+            each.name,
+            each.celery_queue,
+            by_queue.get(each.celery_queue, 0),
+            *counts.get(each.celery_queue, (0, 0)),
+            each.concurrency_limit,
+        )
+        for each in queues
+    ]
 
 
 def holders(database: Database, pool: str, queues: Iterable[str]) -> list[SlotRecord]:

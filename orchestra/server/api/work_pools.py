@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -16,26 +14,14 @@ from orchestra.server import announcing
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Count, Id, Limit, Name, Page, Positive, Text, Values
 from orchestra.server.dependencies import Asker, Db
-from orchestra.store import queries, work_pools, workers
-from orchestra.store.database import Database
+from orchestra.store import queries, slot_records, work_pools
 from orchestra.store.queries import FlowRun
+from orchestra.store.slot_records import Slots
 from orchestra.store.work_pools import WorkPool, WorkQueue
 
 router = APIRouter(tags=["work pools"])
 
 _Most = Annotated[int, Query(ge=1, le=200, description="Most runs given.")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slots:
-    """Of a work queue: its workers' slots, the runs at work, and those that wait."""
-
-    name: str
-    celery_queue: str
-    worker_slots: int
-    active: int
-    waiting: int
-    concurrency_limit: int | None
 
 
 class NewPool(Body):
@@ -167,7 +153,7 @@ def delete_work_pool(db: Db, who: Asker, name: Id) -> None:
 @router.get("/work_pools/{name}/slots")
 def read_work_pool_slots(db: Db, name: Id) -> list[Slots]:
     """Of each queue of a pool, its workers' slots, and how many runs are at work and wait."""
-    return _slots(db, work_pools.list_queues(db, name))
+    return slot_records.slots(db, work_pools.list_queues(db, name))
 
 
 @router.get("/work_pools/{name}/waiting")
@@ -175,22 +161,6 @@ def list_waiting_runs(db: Db, name: Id, limit: _Most = 20) -> list[FlowRun]:
     """The runs that wait to start in a pool, or to go on, the first due first."""
     found = [each.celery_queue for each in work_pools.list_queues(db, name)]
     return queries.waiting_runs(db, found, limit=limit)
-
-
-def _slots(db: Database, queues: Sequence[WorkQueue]) -> list[Slots]:
-    by_queue = workers.slots_by_queue(db)
-    counts = queries.runs_by_queue(db, [each.celery_queue for each in queues])
-    return [
-        Slots(
-            name=each.name,
-            celery_queue=each.celery_queue,
-            worker_slots=by_queue.get(each.celery_queue, 0),
-            active=counts.get(each.celery_queue, (0, 0))[0],
-            waiting=counts.get(each.celery_queue, (0, 0))[1],
-            concurrency_limit=each.concurrency_limit,
-        )
-        for each in queues
-    ]
 
 
 # -- queues ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from orchestra.server import acts
 from orchestra.server.announcing import announce
 from orchestra.server.dependencies import Db, Reader, Runner
 from orchestra.server.rendering import PageRoute, render
-from orchestra.store import deployments, queries, work_pools, workers
+from orchestra.store import deployments, queries, slot_records, work_pools, workers
 from orchestra.store.database import Database
 from orchestra.store.work_pools import WorkQueue
 
@@ -76,6 +76,5 @@ def set_queue_paused(db: Db, who: Runner, name: str, queue: str, paused: Annotat
 
 
 def _rows(db: Database, queues: list[WorkQueue]) -> list[QueueRow]:
-    slots = workers.slots_by_queue(db)
-    counts = queries.runs_by_queue(db, [each.celery_queue for each in queues])
-    return [QueueRow(each, slots.get(each.celery_queue, 0), *counts.get(each.celery_queue, (0, 0))) for each in queues]
+    found = zip(queues, slot_records.slots(db, queues), strict=True)
+    return [QueueRow(queue, each.worker_slots, each.active, each.waiting) for queue, each in found]
