@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from orchestra import lazy, settings
@@ -218,32 +217,9 @@ class DatabaseBackend:
         """As `deployments.set_paused`."""
         deployments.set_paused(self.db, name, paused)
 
-    def start_deployment(
-        self,
-        name: str,
-        parameters: Mapping[str, Any],
-        *,
-        scheduled_time: datetime | None = None,
-        flow_run_name: str | None = None,
-        tags: Iterable[str] = (),
-        idempotency_key: str | None = None,
-        work_queue_name: str | None = None,
-        as_subflow: bool = True,
-        job_variables: Mapping[str, Any] | None = None,
-    ) -> str:
+    def start_deployment(self, name: str, parameters: Mapping[str, Any], **options: Any) -> str:
         """Start a run of a deployment; gives its id. As `run_deployment` otherwise."""
-        handle = lazy.load("start_deployment")(
-            name,
-            parameters,
-            scheduled_time=scheduled_time,
-            flow_run_name=flow_run_name,
-            tags=tags,
-            idempotency_key=idempotency_key,
-            work_queue_name=work_queue_name,
-            as_subflow=as_subflow,
-            job_variables=job_variables,
-        )
-        return str(handle.id)
+        return str(lazy.load("start_deployment")(name, parameters, **options).id)
 
     def list_pools(self, *, limit: int, after: str | None) -> Page[WorkPool]:
         """As `work_pools.list_pools`."""

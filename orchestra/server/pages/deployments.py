@@ -10,10 +10,11 @@ from fastapi import APIRouter, Form, Request, Response
 from starlette.responses import RedirectResponse
 
 from orchestra import clock
+from orchestra.celery import deployed
 from orchestra.errors import ParameterTypeError
 from orchestra.fire_times import upcoming
 from orchestra.schedules import Schedule
-from orchestra.server import acts, forms, starting
+from orchestra.server import acts, announcing, forms
 from orchestra.server.dependencies import Db, Reader, Runner
 from orchestra.server.rendering import PageRoute, render
 from orchestra.store import deployments, queries, run_lists, workers
@@ -121,13 +122,13 @@ def _run(request: Request, db: Db, who: Runner, deployment_id: str, sent: forms.
                 who,
                 "run",
                 f"deployment {found.full_name}",
-                lambda: starting.start(
-                    db,
-                    found,
+                lambda: deployed.start_through(
+                    announcing.carrier(),
+                    found.id,
                     values,
-                    name=other["name"].strip() or None,
+                    flow_run_name=other["name"].strip() or None,
                     tags=[tag.strip() for tag in other["tags"].split(",") if tag.strip()],
-                    due=None if delay is None else clock.to_datetime(clock.now() + delay),
+                    scheduled_time=None if delay is None else clock.to_datetime(clock.now() + delay),
                 ),
             )
         except ParameterTypeError as error:
