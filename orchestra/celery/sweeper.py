@@ -180,6 +180,7 @@ class _Aside:
         def guarded() -> None:
             try:
                 work()
+            # Users' hooks and storages raise what they like: the thread's end would be told on stderr only.
             except Exception:
                 logger.warning("%s failed; it is done again later", self._name, exc_info=True)
 

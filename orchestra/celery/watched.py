@@ -73,6 +73,7 @@ class Watched:
                 self._is_told = True
                 if clock.monotonic() - self._flushed_at > _FLUSH_EVERY:
                     self._flush_now(dispatcher)
+            # Whatever a transport raises: the step has ended well, and only who watches misses it.
             except Exception:
                 self._be_silent()
 
@@ -94,6 +95,7 @@ class Watched:
         with self._lock:
             try:
                 self._flush_now(self._own_dispatcher())
+            # As above: Celery would log it as a failed signal of each message.
             except Exception:
                 self._be_silent()
 

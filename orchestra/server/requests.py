@@ -63,6 +63,7 @@ class Requests:
     async def _answer(self, request: _Request) -> None:
         try:
             await self._app(request.scope, request.receive, request.send)
+        # The last place before uvicorn, which would answer in plain text and without the request's id.
         except Exception:
             logger.exception("request %s: %s %s failed", request.id, request.method, visible(request.path))
             if request.has_begun:
