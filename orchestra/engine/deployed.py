@@ -230,7 +230,6 @@ def _cancel(database: Database, claim: Claim, row: Mapping[str, Any], carrier: C
     ending = Ending(StateType.CANCELLED, "Cancelled", reason, data)
     debt = None if row["has_hooks"] is False else interventions.debt_of_cancelled(row, reason)
     logger.warning("flow run %s was %s", claim.run_id, reason)
-    history.note(claim.run_id, ending.state_type, ending.state_name, reason)
     carrier.announce(runs.finish(database, claim, ending, [], window=lambda queue: graph.window(0), debt=debt))
 
 
