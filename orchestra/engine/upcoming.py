@@ -6,12 +6,11 @@ import heapq
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 
 from orchestra import clock
 from orchestra.fire_times import fire_times
-from orchestra.schedules import Schedule
 from orchestra.store import deployments
 from orchestra.store.database import Database
 from orchestra.store.deployments import Deployment, ScheduleRecord
@@ -62,21 +61,10 @@ def _of_schedule(deployment: Deployment, record: ScheduleRecord, after: float) -
         return
     name = record.slug or record.id
     try:
-        for instant in fire_times(_schedule(record), after):
+        for instant in fire_times(record.schedule(), after):
             when = clock.to_datetime(instant)
             assert when is not None
             yield UpcomingRun(when, deployment.flow_name, deployment.name, name, deployment.queue)
     except Exception as error:
         # One that this host cannot read (a zone that it does not know, say) hides no other.
         logger.warning("the times of schedule %s of %s cannot be told: %s", name, deployment.full_name, error)
-
-
-def _schedule(record: ScheduleRecord) -> Schedule:
-    return Schedule(
-        cron=record.cron,
-        interval=None if record.interval is None else timedelta(seconds=record.interval),
-        rrule=record.rrule,
-        timezone=record.timezone,
-        anchor_date=record.anchor_date,
-        day_or=record.day_or,
-    )

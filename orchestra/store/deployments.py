@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -89,6 +89,17 @@ class ScheduleRecord:
     max_late: float | None
     created: datetime | None
     updated: datetime | None
+
+    def schedule(self) -> Schedule:
+        """When it fires, without its parameters and what becomes of missed times."""
+        return Schedule(
+            cron=self.cron,
+            interval=None if self.interval is None else timedelta(seconds=self.interval),
+            rrule=self.rrule,
+            timezone=self.timezone,
+            anchor_date=self.anchor_date,
+            day_or=self.day_or,
+        )
 
 
 @dataclass(frozen=True, slots=True)

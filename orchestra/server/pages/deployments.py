@@ -13,7 +13,6 @@ from orchestra import clock
 from orchestra.celery import deployed
 from orchestra.errors import ParameterTypeError
 from orchestra.fire_times import upcoming
-from orchestra.schedules import Schedule
 from orchestra.server import acts, announcing, forms
 from orchestra.server.dependencies import Db, Reader, Runner
 from orchestra.server.rendering import PageRoute, render
@@ -204,17 +203,5 @@ def _shown(record: ScheduleRecord, number: int) -> Shown:
     zone = f" {record.timezone}" if record.timezone else ""
     interval = timedelta(seconds=record.interval or 0)
     rule = record.cron or record.rrule or f"every {interval}"
-    times = upcoming(_schedule(record), number, clock.now()) if number else []
+    times = upcoming(record.schedule(), number, clock.now()) if number else []
     return Shown(record, f"{rule}{zone}", tuple(times))
-
-
-def _schedule(record: ScheduleRecord) -> Schedule:
-    """The schedule that a record describes, to ask when it fires."""
-    return Schedule(
-        cron=record.cron,
-        interval=None if record.interval is None else timedelta(seconds=record.interval),
-        rrule=record.rrule,
-        timezone=record.timezone,
-        anchor_date=record.anchor_date,
-        day_or=record.day_or,
-    )
