@@ -60,6 +60,7 @@ def test_a_client_reads_the_same(driver: Driver, through_api: None, monkeypatch:
     good, bad = driver.submit(flows.doubled, number=4), driver.submit(flows.refused, number=4)
     driver.finish(good)
     driver.finish(bad)
+    behind.flush()
 
     def looked() -> list[Any]:
         with get_client(sync_client=True) as client:
