@@ -6,11 +6,10 @@ made when its process died is made over when the body runs again. A run in this 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, TypeVar
@@ -22,7 +21,7 @@ from orchestra.context import flow_run_context, task_run_context
 from orchestra.engine import acts
 from orchestra.errors import ArtifactNotFound, InvalidArtifact
 from orchestra.failpoints import failpoint
-from orchestra.handles import durable_body
+from orchestra.handles import in_thread
 from orchestra.names import clean_text
 from orchestra.store import artifacts, behind, tables
 from orchestra.store.artifacts import Artifact as ArtifactRecord
@@ -101,7 +100,7 @@ class Artifact:
 
     async def acreate(self) -> ArtifactRecord:
         """As `create`, without holding up the event loop."""
-        return await _in_thread(self._create)
+        return await in_thread(self._create)
 
     @classmethod
     def get(cls, key: str | None = None) -> ArtifactRecord | None:
@@ -115,7 +114,7 @@ class Artifact:
     @classmethod
     async def aget(cls, key: str | None = None) -> ArtifactRecord | None:
         """As `get`, without holding up the event loop."""
-        return await _in_thread(lambda: _latest(key))
+        return await in_thread(lambda: _latest(key))
 
     @classmethod
     def get_or_create(
@@ -137,7 +136,7 @@ class Artifact:
         cls, key: str | None = None, description: str | None = None, data: Any = None, **fields: Any
     ) -> tuple[ArtifactRecord, bool]:
         """As `get_or_create`, without holding up the event loop."""
-        return await _in_thread(lambda: cls._get_or_create(key, description, data, fields))
+        return await in_thread(lambda: cls._get_or_create(key, description, data, fields))
 
     @classmethod
     def _get_or_create(
@@ -323,7 +322,7 @@ def update_progress_artifact(artifact_id: str | UUID, progress: float, descripti
 
 async def aupdate_progress_artifact(artifact_id: str | UUID, progress: float, description: str | None = None) -> str:
     """As `update_progress_artifact`, without holding up the event loop."""
-    return await _in_thread(lambda: _update_progress(str(artifact_id), progress, description))
+    return await in_thread(lambda: _update_progress(str(artifact_id), progress, description))
 
 
 # -- how it is done ----------------------------------------------------------------------------------------------
@@ -460,12 +459,7 @@ def _made(artifact: Artifact) -> str:
 
 
 async def _amade(artifact: Artifact) -> str:
-    return await _in_thread(lambda: keep(artifact._new()))
-
-
-async def _in_thread(verb: Callable[[], T]) -> T:
-    # A step of a flow's body has its place in the order of the body's own thread.
-    return verb() if durable_body() is not None else await asyncio.to_thread(verb)
+    return await in_thread(lambda: keep(artifact._new()))
 
 
 # -- values ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ worker loads by the entrypoint that was recorded.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import os
@@ -31,7 +30,7 @@ from orchestra.engine import definitions
 from orchestra.engine import work_pools as acting
 from orchestra.engine.parameters import signature, validate
 from orchestra.errors import ConfigurationError, DefinitionError, NotImportable, SignatureMismatchError
-from orchestra.handles import FlowRunHandle, durable_body
+from orchestra.handles import FlowRunHandle, in_thread
 from orchestra.hooks import has_final_hooks
 from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
@@ -293,11 +292,7 @@ async def arun_deployment(
         DeploymentNotFound: There is none of this name. The others as `run_deployment`.
     """
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if durable_body() is not None:
-        # A step of the flow body: its order is that of the body's own thread.
-        handle = run_deployment(name, parameters, timeout=0, **options)
-    else:
-        handle = await asyncio.to_thread(run_deployment, name, parameters, timeout=0, **options)
+    handle = await in_thread(lambda: run_deployment(name, parameters, timeout=0, **options))
     if seconds != 0:
         await handle.wait_async(seconds)
     return handle

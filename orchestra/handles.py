@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from orchestra import clock, identifiers
 from orchestra.context import flow_run_context, task_run_context
@@ -23,6 +23,8 @@ from orchestra.states import NOT_KEPT, State, StateDetails
 from orchestra.store import interventions, journal, runs
 from orchestra.store.database import database
 from orchestra.store.tables import Phase
+
+T = TypeVar("T")
 
 #: First and longest pause between two looks, in seconds, and the part of the time waited that one may last.
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_SHARE = 0.001, 0.25, 0.05
@@ -233,6 +235,14 @@ def durable_body() -> Runner | None:
     if here is None or task_run_context.get() is not None or current_line.get() is None:
         return None
     return here.runner
+
+
+async def in_thread(verb: Callable[[], T]) -> T:
+    """What a verb gives that may wait for the database, without holding up the loop.
+
+    A step of a flow's body is taken in its own thread: there it has its place in the order of the body.
+    """
+    return verb() if durable_body() is not None else await asyncio.to_thread(verb)
 
 
 def _state(row: Mapping[str, Any]) -> State[Any]:

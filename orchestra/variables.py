@@ -6,11 +6,10 @@ retry of the run reads anew. Setting one is a step too, done once whatever dies.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -18,7 +17,7 @@ from orchestra import identifiers, serializers
 from orchestra.awaitables import answer
 from orchestra.engine import acts
 from orchestra.errors import InvalidVariable, VariableNotFound
-from orchestra.handles import durable_body
+from orchestra.handles import in_thread
 from orchestra.names import clean_text
 from orchestra.store import variables
 from orchestra.store.database import database
@@ -57,7 +56,7 @@ class Variable:
     @classmethod
     async def aget(cls, name: str, default: Any = None) -> Any:
         """As `get`, without holding up the event loop."""
-        return await _in_thread(lambda: _get(name, default))
+        return await in_thread(lambda: _get(name, default))
 
     @classmethod
     def set(cls, name: str, value: Any, tags: Iterable[str] | None = None, overwrite: bool = False) -> Self:
@@ -78,7 +77,7 @@ class Variable:
     @classmethod
     async def aset(cls, name: str, value: Any, tags: Iterable[str] | None = None, overwrite: bool = False) -> Self:
         """As `set`, without holding up the event loop."""
-        return cls(**await _in_thread(lambda: set_variable(name, value, tags, overwrite=overwrite)))
+        return cls(**await in_thread(lambda: set_variable(name, value, tags, overwrite=overwrite)))
 
     @classmethod
     def unset(cls, name: str) -> bool:
@@ -89,7 +88,7 @@ class Variable:
     @classmethod
     async def aunset(cls, name: str) -> bool:
         """As `unset`, without holding up the event loop."""
-        return await _in_thread(lambda: _unset(name))
+        return await in_thread(lambda: _unset(name))
 
     def __await__(self) -> Generator[None, None, Self]:
         # `await Variable.set(…)` is how coroutines ported from Prefect read.
@@ -231,8 +230,3 @@ def _unset(name: str) -> bool:
     except VariableNotFound:
         return False
     return True
-
-
-async def _in_thread(verb: Callable[[], T]) -> T:
-    # A step of a flow's body has its place in the order of the body's own thread.
-    return verb() if durable_body() is not None else await asyncio.to_thread(verb)
