@@ -221,7 +221,7 @@ def _has_begun(database: Database, row: Mapping[str, Any]) -> bool:
     """Whether a run's body was called before."""
     if row["streak_parks"] or row["outcome"] is not None or row["run_attempt"] > 1 or row["lapses"]:
         return True
-    return row["claim_number"] > 1 and bool(journal.load(database, row["id"], 1))
+    return row["claim_number"] > 1 and not journal.is_empty(database, row["id"], 1)
 
 
 def _cancel(database: Database, claim: Claim, row: Mapping[str, Any], carrier: Carrier, reason: str) -> None:

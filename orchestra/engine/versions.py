@@ -58,7 +58,7 @@ def _has_begun(database: Database, claimed: Claimed) -> bool:
     row, claim = claimed.row, claimed.claim
     if row["streak_parks"] or row["outcome"] is not None or claim.run_attempt > 1:
         return True
-    return bool(journal.load(database, claim.run_id, 1))
+    return not journal.is_empty(database, claim.run_id, 1)
 
 
 def _waits(error: OtherVersion, queue: str, listened: bool) -> str:

@@ -132,6 +132,12 @@ def load(database: Database, run_id: str, run_attempt: int) -> list[StepRecord]:
     return database.read(lambda connection: [_record(row) for row in _LOAD.all(connection, names)])
 
 
+def is_empty(database: Database, run_id: str, run_attempt: int) -> bool:
+    """Whether a run attempt has no step yet."""
+    any_step = sa.select(steps.c.step_key).where(steps.c.run_id == run_id, steps.c.run_attempt == run_attempt).limit(1)
+    return database.read(lambda connection: connection.scalar(any_step)) is None
+
+
 def load_done(database: Database, run_id: str, run_attempt: int, since: float) -> list[StepRecord]:
     """The steps of a run attempt that ended at or after `since` (seconds since the epoch)."""
     query = sa.select(*_RECORD_COLUMNS).where(
