@@ -133,7 +133,6 @@ class Sweeper:
             slots.purge(self._database)
             workers.tell_lost(self._database)
             run_slots.purge(self._database)
-            workers.forget_old(self._database)
             self._roll_back_dead()
             self._delete_old()
         return self._until_next()
@@ -149,7 +148,12 @@ class Sweeper:
             return
         self._prune_at = clock.monotonic() + _PRUNE_EVERY
         keep = settings.current().retention_seconds
-        self._prune.begin(lambda: removal.prune(self._database, keep))
+
+        def prune() -> None:
+            workers.forget_old(self._database)
+            removal.prune(self._database, keep)
+
+        self._prune.begin(prune)
 
     def _announce(self, announcements: list[due.Announcement]) -> None:
         self._carrier.announce(announcements)

@@ -143,12 +143,7 @@ def leave(database: Database, run_id: str) -> list[Announcement]:
 
     A run that goes on keeps it.
     """
-    over = sa.exists().where(flow_runs.c.id == run_slots.c.run_id, _is_over)
-    mine = _of(run_id, sa.select(run_slots.c.run_id)).where(over)
-    if database.read(lambda connection: connection.execute(mine).first()) is None:
-        return []
-    database.write(lambda connection: connection.execute(_of(run_id, sa.delete(run_slots)).where(over)).rowcount)
-    return serve(database)
+    return _drop(database, run_id, sa.exists().where(flow_runs.c.id == run_slots.c.run_id, _is_over))
 
 
 def give_up(database: Database, claim: Claim) -> list[Announcement]:
@@ -156,11 +151,15 @@ def give_up(database: Database, claim: Claim) -> list[Announcement]:
 
     While the claim holds: whoever has claimed it since goes on with the slot.
     """
-    mine = _of(claim.run_id, sa.select(run_slots.c.run_id)).where(sa.exists().where(*held(claim)))
+    return _drop(database, claim.run_id, sa.exists().where(*held(claim)))
+
+
+def _drop(database: Database, run_id: str, condition: sa.ColumnElement[bool]) -> list[Announcement]:
+    mine = _of(run_id, sa.select(run_slots.c.run_id)).where(condition)
     if database.read(lambda connection: connection.execute(mine).first()) is None:
         return []
-    ours = _of(claim.run_id, sa.delete(run_slots)).where(sa.exists().where(*held(claim)))
-    database.write(lambda connection: connection.execute(ours).rowcount)
+    statement = _of(run_id, sa.delete(run_slots)).where(condition)
+    database.write(lambda connection: connection.execute(statement).rowcount)
     return serve(database)
 
 
