@@ -46,14 +46,15 @@ def act(
     """
     found = search.page_of_run_ids(db, wanted, limit=limit + 1, after=_place(after))
     ids = [run_id for _, run_id in found[:limit]]
-    outcomes = perform_each(who, verb, "flow run", ids, _act_of(db, verb))
+    outcomes = perform_each(who, verb, "flow run", ids, act_of(db, verb))
     if len(found) <= limit:
         return outcomes, None
     created, run_id = found[limit - 1]
     return outcomes, f"{created!r}/{run_id}"
 
 
-def _act_of(db: Database, verb: Verb) -> Callable[[str], object]:
+def act_of(db: Database, verb: Verb) -> Callable[[str], object]:
+    """What does this to the flow run with an id."""
     if verb == "cancel":
         return lambda run_id: operations.cancel(db, run_id, announcing.announce)
     if verb == "retry":

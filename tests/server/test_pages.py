@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from orchestra import flow, get_run_logger, task
+from orchestra import flow, get_run_logger, settings, task
 from orchestra.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact
 from orchestra.store import claims, deployments, queries, run_slots, runs, work_pools, workers
 from orchestra.store.behind import behind
@@ -261,3 +261,33 @@ def test_the_dashboard_tells_what_failed_lately(web: TestClient) -> None:
 
     assert "ValueError: no data" in text
     assert "<b>1</b><span>failed</span>" in text
+
+
+@flow
+def above() -> None:
+    """Starts another one."""
+    failing(return_state=True)
+
+
+def test_the_subflows_of_a_run_are_a_list_of_their_own(web: TestClient) -> None:
+    """And what is done to all that match is done to them only."""
+    run(above)
+    parent = queries.list_flow_runs(database(), flow_name="above").items[0]
+    (child,) = queries.list_flow_runs(database(), parent_flow_run_id=parent.id).items
+
+    shown = web.get(f"/runs?parent={parent.id}").text
+    assert child.name in shown
+    assert f'/runs/{parent.id}">a run' in shown
+    assert "Delete 1 run?" in web.get(f"/runs/acts?act=delete&parent={parent.id}").text
+
+
+def test_changes_of_limits_load_no_app_of_a_users(web: TestClient) -> None:
+    """One that ORCHESTRA_APP names is for its workers."""
+    settings.override(app="nowhere.to_be:found")
+    for path, form in [
+        ("/limits", {"name": "db", "limit": "1"}),
+        ("/limits/change", {"name": "db", "limit": "2"}),
+        ("/limits/active", {"name": "db", "active": "false"}),
+        ("/limits/delete", {"name": "db"}),
+    ]:
+        assert web.post(path, data=form, follow_redirects=False).status_code == 303

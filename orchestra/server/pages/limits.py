@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
@@ -10,6 +11,7 @@ from starlette.responses import RedirectResponse
 from orchestra.accounts import Scope
 from orchestra.concurrency import limits
 from orchestra.server import acts
+from orchestra.server.announcing import announce
 from orchestra.server.dependencies import Admin, Db, Reader
 from orchestra.server.rendering import PageRoute, query, render
 
@@ -31,14 +33,14 @@ def show(request: Request, db: Db, who: Reader, name: str = "") -> Response:
 @router.post("/limits")
 def create(db: Db, who: Admin, name: Annotated[str, Form()], limit: Annotated[int, Form(ge=0)]) -> Response:
     """Make one."""
-    acts.perform(who, "create", f"limit {name}", lambda: limits.create_limit(name, limit), needs=Scope.ADMIN)
+    _change(who, "create", name, lambda: limits.create_limit(name, limit))
     return RedirectResponse("/limits?done=changed", 303)
 
 
 @router.post("/limits/change")
 def change(db: Db, who: Admin, name: Annotated[str, Form()], limit: Annotated[int, Form(ge=0)]) -> Response:
     """Give one another number of slots; who has some keeps them."""
-    acts.perform(who, "change", f"limit {name}", lambda: limits.update_limit(name, limit=limit), needs=Scope.ADMIN)
+    _change(who, "change", name, lambda: limits.update_limit(name, limit=limit, announce=announce))
     return RedirectResponse(f"/limits{query(name=name, done='changed')}", 303)
 
 
@@ -46,12 +48,16 @@ def change(db: Db, who: Admin, name: Annotated[str, Form()], limit: Annotated[in
 def set_active(db: Db, who: Admin, name: Annotated[str, Form()], active: Annotated[bool, Form()]) -> Response:
     """Let one limit nothing for now, or limit again."""
     verb = "enable" if active else "disable"
-    acts.perform(who, verb, f"limit {name}", lambda: limits.update_limit(name, active=active), needs=Scope.ADMIN)
+    _change(who, verb, name, lambda: limits.update_limit(name, active=active, announce=announce))
     return RedirectResponse(f"/limits{query(name=name, done='changed')}", 303)
 
 
 @router.post("/limits/delete")
 def delete(db: Db, who: Admin, name: Annotated[str, Form()]) -> Response:
     """Delete one: who waits goes on."""
-    acts.perform(who, "delete", f"limit {name}", lambda: limits.delete_limit(name), needs=Scope.ADMIN)
+    _change(who, "delete", name, lambda: limits.delete_limit(name, announce=announce))
     return RedirectResponse("/limits?done=deleted", 303)
+
+
+def _change(who: Admin, verb: str, name: str, act: Callable[[], object]) -> None:
+    acts.perform(who, verb, f"limit {name}", act, needs=Scope.ADMIN)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, cast
 
-from fastapi import APIRouter, Form, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request, Response
 
 from orchestra import clock
-from orchestra.engine import operations
 from orchestra.server import acts
-from orchestra.server.announcing import announce
+from orchestra.server.bulk import Verb, act_of
 from orchestra.server.dependencies import Db, Reader, Runner
-from orchestra.server.rendering import PageRoute, query, render
+from orchestra.server.rendering import PageRoute, render
 from orchestra.store import deployments, queries, run_lists
-from orchestra.store.database import Database
 from orchestra.store.run_lists import RunFilter
 
 router = APIRouter(route_class=PageRoute)
@@ -58,11 +55,7 @@ States = Annotated[list[str], Query()]
 Ids = Annotated[list[str], Query()]
 
 
-@router.get("/runs")
-def show(
-    request: Request,
-    db: Db,
-    who: Reader,
+def filter_of(
     state: States = [],  # noqa: B006  # FastAPI copies it
     flow: str = "",
     deployment: str = "",
@@ -71,10 +64,38 @@ def show(
     range: str = "",
     by: str = "created",
     top: bool = False,
-    after: str | None = None,
-) -> Response:
+    parent: str = "",
+) -> RunFilter:
+    """The filter that an address tells.
+
+    Raises:
+        HTTPException: No such range of time, or too many names.
+    """
+    if range not in _SECONDS:
+        raise HTTPException(422, f"range={range} is none of {', '.join(name for name in _SECONDS if name)}")
+    seconds = _SECONDS[range]
+    names = tuple(tag.strip() for tag in tags.split(",") if tag.strip())
+    if max(len(names), len(state)) > _MOST_NAMES:
+        raise HTTPException(422, f"at most {_MOST_NAMES} tags and {_MOST_NAMES} states can be asked for")
+    return RunFilter(
+        states=tuple(dict.fromkeys(state)),
+        flow_name=flow.strip(),
+        deployment_id=deployment,
+        tags=names,
+        text=text.strip(),
+        since=None if seconds is None else clock.now() - seconds,
+        by_end=by == "end",
+        parent_run_id=parent,
+        top_only=top,
+    )
+
+
+Wanted = Annotated[RunFilter, Depends(filter_of)]
+
+
+@router.get("/runs")
+def show(request: Request, db: Db, who: Reader, wanted: Wanted, range: str = "", after: str | None = None) -> Response:
     """The runs that match, the newest first."""
-    wanted = filter_of(state, flow, deployment, tags, text, range, by, top)
     return render(
         request,
         "runs.html",
@@ -96,23 +117,12 @@ def confirm(
     db: Db,
     who: Runner,
     act: str,
+    wanted: Wanted,
     run: Ids = [],  # noqa: B006  # FastAPI copies it
-    state: States = [],  # noqa: B006
-    flow: str = "",
-    deployment: str = "",
-    tags: str = "",
-    text: str = "",
-    range: str = "",
-    by: str = "created",
-    top: bool = False,
 ) -> Response:
     """Ask whether to do something to the chosen runs, or to all that match where none is chosen; says how many."""
     _known(act)
-    wanted = filter_of(state, flow, deployment, tags, text, range, by, top)
     found = run_lists.named(db, run[:MOST]) if run else run_lists.matching(db, wanted, limit=MOST + 1)
-    back = query(
-        state=state, flow=flow, deployment=deployment, tags=tags, text=text, range=range, by=by, top="1" if top else ""
-    )
     return render(
         request,
         "confirm.html",
@@ -121,15 +131,14 @@ def confirm(
         runs=found[:MOST],
         ids=" ".join(each.id for each in found[:MOST]),
         more=len(found) > MOST,
-        back=f"/runs{back}" if len(run) != 1 else f"/runs/{run[0]}",
+        one=run[0] if len(run) == 1 else None,
     )
 
 
 @router.post("/runs/acts")
 def do(request: Request, db: Db, who: Runner, act: Annotated[str, Form()], ids: Annotated[str, Form()]) -> Response:
     """Do it to each of them, and tell of each what became of it."""
-    _known(act)
-    done = acts.perform_each(who, act, "flow run", ids.split()[:MOST], _act(db, act))
+    done = acts.perform_each(who, act, "flow run", ids.split()[:MOST], act_of(db, _known(act)))
     finished = [each for each in done if each.done]
     refused = [each for each in done if not each.done]
     return render(
@@ -142,40 +151,7 @@ def do(request: Request, db: Db, who: Runner, act: Annotated[str, Form()], ids: 
     )
 
 
-def filter_of(
-    states: list[str], flow: str, deployment: str, tags: str, text: str, range: str, by: str, top: bool
-) -> RunFilter:
-    """The filter that an address tells.
-
-    Raises:
-        HTTPException: No such range of time, or too many names.
-    """
-    if range not in _SECONDS:
-        raise HTTPException(422, f"range={range} is none of {', '.join(name for name in _SECONDS if name)}")
-    seconds = _SECONDS[range]
-    names = tuple(tag.strip() for tag in tags.split(",") if tag.strip())
-    if max(len(names), len(states)) > _MOST_NAMES:
-        raise HTTPException(422, f"at most {_MOST_NAMES} tags and {_MOST_NAMES} states can be asked for")
-    return RunFilter(
-        states=tuple(dict.fromkeys(states)),
-        flow_name=flow.strip(),
-        deployment_id=deployment,
-        tags=names,
-        text=text.strip(),
-        since=None if seconds is None else clock.now() - seconds,
-        by_end=by == "end",
-        top_only=top,
-    )
-
-
-def _known(act: str) -> None:
+def _known(act: str) -> Verb:
     if act not in MEANINGS:
         raise HTTPException(422, f"act={act} is none of {', '.join(MEANINGS)}")
-
-
-def _act(db: Database, act: str) -> Callable[[str], object]:
-    if act == "cancel":
-        return lambda run_id: operations.cancel(db, run_id, announce)
-    if act == "retry":
-        return lambda run_id: operations.retry(db, run_id, announce)
-    return lambda run_id: operations.delete(db, run_id)
+    return cast("Verb", act)
