@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
 
+from orchestra import artifacts as kept
 from orchestra.server import acts
 from orchestra.server.dependencies import Db, Reader, Runner
 from orchestra.server.rendering import PageRoute, render
@@ -46,14 +47,9 @@ def show(request: Request, db: Db, who: Reader, artifact_id: str) -> Response:
 
 
 @router.post("/artifacts/{artifact_id}/delete")
-def delete(db: Db, who: Runner, artifact_id: str) -> Response:
+def delete(who: Runner, artifact_id: str) -> Response:
     """Delete it; the version before it is the newest of its key then."""
-    acts.perform(
-        who,
-        "delete",
-        f"artifact {artifact_id}",
-        lambda: db.write(lambda connection: artifacts.delete(connection, artifact_id)),
-    )
+    acts.perform(who, "delete", f"artifact {artifact_id}", lambda: kept.delete(artifact_id))
     return RedirectResponse("/artifacts?done=deleted", 303)
 
 
