@@ -34,10 +34,6 @@ class Sent:
         found = self.data.get(name, "")
         return found if isinstance(found, str) else ""
 
-    def has(self, name: str) -> bool:
-        """Whether a field was sent."""
-        return name in self.data
-
     def shown(self) -> dict[str, str]:
         """What stood in the schema's fields, by their names, to be shown again."""
         ours = ((name, text) for name, text in self.data.multi_items() if name.startswith(PREFIX))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -195,11 +194,6 @@ def shown_result(value: Any) -> Mapping[str, Any] | None:
     return value if is_error else None
 
 
-def level_name(level: int) -> str:
-    """The level of a log line in words."""
-    return logging.getLevelName(level)
-
-
 #: Where the pages of orchestra's own things are, by what the ids of their resources begin with.
 _PAGES = {
     "orchestra.flow-run.": "/runs/",
@@ -232,7 +226,6 @@ _templates.filters |= {
     "moment": moment,
     "pretty": as_json,
     "one_line": one_line,
-    "level_name": level_name,
     "plural": plural,
     "markdown": markdown.as_html,
 }

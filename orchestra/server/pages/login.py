@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from pathlib import Path
 from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
-from starlette.templating import Jinja2Templates
 
 from orchestra import accounts
 from orchestra.server.access import COOKIE, is_local_path
 from orchestra.server.dependencies import Db
 from orchestra.server.doorkeeper import Doorkeeper, address
+from orchestra.server.rendering import render
 
 router = APIRouter()
 logger = logging.getLogger("orchestra.server")
-
-_templates = Jinja2Templates(directory=Path(__file__).parents[1] / "templates")
 
 
 @router.get("/login")
@@ -73,6 +70,4 @@ async def logout(request: Request, db: Db) -> Response:
 
 
 def _form(request: Request, target: str, name: str = "", said: str = "", status: int = 200) -> Response:
-    return _templates.TemplateResponse(
-        request, "login.html", {"target": target, "name": name, "said": said}, status_code=status
-    )
+    return render(request, "login.html", status=status, target=target, name=name, said=said)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.responses import StreamingResponse
 
 from orchestra import clock
@@ -28,7 +27,6 @@ LEVELS = (("", "All levels"), ("20", "Info and above"), ("30", "Warnings and abo
 _WRITTEN_BEHIND = 5.0
 #: Lines that are read at once for a download.
 _CHUNK = 2000
-States = Annotated[list[str], Query()]
 
 
 @router.get("/runs/{run_id}")
@@ -188,7 +186,6 @@ def _logs(request: Request, db: Database, run_id: str) -> dict[str, Any]:
         "levels": LEVELS,
         "log_text": text,
         "before": asked.get("before", ""),
-        "level_name": logging.getLevelName,
     }
 
 
