@@ -37,7 +37,7 @@ def of_deployments(found: Iterable[Deployment], number: int, after: float) -> li
     Args:
         after: An instant; those after it are given.
     """
-    each = [_of_schedule(one, schedule, after) for one in found if not one.paused for schedule in one.schedules]
+    each = [of_schedule(one, schedule, after) for one in found if not one.paused for schedule in one.schedules]
     return list(islice(heapq.merge(*each), number))
 
 
@@ -56,7 +56,8 @@ def of_pool(database: Database, pool: str, number: int, *, queue: str | None = N
             return found
 
 
-def _of_schedule(deployment: Deployment, record: ScheduleRecord, after: float) -> Iterator[UpcomingRun]:
+def of_schedule(deployment: Deployment, record: ScheduleRecord, after: float) -> Iterator[UpcomingRun]:
+    """The runs that a schedule will make, without end; none of one that is paused, or that cannot be read here."""
     if not record.active:
         return
     name = record.slug or record.id

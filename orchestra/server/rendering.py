@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -173,7 +173,7 @@ def moment(value: datetime | float | None) -> Markup:
         return Markup("")
     when = clock.to_datetime(value) if isinstance(value, (int, float)) else value
     assert when is not None
-    shown = when.strftime("%Y-%m-%d %H:%M:%S")
+    shown = when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
     return Markup('<time datetime="{}">{} UTC</time>').format(when.isoformat(timespec="milliseconds"), shown)
 
 

@@ -10,12 +10,14 @@ from starlette.testclient import TestClient
 
 from orchestra import flow, get_run_logger, settings, task
 from orchestra.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact
-from orchestra.store import claims, deployments, queries, run_slots, runs, work_pools, workers
+from orchestra.store import claims, deployments, queries, run_slots, runs, tables, work_pools, workers
 from orchestra.store.behind import behind
 from orchestra.store.database import database
 from orchestra.store.deployments import NewDeployment
 from orchestra.store.runs import NewRun
 from orchestra.store.workers import WorkerRow
+from tests.drive import Driver
+from tests.engine import slot_flows
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -281,13 +283,25 @@ def test_the_subflows_of_a_run_are_a_list_of_their_own(web: TestClient) -> None:
     assert "Delete 1 run?" in web.get(f"/runs/acts?act=delete&parent={parent.id}").text
 
 
-def test_changes_of_limits_load_no_app_of_a_users(web: TestClient) -> None:
-    """One that ORCHESTRA_APP names is for its workers."""
+def test_changes_of_limits_load_no_app_of_a_users(driver: Driver, web: TestClient) -> None:
+    """One that ORCHESTRA_APP names is for its workers; who waits goes on by their sweeper."""
+    web.post("/limits", data={"name": "db", "limit": "0"})
+    waiting = driver.submit(slot_flows.short_block)
+    driver.settle()
     settings.override(app="nowhere.to_be:found")
-    for path, form in [
-        ("/limits", {"name": "db", "limit": "1"}),
-        ("/limits/change", {"name": "db", "limit": "2"}),
-        ("/limits/active", {"name": "db", "active": "false"}),
-        ("/limits/delete", {"name": "db"}),
-    ]:
-        assert web.post(path, data=form, follow_redirects=False).status_code == 303
+
+    assert web.post("/limits/change", data={"name": "db", "limit": "1"}, follow_redirects=False).status_code == 303
+    driver.sweep()
+    assert driver.finish(waiting).is_completed()
+
+
+def test_times_are_told_in_utc(web: TestClient) -> None:
+    """Those of a schedule in another zone, too; one that this host does not know hides no deployment."""
+    cron = {"cron": "0 3 * * *", "timezone": "Asia/Tokyo"}
+    new = {"name": "nightly", "flow_name": "etl", "entrypoint": "nowhere:etl", "schedules": [cron]}
+    made = web.post("/api/deployments", json=new).json()
+    assert "18:00:00 UTC" in web.get(f"/deployments/{made['id']}").text
+
+    unknown = tables.schedules.update().values(timezone="Nowhere/Town")
+    database().write(lambda connection: connection.execute(unknown))
+    assert "nightly" in web.get("/deployments").text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
@@ -11,8 +12,8 @@ from starlette.responses import RedirectResponse
 
 from orchestra import clock
 from orchestra.celery import deployed
+from orchestra.engine import upcoming
 from orchestra.errors import ParameterTypeError
-from orchestra.fire_times import upcoming
 from orchestra.server import acts, announcing, forms
 from orchestra.server.dependencies import Db, Reader, Runner
 from orchestra.server.rendering import PageRoute, render
@@ -196,12 +197,12 @@ def _delay(text: str) -> tuple[float | None, str]:
 
 
 def _schedules(found: Deployment, number: int) -> tuple[Shown, ...]:
-    return tuple(_shown(each, number if not found.paused and each.active else 0) for each in found.schedules)
+    return tuple(_shown(found, each, 0 if found.paused else number) for each in found.schedules)
 
 
-def _shown(record: ScheduleRecord, number: int) -> Shown:
+def _shown(found: Deployment, record: ScheduleRecord, number: int) -> Shown:
     zone = f" {record.timezone}" if record.timezone else ""
     interval = timedelta(seconds=record.interval or 0)
     rule = record.cron or record.rrule or f"every {interval}"
-    times = upcoming(record.schedule(), number, clock.now()) if number else []
-    return Shown(record, f"{rule}{zone}", tuple(times))
+    coming = islice(upcoming.of_schedule(found, record, clock.now()), number)
+    return Shown(record, f"{rule}{zone}", tuple(each.expected_start_time for each in coming))
