@@ -81,6 +81,7 @@ def announced(sweeper: Sweeper, carrier: Remembering, run_id: str) -> bool:
     return run_id in carrier.announced
 
 
+@pytest.mark.alone
 def test_a_lost_message_is_announced_again(sweeper: Sweeper, carrier: Remembering, database: Database) -> None:
     """The row is the debt: nobody claimed it within a lease."""
     run_id = create(database).row["id"]
