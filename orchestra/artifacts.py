@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
 from numbers import Real
 from typing import Any, TypeVar
 from uuid import UUID
@@ -415,6 +416,34 @@ def delete(artifact_id: str) -> None:
     behind.flush()
     effect = acts.removal(lambda connection, moment: artifacts.delete(connection, artifact_id))
     acts.act("delete-artifact", effect, None, serializers.encode(artifact_id))
+
+
+def table_of(artifact: ArtifactRecord, most: int | None = None) -> tuple[list[str], list[list[Any]]] | None:
+    """The columns and rows of a table, of whichever of its three forms; None where it is none that can be shown.
+
+    Rows are made as wide as the widest; columns of rows without names are numbered from 1.
+
+    Args:
+        most: Rows that are given at most; None: all.
+    """
+    if artifact.type != "table":
+        return None
+    try:
+        data = json.loads(artifact.data) if isinstance(artifact.data, str) else artifact.data
+    except (ValueError, RecursionError):
+        return None  # a client may have kept anything under this type
+    if isinstance(data, dict):
+        columns = (values if isinstance(values, list) else [values] for values in data.values())
+        return list(data), [list(row) for row in islice(zip_longest(*columns), most)]
+    if not isinstance(data, list):
+        return None
+    rows = data[:most]
+    if all(isinstance(row, dict) for row in rows):
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return names, [[row.get(name) for name in names] for row in rows]
+    lists = [row if isinstance(row, list) else [row] for row in rows]
+    width = max(map(len, lists))
+    return [str(number) for number in range(1, width + 1)], [row + [None] * (width - len(row)) for row in lists]
 
 
 def _write_behind(new: NewArtifact) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
-from itertools import zip_longest
-from typing import Any
 
 import rich_click as click
 
+from orchestra.artifacts import table_of
 from orchestra.cli import _support
 from orchestra.client.backend import Backend, backend
 from orchestra.errors import ArtifactNotFound
@@ -82,33 +80,12 @@ def inspect(key: str, limit: int, output: str) -> None:
 
 def _show(found: Artifact) -> None:
     """One artifact in words; a table as such."""
-    table = _as_table(found)
+    table = table_of(found)
     record = {field.name: getattr(found, field.name) for field in fields(found)}
     _support.emit_record(record if table is None else record | {"data": None})
     if table is not None:
         _support.emit("")
         _support.emit_table(*table)
-
-
-def _as_table(found: Artifact) -> tuple[list[str], list[list[Any]]] | None:
-    """Columns and rows of a table; None of anything else, which a client may have kept under that type."""
-    if found.type != "table" or not isinstance(found.data, str):
-        return None
-    try:
-        data = json.loads(found.data)
-    except ValueError:
-        return None
-    if isinstance(data, dict) and all(isinstance(column, list) for column in data.values()):
-        return list(data), [list(row) for row in zip_longest(*data.values())]
-    if not isinstance(data, list) or not data:
-        return None
-    if all(isinstance(row, dict) for row in data):
-        columns = list(dict.fromkeys(name for row in data for name in row))
-        return columns, [[row.get(name) for name in columns] for row in data]
-    if all(isinstance(row, list) for row in data):
-        width = max(map(len, data))
-        return [str(number) for number in range(1, width + 1)], [row + [None] * (width - len(row)) for row in data]
-    return None
 
 
 def _named(at: Backend, name: str, limit: int) -> list[Artifact]:

@@ -14,7 +14,7 @@ from orchestra.client.schemas.filters import Filters, LogFilter
 from orchestra.concurrency import limits
 from orchestra.concurrency.limits import HolderRecord, Limit
 from orchestra.engine import acts, leases, operations
-from orchestra.errors import StoreUnavailable, VariableNotFound
+from orchestra.errors import StoreUnavailable
 from orchestra.events import emit_event
 from orchestra.states import State, StateType
 from orchestra.store import (
@@ -303,15 +303,8 @@ class DatabaseBackend:
         return page_of(variables.page(self.db, limit=limit + 1, after=after), limit, lambda each: each.name)
 
     def read_variable(self, name: str) -> Variable:
-        """A variable.
-
-        Raises:
-            VariableNotFound: There is none of this name.
-        """
-        found = variables.find(self.db, name)
-        if found is None:
-            raise VariableNotFound(name)
-        return found
+        """As `variables.read`."""
+        return variables.read(self.db, name)
 
     def set_variable(self, name: str, value: Any, *, tags: Iterable[str], overwrite: bool) -> None:
         """As `Variable.set`."""

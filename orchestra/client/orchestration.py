@@ -76,7 +76,6 @@ from orchestra.events import EventPage, read_events
 from orchestra.flows import Flow as FlowDefinition
 from orchestra.handles import durable_body
 from orchestra.store import behind, search
-from orchestra.store import variables as kept_variables
 from orchestra.store.database import Database
 
 P = ParamSpec("P")
@@ -571,9 +570,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         """
         self._need_database()
         variables.set_variable(variable.name, variable.value, variable.tags, overwrite=False)
-        return self._seen(
-            "read_variable", _VARIABLE, lambda at: kept_variables.find(at.db, variable.name) or _gone(variable.name)
-        )
+        return self._seen("read_variable", _VARIABLE, lambda at: at.read_variable(variable.name))
 
     def read_variable_by_name(self, name: str) -> Variable | None:
         """A variable; None where there is none of this name."""
@@ -794,10 +791,6 @@ def _flushed(at: Backend) -> Database:
     """The database, once what runs in this process have made is there."""
     behind.flush()
     return at.db
-
-
-def _gone(name: str) -> Variable:
-    raise VariableNotFound(name)
 
 
 def _log(line: Any) -> dict[str, Any]:

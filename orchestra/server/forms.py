@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
 T = TypeVar("T")
@@ -44,11 +43,6 @@ async def read(request: Request) -> Sent:
     """What a form sent; files are refused."""
     data = await request.form(max_files=0)
     return Sent(data)
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Do what waits for the database beside the loop that serves everybody."""
-    return await run_in_threadpool(work)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,10 +64,9 @@ def problem(status: int, title: str, detail: str, **more: Any) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the application with problem details."""
+    """Answer errors of ours, and requests that do not fit, with problem details; those of HTTP are `rendering`'s."""
     app.add_exception_handler(errors.OrchestraError, _of_ours)
     app.add_exception_handler(RequestValidationError, _of_request)
-    app.add_exception_handler(HTTPException, of_http)
 
 
 def status_of(error: BaseException) -> HTTPStatus:

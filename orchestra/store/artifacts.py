@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from orchestra import clock
 from orchestra.errors import ArtifactNotFound
 from orchestra.store import events
-from orchestra.store.database import Database, insert, instant
+from orchestra.store.database import Database, insert
 from orchestra.store.tables import artifact_collections, artifacts, flow_runs
 
 #: Most versions of a key that one transaction deletes.
@@ -70,11 +70,6 @@ class Query:
     type: str | None = None
     flow_run_id: str | None = None
     task_run_id: str | None = None
-
-
-def create(database: Database, new: NewArtifact) -> None:
-    """Keep an artifact, in a transaction of its own. Safe to repeat."""
-    database.write(lambda connection: add(connection, new, instant(connection)))
 
 
 def add(connection: Connection, new: NewArtifact, moment: float) -> None:

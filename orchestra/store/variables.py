@@ -87,6 +87,18 @@ def remove(connection: Connection, name: str) -> None:
     events.record(connection, events.act("variable", "unset", name, name))
 
 
+def read(database: Database, name: str) -> Variable:
+    """A variable.
+
+    Raises:
+        VariableNotFound: There is none of this name.
+    """
+    found = find(database, name)
+    if found is None:
+        raise VariableNotFound(name)
+    return found
+
+
 def find(database: Database, name: str) -> Variable | None:
     """A variable; None where there is none of this name."""
     query = sa.select(variables).where(variables.c.name == name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -202,9 +203,9 @@ def test_variables_are_set_and_read(through_api: None) -> None:
 
 def test_artifacts_are_seen_and_deleted(through_api: None) -> None:
     """Versions of a key, and single ones."""
-    for text in ("one", "two"):
+    for number, text in enumerate(("one", "two")):
         new = artifacts.NewArtifact(id=text, key="report", type="markdown", data=json.dumps(text))
-        artifacts.create(database(), new)
+        database().write(partial(artifacts.add, new=new, moment=float(number)))
     assert [each["id"] for each in said("artifact", "ls", "-o", "json")] == ["two"]
     assert [each["id"] for each in said("artifact", "ls", "--all", "-o", "json")] == ["two", "one"]
     assert [each["data"] for each in said("artifact", "inspect", "report", "-o", "json")] == ["two", "one"]

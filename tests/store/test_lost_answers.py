@@ -153,7 +153,7 @@ def test_a_variable_that_is_set_is_no_conflict(database: Database, far: Database
 
 def test_an_artifact_that_is_deleted_is_not_missed(database: Database, far: Database, proxy: LossyProxy) -> None:
     """By who has deleted it."""
-    artifacts.create(database, NewArtifact("id", "key"))
+    database.write(lambda connection: artifacts.add(connection, NewArtifact("id", "key"), 4.0))
     effect = acts.removal(lambda connection, moment: artifacts.delete(connection, "id"))
     proxy.lose(1)
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from orchestra import artifacts, flow
 from orchestra.artifacts import (
     Artifact,
+    ArtifactRecord,
     ImageArtifact,
     LinkArtifact,
     MarkdownArtifact,
@@ -181,6 +182,23 @@ def test_coroutines_await_the_same_verbs() -> None:
         return [*found, await Variable.aunset("a")]
 
     assert asyncio.run(use()) == [1, 2, True, False]
+
+
+_DAY = datetime(2026, 1, 2, tzinfo=UTC)
+TABLES = [
+    ({"a": [1, 2], "b": [3]}, (["a", "b"], [[1, 3], [2, None]])),
+    ([{"a": 1}, {"b": 2}], (["a", "b"], [[1, None], [None, 2]])),
+    ([[1, 2], [3]], (["1", "2"], [[1, 2], [3, None]])),
+    ("no table", None),
+]
+
+
+@pytest.mark.parametrize(("data", "shown"), TABLES)
+def test_each_form_of_a_table_has_columns_and_rows(data: Any, shown: Any) -> None:
+    """As wide as its widest row, for the command line and the view alike."""
+    kept = ArtifactRecord("id", None, "table", None, json.dumps(data), None, None, None, _DAY, _DAY)
+
+    assert artifacts.table_of(kept) == shown
 
 
 BAD_VARIABLES: list[tuple[str, Any, Any, str]] = [

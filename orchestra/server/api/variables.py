@@ -8,12 +8,10 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
 from orchestra import variables as setting
-from orchestra.errors import VariableNotFound
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Id, Limit, Name, Page, Tags
 from orchestra.server.dependencies import Asker, Db
 from orchestra.store import variables
-from orchestra.store.database import Database
 from orchestra.store.queries import page_of
 from orchestra.store.variables import Variable
 
@@ -54,13 +52,13 @@ def create_variable(db: Db, who: Asker, new: NewVariable) -> Variable:
         setting.set_variable(new.name, new.value, new.tags, overwrite=False)
 
     perform(who, "set", f"variable {new.name}", act)
-    return _read(db, new.name)
+    return variables.read(db, new.name)
 
 
 @router.get("/{name}")
 def read_variable(db: Db, name: Id) -> Variable:
     """A variable."""
-    return _read(db, name)
+    return variables.read(db, name)
 
 
 @router.patch("/{name}")
@@ -68,17 +66,10 @@ def update_variable(db: Db, who: Asker, name: Id, change: VariableChange) -> Var
     """Change the value or the tags of a variable."""
     given = change.model_dump(exclude_unset=True)
     perform(who, "change", f"variable {name}", lambda: setting.change_variable(name, **given))
-    return _read(db, name)
+    return variables.read(db, name)
 
 
 @router.delete("/{name}", status_code=204)
 def delete_variable(who: Asker, name: Id) -> None:
     """Unset a variable."""
     perform(who, "unset", f"variable {name}", lambda: setting.remove_variable(name))
-
-
-def _read(db: Database, name: str) -> Variable:
-    found = variables.find(db, name)
-    if found is None:
-        raise VariableNotFound(name)
-    return found

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
 
@@ -20,7 +17,7 @@ router = APIRouter(route_class=PageRoute)
 _LIMIT = 50
 TYPES = ("markdown", "table", "image", "progress")
 #: Rows of a table that are shown.
-_ROWS = 1000
+ROWS = 1000
 
 
 @router.get("/artifacts")
@@ -43,7 +40,7 @@ def show(request: Request, db: Db, who: Reader, artifact_id: str) -> Response:
     """One, as its type is shown."""
     found = artifacts.read(db, artifact_id)
     run = None if found.flow_run_id is None else queries.find_flow_run(db, found.flow_run_id)
-    return render(request, "artifact.html", artifact=found, run=run, table=table_of(found))
+    return render(request, "artifact.html", artifact=found, run=run, table=kept.table_of(found, ROWS))
 
 
 @router.post("/artifacts/{artifact_id}/delete")
@@ -51,25 +48,3 @@ def delete(who: Runner, artifact_id: str) -> Response:
     """Delete it; the version before it is the newest of its key then."""
     acts.perform(who, "delete", f"artifact {artifact_id}", lambda: kept.delete(artifact_id))
     return RedirectResponse("/artifacts?done=deleted", 303)
-
-
-def table_of(artifact: artifacts.Artifact) -> tuple[list[str], list[list[Any]]] | None:
-    """The columns and rows of a table, of whichever of its three forms; None: it is none."""
-    if artifact.type != "table":
-        return None
-    try:
-        data = json.loads(artifact.data) if isinstance(artifact.data, str) else artifact.data
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(data, dict):
-        columns = [values if isinstance(values, list) else [values] for values in data.values()]
-        length = min(max(map(len, columns), default=0), _ROWS)
-        rows = [[values[index] if index < len(values) else "" for values in columns] for index in range(length)]
-        return [str(name) for name in data], rows
-    if not isinstance(data, list):
-        return None
-    some = data[:_ROWS]
-    if all(isinstance(row, dict) for row in some):
-        names = list(dict.fromkeys(str(name) for row in some for name in row))
-        return names, [[row.get(name, "") for name in names] for row in some]
-    return [], [row if isinstance(row, list) else [row] for row in some]

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
 from orchestra import clock
@@ -106,7 +107,7 @@ def ask(request: Request, db: Db, who: Runner, deployment_id: str, like: str = "
 async def run(request: Request, db: Db, who: Runner, deployment_id: str) -> Response:
     """Start it."""
     sent = await forms.read(request)
-    return await forms.in_thread(lambda: _run(request, db, who, deployment_id, sent))
+    return await run_in_threadpool(lambda: _run(request, db, who, deployment_id, sent))
 
 
 def _run(request: Request, db: Db, who: Runner, deployment_id: str, sent: forms.Sent) -> Response:

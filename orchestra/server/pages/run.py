@@ -10,10 +10,11 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.responses import StreamingResponse
 
 from orchestra import clock
+from orchestra.artifacts import table_of
 from orchestra.names import visible
 from orchestra.server.dependencies import Db, Reader
 from orchestra.server.pages import timeline
-from orchestra.server.pages.artifacts import table_of
+from orchestra.server.pages.artifacts import ROWS
 from orchestra.server.rendering import PageRoute, query, render
 from orchestra.states import StateType
 from orchestra.store import artifacts, events, logs, queries, run_views, workers
@@ -196,7 +197,7 @@ def _history(request: Request, db: Database, run_id: str) -> dict[str, Any]:
 
 def _artifacts(request: Request, db: Database, run_id: str) -> dict[str, Any]:
     found = artifacts.page(db, artifacts.Query(flow_run_id=run_id), limit=10)
-    return {"run_id": run_id, "artifacts": [(each, table_of(each)) for each in found]}
+    return {"run_id": run_id, "artifacts": [(each, table_of(each, ROWS)) for each in found]}
 
 
 def _events(request: Request, db: Database, run_id: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
 from orchestra.engine import operations
@@ -49,7 +50,7 @@ def ask(request: Request, db: Db, who: Runner, run_id: str, key: str = "") -> Re
 async def resume(request: Request, db: Db, who: Runner, run_id: str) -> Response:
     """Let it go on, with what it waits for where it asks for something."""
     sent = await forms.read(request)
-    return await forms.in_thread(lambda: _resume(request, db, who, run_id, sent))
+    return await run_in_threadpool(lambda: _resume(request, db, who, run_id, sent))
 
 
 def _resume(request: Request, db: Db, who: Runner, run_id: str, sent: forms.Sent) -> Response:
