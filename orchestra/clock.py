@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import overload
 
 
 def now() -> float:
@@ -16,6 +17,10 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+@overload
+def to_datetime(instant: float) -> datetime: ...
+@overload
+def to_datetime(instant: float | None) -> datetime | None: ...
 def to_datetime(instant: float | None) -> datetime | None:
     """An instant as an aware UTC datetime; None stays None."""
     return None if instant is None else datetime.fromtimestamp(instant, UTC)

@@ -252,6 +252,4 @@ def _state(row: Mapping[str, Any]) -> State[Any]:
     if data is None and state.is_completed():
         state = replace(state, data=NOT_KEPT)
     moment = row["end_time"] or row["start_time"] or row["created_at"]
-    at = clock.to_datetime(moment)
-    assert at is not None
-    return replace(state, timestamp=at)
+    return replace(state, timestamp=clock.to_datetime(moment))

@@ -187,7 +187,6 @@ def _sweeper(database: Database) -> Check:
     if ticked is None:
         return Check("sweeper", NOTE, "none has run on this database yet")
     now = clock.to_datetime(database.now())
-    assert now is not None
     told = f"last did its rounds {(now - ticked).total_seconds():.0f} s ago"
     late = now - ticked > timedelta(seconds=settings.current().lease_seconds)
     if late and _live(database):

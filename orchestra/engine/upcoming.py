@@ -64,7 +64,6 @@ def of_schedule(deployment: Deployment, record: ScheduleRecord, after: float) ->
     try:
         for instant in fire_times(record.schedule(), after):
             when = clock.to_datetime(instant)
-            assert when is not None
             yield UpcomingRun(when, deployment.flow_name, deployment.name, name, deployment.queue)
     except Exception as error:
         # One that this host cannot read (a zone that it does not know, say) hides no other.

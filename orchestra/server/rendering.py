@@ -172,7 +172,6 @@ def moment(value: datetime | float | None) -> Markup:
     if value is None:
         return Markup("")
     when = clock.to_datetime(value) if isinstance(value, (int, float)) else value
-    assert when is not None
     shown = when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
     return Markup('<time datetime="{}">{} UTC</time>').format(when.isoformat(timespec="milliseconds"), shown)
 

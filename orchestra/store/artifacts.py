@@ -338,17 +338,10 @@ def record(row: Mapping[str, Any]) -> Artifact:
         metadata_=_decoded(row.get("metadata")),
         flow_run_id=row["flow_run_id"],
         task_run_id=row["task_run_id"],
-        created=datetime_of(row["created_at"]),
-        updated=datetime_of(row["updated_at"]),
+        created=clock.to_datetime(row["created_at"]),
+        updated=clock.to_datetime(row["updated_at"]),
     )
 
 
 def _decoded(text: str | None) -> Any:
     return None if text is None else json.loads(text)
-
-
-def datetime_of(moment: float) -> datetime:
-    """An instant of a column that is never null."""
-    found = clock.to_datetime(moment)
-    assert found is not None
-    return found

@@ -597,7 +597,8 @@ def _counts(conn: Connection, query: Select[Any]) -> dict[str, int]:
 
 def last_sweep(db: Database) -> datetime | None:
     """When a sweeper last did its rounds; None: never."""
-    return clock.to_datetime(db.read(lambda conn: conn.scalar(select(func.max(leaders.c.ticked_at)))))
+    ticked: float | None = db.read(lambda conn: conn.scalar(select(func.max(leaders.c.ticked_at))))
+    return clock.to_datetime(ticked)
 
 
 # -- how conditions are made -------------------------------------------------------------------------------------
@@ -785,9 +786,10 @@ def _history(conn: Connection, run_id: str, step_id: str | None) -> tuple[StateR
     )
 
 
-def _expected(row: RowMapping) -> datetime | None:
+def _expected(row: RowMapping) -> datetime:
     waits = row["phase"] == Phase.READY and row["due_at"] is not None
-    return clock.to_datetime(row["due_at"] if waits else row["start_time"] or row["created_at"])
+    instant: float = row["due_at"] if waits else row["start_time"] or row["created_at"]
+    return clock.to_datetime(instant)
 
 
 def _run_time(row: RowMapping) -> float:

@@ -126,6 +126,4 @@ def page(database: Database, *, limit: int | None, after: str | None = None) -> 
 def record(row: Mapping[str, Any]) -> Variable:
     """A row as people get it."""
     created, updated = clock.to_datetime(row["created_at"]), clock.to_datetime(row["updated_at"])
-    assert created is not None
-    assert updated is not None
     return Variable(row["id"], row["name"], json.loads(row["value"]), json.loads(row["tags"]), created, updated)
