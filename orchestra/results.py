@@ -21,6 +21,8 @@ from orchestra.specs import FlowSpec, TaskSpec, storage_option
 from orchestra.store import blobs, stored_results
 from orchestra.store.database import Database
 
+#: Bytes of one part of a name, as file systems allow.
+LONGEST_PART = 255
 #: What is signed as a record, apart from values themselves.
 _KIND = b"r"
 #: A character in two halves, as Python may hold it; who reads JSON makes it one.
@@ -236,7 +238,7 @@ class ResultStore:
             ResultStorageUnavailable: The storage did not take it.
         """
         if isinstance(expiration, timedelta):
-            expiration = datetime.now(UTC) + expiration
+            expiration = _after(expiration)
         record = ResultRecord(ResultRecordMetadata(_checked(key), self.serializer, expiration), obj)
         _files().write(self.storage, key, record.serialize(what=f"the result {key!r}"))
         return record
@@ -292,7 +294,19 @@ def _checked(key: str) -> str:
     parts = key.replace("\\", "/").split("/")
     if posixpath.normpath(key) != key or ".." in parts or parts[0] in ("", ".") or "://" in key:
         raise DefinitionError(f"the name {key!r} of a result does not stay within its storage: give names without ..")
+    if any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_PART for part in parts):
+        raise DefinitionError(
+            f"the name {key[:60]!r}… of a result is too long: give at most {LONGEST_PART} bytes between two slashes"
+        )
     return key
+
+
+def _after(time: timedelta) -> datetime | None:
+    """In that time; None where that is later than any date."""
+    try:
+        return datetime.now(UTC) + time
+    except OverflowError:
+        return None
 
 
 def _said(metadata: ResultRecordMetadata) -> dict[str, Any]:

@@ -105,8 +105,11 @@ def test_an_own_serializer_that_raises_is_told_of(run: Run, caplog: pytest.LogCa
         ({"result_serializer": type("Local", (flows.Reversed,), {"__qualname__": "f.<locals>.L"})}, "importable"),
         ({"result_storage": 3}, "a folder"),
         ({"result_storage": ""}, "a folder"),
+        ({"result_storage": Path("s3://bucket/results")}, "a URL has :// in it"),
         ({"result_storage_key": 3}, "is a text"),
         ({"cache_result_in_memory": "no"}, "True or False"),
+        ({"persist_result": "no"}, "True or False"),
+        ({"refresh_cache": 1}, "True or False"),
         ({"persist_result": False, "result_storage_key": "x"}, "would do nothing"),
     ],
 )
