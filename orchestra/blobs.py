@@ -145,4 +145,5 @@ def _write_aside(fs: Any, place: str, data: bytes) -> None:
 
 
 def _aside(place: str) -> str:
-    return f"{place}.{secrets.token_hex(8)}.part"
+    # Not made of the file's own name, which may be as long as names may be.
+    return posixpath.join(posixpath.dirname(place), f".{secrets.token_hex(8)}.part")

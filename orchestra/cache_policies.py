@@ -67,7 +67,7 @@ class CacheKeyExplanation:
         head = f"cache key {self.key}" if self.key else f"not cached: {self.reason}"
         lines = [head, f"  task {self.task}"]
         for part in self.parts:
-            lines.append(f"  {part.name}: {part.key or f'no key ({part.reason})'}")
+            lines.append(f"  {part.name}: {f'no key ({part.reason})' if part.key is None else part.key}")
             lines += [f"    {name}: {text}" for name, text in part.made_of.items()]
         return "\n".join(lines)
 
@@ -192,13 +192,7 @@ class Inputs(CachePolicy):
         """
         if not inputs:
             return None
-        counted = {name: value for name, value in inputs.items() if name not in self.exclude}
-        try:
-            return digest(counted)
-        except NoDigest:
-            for name, value in counted.items():
-                _digest_of(name, value)
-            raise
+        return _digest_of({name: value for name, value in inputs.items() if name not in self.exclude})
 
     def parts(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any]) -> list[Part]:
         """One, with the digest of each argument."""
@@ -268,9 +262,16 @@ class FlowParameters(CachePolicy):
         Raises:
             NoDigest: One cannot be told apart from others; names it.
         """
-        for name, value in flow_parameters.items():
-            _digest_of(name, value)
-        return digest(flow_parameters) if flow_parameters else None
+        return _digest_of(flow_parameters) if flow_parameters else None
+
+    def parts(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any]) -> list[Part]:
+        """One, with the digest of each parameter."""
+        if not flow_parameters:
+            where = "outside of a flow run there are none" if task_ctx.flow_run is None else "the flow run has none"
+            return [Part("FLOW_PARAMETERS", None, reason=where)]
+        made_of = {name: _described(value) for name, value in flow_parameters.items()}
+        found = _part(self, task_ctx, inputs, flow_parameters)
+        return [Part("FLOW_PARAMETERS", found.key, made_of, found.reason)]
 
 
 @dataclass(frozen=True)
@@ -282,18 +283,8 @@ class CacheKeyFn(CachePolicy):
     def compute_key(
         self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str | None:
-        """What the function gives.
-
-        Raises:
-            DefinitionError: It is neither a text nor None.
-        """
-        key: Any = self.cache_key_fn(task_ctx, inputs)
-        if key is not None and not isinstance(key, str):
-            name = callables.name_of(self.cache_key_fn)
-            raise DefinitionError(
-                f"cache_key_fn {name!r} returned {key!r}: it is to give a text, or None for no caching"
-            )
-        return key
+        """What the function gives."""
+        return self.cache_key_fn(task_ctx, inputs)
 
 
 @dataclass(frozen=True)
@@ -309,7 +300,7 @@ class Compound(CachePolicy):
 
         A task without parameters is told by what else there is, and so is a flow without.
         """
-        keys = [policy.compute_key(task_ctx, inputs, flow_parameters, **kwargs) for policy in self.policies]
+        keys = [key_by(policy, task_ctx, inputs, flow_parameters) for policy in self.policies]
         vetoed = any(
             key is None and not _may_be_silent(policy) for key, policy in zip(keys, self.policies, strict=True)
         )
@@ -324,6 +315,23 @@ class Compound(CachePolicy):
         made = copy.copy(self)
         vars(made)["policies"] = tuple(policy - argument for policy in self.policies)
         return made
+
+
+def key_by(policy: CachePolicy, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any]) -> str | None:
+    """The key that a policy gives for a call; None: it is not cached.
+
+    Raises:
+        DefinitionError: What it gives is neither a text nor None.
+        Exception: What it raises.
+    """
+    key: Any = policy.compute_key(task_ctx, inputs, flow_parameters)
+    if key is None or isinstance(key, str):
+        return key
+    if isinstance(policy, CacheKeyFn):
+        what = f"cache_key_fn {callables.name_of(policy.cache_key_fn)!r} returned"
+    else:
+        what = f"compute_key() of {type(policy).__name__} returned"
+    raise DefinitionError(f"{what} {key!r}: it is to give a text, or None for no caching")
 
 
 _NAMES: dict[type[CachePolicy], str] = {
@@ -361,11 +369,17 @@ def _may_be_silent(policy: CachePolicy) -> bool:
     return isinstance(policy, (Inputs, FlowParameters, NoCache))
 
 
-def _digest_of(name: str, value: Any) -> str:
+def _digest_of(values: Mapping[str, Any]) -> str:
+    """The digest of all; where there is none, the error names the one that it is for."""
     try:
-        return digest(value)
-    except NoDigest as error:
-        raise NoDigest(f"{name!r}: {error}") from error
+        return digest(values)
+    except NoDigest:
+        for name, value in values.items():
+            try:
+                digest(value)
+            except NoDigest as error:
+                raise NoDigest(f"{name!r}: {error}") from error
+        raise
 
 
 def _described(value: Any) -> str:
@@ -378,7 +392,7 @@ def _described(value: Any) -> str:
 def _part(policy: CachePolicy, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any]) -> Part:
     name = _NAMES.get(type(policy), type(policy).__name__)
     try:
-        key = policy.compute_key(task_ctx, dict(inputs), dict(flow_parameters))
+        key = key_by(policy, task_ctx, dict(inputs), dict(flow_parameters))
     except Exception as error:
         return Part(name, None, reason=f"{type(error).__name__}: {error}")
     return Part(name, key, reason=None if key is not None else "it gave no key")

@@ -33,6 +33,8 @@ LATER = {
 
 #: What says how results are kept.
 RESULT_OPTIONS = frozenset({"result_storage", "result_storage_key", "result_serializer", "cache_result_in_memory"})
+#: What is on or off.
+FLAGS = frozenset({"cache_result_in_memory", "log_prints", "persist_result", "refresh_cache", "validate_parameters"})
 
 
 class Decorated(Generic[P, R, Spec]):
@@ -208,6 +210,9 @@ def spec_fields(
     for name in ("timeout_seconds", "lease_seconds", "cache_expiration"):
         if fields.get(name) is not None:
             fields[name] = _duration(name, fields[name], kind)
+    for name in FLAGS & fields.keys():
+        if not (fields[name] is None or isinstance(fields[name], bool)):
+            raise DefinitionError(f"{name}= of a {kind} is True or False, not {fields[name]!r}")
     if fields.get("version") is not None:
         # A number, say: rows keep it as text.
         fields["version"] = str(fields["version"])
@@ -228,9 +233,6 @@ def _result_options(fields: dict[str, Any], kind: str) -> None:
     key = fields.get("result_storage_key")
     if not (key is None or (isinstance(key, str) and key)):
         raise DefinitionError(f"result_storage_key= of a {kind} is a text such as 'out-{{parameters[x]}}', not {key!r}")
-    if not isinstance(fields.get("cache_result_in_memory", True), bool):
-        given = fields["cache_result_in_memory"]
-        raise DefinitionError(f"cache_result_in_memory= of a {kind} is True or False, not {given!r}")
     named = sorted(name for name in RESULT_OPTIONS if fields.get(name) is not None and name.startswith("result"))
     if fields.get("persist_result") is False and named:
         raise DefinitionError(

@@ -38,7 +38,7 @@ def digest(value: Any) -> str:
     Raises:
         NoDigest: Some part of it cannot be told apart from others; says which, and why.
     """
-    return hashlib.sha256(_text(value).encode()).hexdigest()
+    return hashlib.sha256(_text(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _text(value: Any) -> str:
@@ -56,8 +56,8 @@ def _text(value: Any) -> str:
         raise NoDigest(f"a value of type {_name(type(value))} is nested too deeply") from error
 
 
-def _to_json(form: Form) -> str:
-    return json.dumps(form, sort_keys=True, separators=(",", ":"), check_circular=False)
+#: Not as ASCII, in which half characters would read as the whole one that two of them make.
+_to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":")).encode
 
 
 class _Writer:
@@ -115,7 +115,7 @@ class _Writer:
             base, parts = special
             # Which kind of index it is shows in its type of values alone.
             named = base.__name__ if base.__name__ == "Index" else self._class(kind)
-            return _tagged("contents", [named, *map(self.write, parts(value))])
+            return _tagged("contents", [named, *map(self.write, (*parts(value), *_added(kind, base, value)))])
         return self._object(kind, value)
 
     def _object(self, kind: Any, value: Any) -> Form:
@@ -294,18 +294,43 @@ _LEAVES: dict[Any, Callable[[Any], Form]] = {
 # -- arrays and frames -------------------------------------------------------------------------------------------
 
 
+def _added(kind: type, base: type, value: Any) -> list[Any]:
+    """What a class outside of a library adds to the library's own: a unit of measure, say."""
+    if kind.__module__.partition(".")[0] == base.__module__.partition(".")[0]:
+        return []
+    # Pandas keeps those of a subclass that it names so, and no others.
+    names = getattr(kind, "_metadata", None)
+    return [_state(value) if names is None else {name: getattr(value, name, None) for name in names}]
+
+
 def _array(value: Any) -> list[Any]:
     """A numpy array, or scalar, by its type, shape and contents, however it lies in memory."""
-    kind = value.dtype
-    if kind.hasobject:
-        return [str(kind), list(value.shape), value.ravel().tolist()]
-    plain = value.astype(kind.newbyteorder("<"), order="C", copy=False)
-    return [_dtype(kind), list(value.shape), plain.tobytes()]
+    return [_dtype(value.dtype), list(value.shape), _cells(sys.modules["numpy"].asarray(value))]
+
+
+def _masked_array(value: Any) -> list[Any]:
+    """What is masked counts by its being so."""
+    return [value.filled(), sys.modules["numpy"].ma.getmaskarray(value), value.fill_value]
 
 
 def _dtype(kind: Any) -> Any:
-    little = kind.newbyteorder("<")
-    return little.str if kind.names is None else repr(little.descr)
+    if kind.names is not None:
+        return [[name, _dtype(kind[name])] for name in kind.names]
+    if kind.subdtype is not None:
+        return [_dtype(kind.base), list(kind.shape)]
+    return str(kind) if kind.hasobject else kind.newbyteorder("<").str
+
+
+def _cells(array: Any) -> Any:
+    """The contents in the order of rows, without the bytes between them that mean nothing."""
+    kind = array.dtype
+    if kind.names is not None:
+        return [_cells(array[name]) for name in kind.names]
+    if kind.hasobject:
+        return array.ravel().tolist()
+    if kind.char in "gG":  # long doubles, padded
+        return list(map(str, array.ravel()))
+    return array.astype(kind.newbyteorder("<"), order="C", copy=False).tobytes()
 
 
 def _pandas_frame(value: Any) -> list[Any]:
@@ -327,9 +352,11 @@ def _pandas_column(value: Any) -> list[Any]:
     if hasattr(kind, "categories") and hasattr(kind, "ordered"):
         values = value.array if hasattr(value, "array") else value
         return [str(kind), list(kind.categories), bool(kind.ordered), values.codes]
-    if type(kind).__module__.startswith("numpy") and not kind.hasobject:
+    library = type(kind).__module__.partition(".")[0]
+    if library == "numpy" and not kind.hasobject:
         return [str(kind), value.to_numpy()]
-    return [str(kind), list(value)]
+    # The name of another library's type need not tell all of it.
+    return [str(kind), list(value) if library in ("numpy", "pandas") else value.array]
 
 
 def _polars_frame(value: Any) -> list[Any]:
@@ -345,6 +372,7 @@ def _polars_series(value: Any) -> list[Any]:
 
 #: By a base's module and name: kinds whose own way of pickling shows how they lie in memory.
 _SPECIAL: dict[tuple[str, str], Callable[[Any], list[Any]]] = {
+    ("numpy", "MaskedArray"): _masked_array,
     ("numpy", "ndarray"): _array,
     ("numpy", "generic"): _array,
     ("pandas", "DataFrame"): _pandas_frame,

@@ -16,11 +16,13 @@ from typing import Any
 
 from orchestra import lazy, serializers, settings, signing
 from orchestra.context import flow_run_context, task_run_context
-from orchestra.errors import DefinitionError, MissingResult, ResultCorrupt, ValueTooLarge
+from orchestra.errors import ConfigurationError, DefinitionError, MissingResult, ResultCorrupt, ValueTooLarge
 from orchestra.specs import FlowSpec, TaskSpec, storage_option
 from orchestra.store import blobs, stored_results
 from orchestra.store.database import Database
 
+#: Bytes of one part of a name, as file systems allow.
+LONGEST_PART = 255
 #: What is signed as a record, apart from values themselves.
 _KIND = b"r"
 #: A character in two halves, as Python may hold it; who reads JSON makes it one.
@@ -81,6 +83,8 @@ class Keeping:
     everything: bool = False
     #: For how many seconds a storage that is away is tried.
     patience: float = 0.0
+    #: Whether other processes must be able to read it: replays, and tasks that are given it.
+    is_shared: bool = False
 
     def outside(self, data: bytes) -> str | None:
         """Keep an encoded value in the storage, if it belongs there; its name.
@@ -89,10 +93,15 @@ class Keeping:
 
         Raises:
             ResultStorageUnavailable: The storage did not take it.
-            ConfigurationError: There is no such kind of storage here.
+            ConfigurationError: There is no such kind of storage here, or nobody else could read it.
         """
         if not self.storage or not (self.everything or blobs.is_large(data)):
             return None
+        if self.is_shared and self.storage.startswith(stored_results.OF_ONE_PROCESS):
+            raise ConfigurationError(
+                f"the result storage {self.storage!r} is the memory of one process, and a result of a worker is read "
+                "by others: set a folder, or a URL that all of them reach"
+            )
         return stored_results.keep(self.database, data, self.storage, patience=self.patience)
 
 
@@ -102,7 +111,7 @@ def keeping_of(
     """How values of a flow, or of a task in the run of `flow`, are kept; None: in the ordinary way.
 
     Args:
-        patience: For how many seconds a storage that is away is tried; None: for as long as a claim holds.
+        patience: For how many seconds a storage that is away is tried; None: on a worker, for as long as a claim holds.
     """
     own, serializer = spec.result_storage, spec.result_serializer
     if flow is not None:
@@ -111,7 +120,40 @@ def keeping_of(
     if not storage and serializer is None:
         return None
     patient = settings.current().lease_seconds if patience is None else patience
-    return Keeping(database, serializer or "auto", storage or "", own is not None, patient)
+    return Keeping(database, serializer or "auto", storage or "", own is not None, patient, patience is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An encoded result, and the name of its blob if it is one."""
+
+    data: bytes | None = None
+    blob: str | None = None
+
+
+def keep_local(
+    database: Database, value: Any, spec: TaskSpec | FlowSpec, flow: FlowSpec | None = None, *, ahead: bool = True
+) -> Kept:
+    """A result of this process, encoded, and put where it belongs.
+
+    Args:
+        flow: The flow in whose run a task has run.
+        ahead: A large one is in its blob when this returns, ahead of the row that refers to it; else whoever writes
+            the row makes it one, as another transaction would have to wait for the row's.
+
+    Raises:
+        SerializationError: It cannot be encoded.
+        ValueTooLarge: It is over the cap.
+        StoreError: The storage or the database is away.
+        ConfigurationError: There is no such kind of storage here.
+    """
+    keeping = keeping_of(database, spec, flow, patience=0.0)
+    data = serializers.encode(value, serializer="auto" if keeping is None else keeping.serializer)
+    split(data)
+    blob = None if keeping is None else keeping.outside(data)
+    if ahead and blob is None and blobs.is_large(data):
+        blob = blobs.keep(database, data)
+    return Kept(data, blob)
 
 
 # -- results under names of users' own ---------------------------------------------------------------------------
@@ -236,7 +278,7 @@ class ResultStore:
             ResultStorageUnavailable: The storage did not take it.
         """
         if isinstance(expiration, timedelta):
-            expiration = datetime.now(UTC) + expiration
+            expiration = _after(expiration)
         record = ResultRecord(ResultRecordMetadata(_checked(key), self.serializer, expiration), obj)
         _files().write(self.storage, key, record.serialize(what=f"the result {key!r}"))
         return record
@@ -292,7 +334,19 @@ def _checked(key: str) -> str:
     parts = key.replace("\\", "/").split("/")
     if posixpath.normpath(key) != key or ".." in parts or parts[0] in ("", ".") or "://" in key:
         raise DefinitionError(f"the name {key!r} of a result does not stay within its storage: give names without ..")
+    if any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_PART for part in parts):
+        raise DefinitionError(
+            f"the name {key[:60]!r}… of a result is too long: give at most {LONGEST_PART} bytes between two slashes"
+        )
     return key
+
+
+def _after(time: timedelta) -> datetime | None:
+    """In that time; None where that is later than any date."""
+    try:
+        return datetime.now(UTC) + time
+    except OverflowError:
+        return None
 
 
 def _said(metadata: ResultRecordMetadata) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -270,7 +271,7 @@ def storage_option(given: Any) -> str:
     """What `result_storage=` means: a folder, with `~` left as it is, or a URL.
 
     Raises:
-        DefinitionError: It is neither.
+        DefinitionError: It is neither, or a URL but for a slash.
     """
     try:
         named = os.fspath(given)
@@ -280,6 +281,8 @@ def storage_option(given: Any) -> str:
         raise DefinitionError(
             f"result_storage= takes a folder (a path) or a URL such as s3://bucket/results, not {given!r}"
         )
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/(?!/)", named):
+        raise DefinitionError(f"result_storage={given!r} would be a folder of that name: a URL has :// in it")
     return named
 
 

@@ -311,6 +311,8 @@ def _is_model(kind: Any) -> bool:
 def _write_model(family: str, path: str, write: Write, value: Any) -> Json:
     state = dict(value.__getstate__())
     fields, given = state.pop("__dict__"), state.pop("__pydantic_fields_set__")
+    if not type(value).model_fields.keys() <= fields.keys():
+        raise Unfit  # made by model_construct(): read back, it would be taken for one of an older class
     return _tagged(family, write(fields), t=path, s=sorted(given), m=write(state))
 
 

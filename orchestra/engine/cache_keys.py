@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestra import settings
-from orchestra.cache_policies import DEFAULT, CacheKeyExplanation, CachePolicy, NoCache
+from orchestra.cache_policies import DEFAULT, CacheKeyExplanation, CachePolicy, NoCache, key_by
 from orchestra.context import TaskRunContext, flow_run_context
 from orchestra.digests import digest
 from orchestra.engine.parameters import bind
@@ -37,11 +37,15 @@ def key_of(context: TaskRunContext) -> CacheKey | None:
     if policy is None:
         return None
     try:
-        policy_key = policy.compute_key(context, dict(context.parameters), _flow_parameters(context))
-        return None if policy_key is None else CacheKey(digest([_identity(context.task), policy_key]), policy_key)
+        return _computed(policy, context)
     except Exception as error:
         _say(context, f"is not cached: {type(error).__name__}: {error}")
         return None
+
+
+def _computed(policy: CachePolicy, context: TaskRunContext) -> CacheKey | None:
+    policy_key = key_by(policy, context, dict(context.parameters), _flow_parameters(context))
+    return None if policy_key is None else CacheKey(digest([_identity(context.task), policy_key]), policy_key)
 
 
 def policy_of(task: TaskSpec) -> CachePolicy | None:
@@ -74,11 +78,16 @@ def explain(task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ca
         return CacheKeyExplanation(None, shown, reason=_why_none(task))
     context = TaskRunContext(task, "", task.name, flow_run_context.get(), None, 1, "", parameters)
     parts = tuple(policy.parts(context, dict(parameters), _flow_parameters(context)))
-    found = key_of(context) if context.flow_run is not None or all(part.name != "RUN_ID" for part in parts) else None
+    reasons = [f"{part.name}: {part.reason}" for part in parts if part.key is None]
+    found = None
+    if context.flow_run is not None or all(part.name != "RUN_ID" for part in parts):
+        try:
+            found = _computed(policy, context)
+        except Exception as error:
+            reasons = reasons or [f"{type(error).__name__}: {error}"]
     if found is not None:
         return CacheKeyExplanation(found.key, shown, parts)
-    reasons = [f"{part.name}: {part.reason}" for part in parts if part.key is None]
-    return CacheKeyExplanation(None, shown, parts, "; ".join(reasons) or "RUN_ID tells the calls of one flow run apart")
+    return CacheKeyExplanation(None, shown, parts, "; ".join(reasons))
 
 
 def _flow_parameters(context: TaskRunContext) -> dict[str, Any]:

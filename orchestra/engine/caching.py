@@ -27,6 +27,7 @@ from orchestra.engine.task_run import Ended, RetryLater
 from orchestra.errors import MissingResult, OrchestraError, SerializationError, StoreError
 from orchestra.locking.memory import MemoryLockManager
 from orchestra.logging import engine_logger
+from orchestra.results import Kept
 from orchestra.states import State
 from orchestra.store import cache, settle, slots
 from orchestra.store.announcements import Announcement
@@ -93,6 +94,8 @@ class Cached:
     #: The transaction in which it is made, by run attempt and key: until that is committed nobody else is answered.
     transaction: tuple[int, str] | None = None
     is_answered: bool = False
+    #: The result as it is kept, once it is there.
+    kept: Kept | None = None
     _is_unusable: bool = False
 
     @property
@@ -114,7 +117,7 @@ class Cached:
                 self.say("computes anew: what is kept under its cache key cannot be used: %s", error)
             self._is_unusable = True
             return None
-        self.is_answered = True
+        self.is_answered, self.kept = True, Kept(found.data, found.blob)
         return Hit(states.Completed(data=value, name="Cached"), found.data, found.blob)
 
     def keeping(self, ending: Ending) -> Keeping | None:
@@ -280,14 +283,15 @@ class _Place:
         """Keep the result for later calls, if it is one; where it cannot be kept, that is logged."""
         if not state.is_completed():
             return
+        context = self.call.context
+        flow = None if context.flow_run is None else context.flow_run.flow
         try:
-            data = serializers.encode(state.data, what=f"the result of task {self.call.context.task.name!r}")
-            results.check_size(data, "the result", settings.current().result_max_bytes)
+            kept = self.call.kept = results.keep_local(database(), state.data, context.task, flow)
         except OrchestraError as error:
             self.call.say("is not kept for later calls: %s", error)
             return
         holder = None if self._holder is None else self._holder.key
-        write = partial(self._guarded, lambda: self._write(Keeping(self.call.entry(), holder), data))
+        write = partial(self._guarded, lambda: self._write(Keeping(self.call.entry(), holder), kept))
         if (txn := transaction_here()) is not None:
             # Rolled back, it never happened.
             txn.when_committed.append(write)
@@ -295,8 +299,8 @@ class _Place:
         with interrupts.shielded():
             write()
 
-    def _write(self, keeping: Keeping, data: bytes) -> bool:
-        cache.keep(database(), keeping, data)
+    def _write(self, keeping: Keeping, kept: Kept) -> bool:
+        cache.keep(database(), keeping, kept.data, kept.blob)
         self._is_kept = True
         return True
 

@@ -41,7 +41,7 @@ def ending_of(
                 state.data, what=what, serializer="auto" if keeping is None else keeping.serializer
             )
             results.split(data, what=what)
-            value = state.data if type(state.data) in _SELF and keeping is None else serializers.decode(data)
+            value = state.data if type(state.data) in _SELF and keeping is None else _read_back(data, what)
             blob = None if keeping is None else keeping.outside(data)
         except StoreError:
             raise
@@ -82,6 +82,16 @@ def decode_inputs(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A call's arguments, as they were encoded."""
     args, kwargs = serializers.decode(data)
     return tuple(args), kwargs
+
+
+def _read_back(data: bytes, what: str) -> Any:
+    try:
+        return serializers.decode(data)
+    except SerializationError as error:
+        raise SerializationError(
+            f"{what} can be written, but not be read again: {error}. Return plain data, or give the class of that part "
+            "a __reduce__ with what it takes to make such an object again"
+        ) from error
 
 
 def _encode_failure(state: State[Any]) -> tuple[bytes, BaseException]:

@@ -317,7 +317,8 @@ class LocalRunner:
         state = replace(final, state_details=_details(step))
         if has_run and txn is not None and state.is_completed():
             txn.task_ended(context)
-        self.book.close(step, state, attempt=ended.attempt, task=context.task)
+        known = None if context.cached is None else context.cached.kept
+        self.book.close(step, state, attempt=ended.attempt, task=context.task, known=known)
         if context.task.persist_result is not False:
             self._keep_finished(step, inputs, state)
         return state

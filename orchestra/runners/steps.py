@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from orchestra import clock, identifiers, names, results
 from orchestra.errors import MissingResult, OrchestraError
 from orchestra.questions import Question
+from orchestra.results import Kept
 from orchestra.serializers import clean_text, decode, encode
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import AwaitingConcurrencySlot, Paused, State
-from orchestra.store import blobs, journal, local_runs, tables
+from orchestra.store import journal, local_runs, tables
 from orchestra.store.behind import behind
 from orchestra.store.database import database
 from orchestra.store.joint import Joint
@@ -66,11 +67,13 @@ class StepBook(Protocol):
         attempt: int = 1,
         task: TaskSpec | None = None,
         joint: Joint | None = None,
+        known: Kept | None = None,
     ) -> None:
         """The step has ended.
 
         Args:
             joint: The transaction of its body, which this ends: the record is there when this returns.
+            known: Its result, where the cache has kept it already.
         """
         ...
 
@@ -100,6 +103,7 @@ class Unrecorded:
         attempt: int = 1,
         task: TaskSpec | None = None,
         joint: Joint | None = None,
+        known: Kept | None = None,
     ) -> None:
         """Keeps nothing but what the body itself has written."""
         if joint is not None:
@@ -156,12 +160,13 @@ class Recorded:
         attempt: int = 1,
         task: TaskSpec | None = None,
         joint: Joint | None = None,
+        known: Kept | None = None,
     ) -> None:
         """The step has ended."""
         keep = task is not None and self._keeps(task) and state.is_completed()
         result = NOTHING
         if task is not None and keep:
-            result = kept(state.data, step.name, task, self.flow, ahead=joint is None)
+            result = known or kept(state.data, step.name, task, self.flow, ahead=joint is None)
         row = self._row(step, state, attempt, result.data)
         if task is not None and not task.cache_result_in_memory and result.data is not None:
             self._unheld.add(step.id)
@@ -272,33 +277,13 @@ def _key(step: Step, inputs: Any) -> tuple[str, bytes] | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """An encoded result, and the name of its blob if it is one."""
-
-    data: bytes | None = None
-    blob: str | None = None
-
-
 NOTHING = Kept()
 
 
 def kept(value: Any, name: str, spec: TaskSpec | FlowSpec, flow: FlowSpec | None = None, *, ahead: bool = True) -> Kept:
-    """A result to keep; nothing, with a warning, where it cannot be kept: locally that fails nothing.
-
-    Args:
-        ahead: A large one is in its blob when this returns, ahead of the row that refers to it; else whoever writes
-            the row makes it one, as another transaction would have to wait for the row's.
-    """
-    db = database()
-    keeping = results.keeping_of(db, spec, flow, patience=0.0)
+    """A result to keep, as `results.keep_local`; nothing, with a warning, where it cannot be kept."""
     try:
-        data = encode(value, serializer="auto" if keeping is None else keeping.serializer)
-        results.split(data)
-        blob = None if keeping is None else keeping.outside(data)
-        if ahead and blob is None and blobs.is_large(data):
-            blob = blobs.keep(db, data)
+        return results.keep_local(database(), value, spec, flow, ahead=ahead)
     except OrchestraError as error:
         _logger.warning("the result of run %r is not kept: %s", name, error)
         return NOTHING
-    return Kept(data, blob)

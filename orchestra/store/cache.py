@@ -114,9 +114,13 @@ def _large(database: Database, name: str) -> bytes:
         raise
 
 
-def keep(database: Database, keeping: Keeping, data: bytes) -> None:
-    """Write an entry in a transaction of its own. Safe to repeat: it replaces what is there."""
-    kept = blobs.keep(database, data) if blobs.is_large(data) else None
+def keep(database: Database, keeping: Keeping, data: bytes | None, kept: str | None = None) -> None:
+    """Write an entry in a transaction of its own. Safe to repeat: it replaces what is there.
+
+    Args:
+        data: The encoded value.
+        kept: The name of the blob that it was put into ahead.
+    """
     database.write(lambda connection: settle(connection, keeping, data, kept))
 
 

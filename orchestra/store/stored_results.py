@@ -27,6 +27,8 @@ _logger = logging.getLogger("orchestra.store")
 
 #: Begins a `result_blob` that is a file; others are blobs of the database.
 PREFIX = "stored:"
+#: Begins the URL of a storage that ends with its process.
+OF_ONE_PROCESS = "memory://"
 #: Files deleted between two looks.
 _BATCH = 200
 #: Between two tries of a storage that is away, in seconds; the first is doubled from try to try.
@@ -119,7 +121,10 @@ def read(row: Any) -> bytes:
     data: bytes | None = files.read(row.storage, row.path)
     where = f"{row.path!r} in {files.shown(row.storage)!r}"
     if data is None:
-        raise MissingResult(f"the result {where} is gone: the file of {row.size:,} bytes was deleted there")
+        reason = f"the file of {row.size:,} bytes was deleted there"
+        if row.storage.startswith(OF_ONE_PROCESS):
+            reason = "it was in the memory of the process that wrote it; set a folder, or a URL that others reach"
+        raise MissingResult(f"the result {where} is gone: {reason}")
     if len(data) != row.size:
         raise ResultCorrupt(f"the result {where} is damaged: it has {len(data):,} bytes instead of {row.size:,}")
     if hashlib.sha256(data).hexdigest() != row.sha256:

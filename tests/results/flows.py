@@ -37,6 +37,16 @@ class Reversed:
         return pickle.loads(blob[::-1])
 
 
+class Kinds:
+    """A serializer that keeps of a value what kind it is: of any, also of those that nothing else can write."""
+
+    def dumps(self, obj: Any) -> bytes:
+        return type(obj).__name__.encode()
+
+    def loads(self, blob: bytes) -> Any:
+        return blob.decode()
+
+
 class Unwilling:
     """A serializer that cannot write."""
 

@@ -131,6 +131,18 @@ def test_a_name_does_not_leave_its_storage(run: Run, storage: Path, x: str) -> N
     assert flows.calls == []
 
 
+def test_a_name_may_be_as_long_as_that_of_a_file(storage: Path) -> None:
+    """One that is longer is refused, and not taken for a storage that is away."""
+    store = ResultStore(storage)
+    longest = "ü" * 127 + "x"
+
+    store.write(1, f"folder/{longest}")
+
+    assert store.read(f"folder/{longest}").result == 1
+    with pytest.raises(DefinitionError, match="at most 255 bytes"):
+        store.write(1, f"folder/{longest}x")
+
+
 def test_a_name_that_cannot_be_made_fails_the_call(storage: Path) -> None:
     """It says what it may be made of."""
     with pytest.raises(DefinitionError, match=r"parameters\[…\]"):
@@ -160,6 +172,7 @@ def test_a_store_reads_what_it_wrote(storage: Path) -> None:
     assert store.read("one").result == {"a": 1}
     assert asyncio.run(store.aread("two")).result == flows.VALUES["dataclass"]
     assert [store.exists("one"), asyncio.run(store.aexists("three"))] == [True, False]
+    assert store.write(1, "late", expiration=timedelta.max).expiration is None
     store.write(1, "one", expiration=datetime.now(UTC))
     with pytest.raises(MissingResult, match="expired"):
         store.read("one")

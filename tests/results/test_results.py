@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestra import flow, settings, task
+from orchestra.cache_policies import INPUTS
 from orchestra.client.orchestration import get_client
 from orchestra.errors import DefinitionError, MissingResult, ResultCorrupt, SerializationError, ValueTooLarge
 from orchestra.handles import FlowRunHandle
@@ -105,8 +106,11 @@ def test_an_own_serializer_that_raises_is_told_of(run: Run, caplog: pytest.LogCa
         ({"result_serializer": type("Local", (flows.Reversed,), {"__qualname__": "f.<locals>.L"})}, "importable"),
         ({"result_storage": 3}, "a folder"),
         ({"result_storage": ""}, "a folder"),
+        ({"result_storage": Path("s3://bucket/results")}, "a URL has :// in it"),
         ({"result_storage_key": 3}, "is a text"),
         ({"cache_result_in_memory": "no"}, "True or False"),
+        ({"persist_result": "no"}, "True or False"),
+        ({"refresh_cache": 1}, "True or False"),
         ({"persist_result": False, "result_storage_key": "x"}, "would do nothing"),
     ],
 )
@@ -227,6 +231,45 @@ def test_a_flow_says_it_for_its_tasks(run: Run, storage: Path) -> None:
 
     assert run.value(flows.placed(flows.giving), name="dataclass", submitted=True) == flows.VALUES["dataclass"]
     assert len(files(storage)) == 2
+
+
+def test_a_storage_in_memory_serves_one_process(run: Run, database: Database) -> None:
+    """On a worker it is refused; elsewhere, who reads from another process is told where the result was."""
+    kept = flows.giving.with_options(result_storage="memory://results")
+
+    state = run(kept, name="dataclass", submitted=False)
+
+    if run.way == "worker":
+        assert "is the memory of one process" in (state.message or "")
+        return
+    assert state.result() == flows.VALUES["dataclass"]
+    code = f"from orchestra.handles import FlowRunHandle; FlowRunHandle({state.state_details.flow_run_id!r}).result()"
+    done = subprocess.run([sys.executable, "-c", code], check=False, text=True, capture_output=True)
+    assert "MissingResult" in done.stderr
+    assert "in the memory of the process that wrote it" in done.stderr
+
+
+def test_a_cached_result_is_where_its_task_says(database: Database, storage: Path) -> None:
+    """In one file, for the step that has computed it, for later calls, and for those that it answers."""
+    noise = flows.placed(flows.noise, cache_policy=INPUTS)
+
+    @flow
+    def twice() -> list[Any]:
+        return [noise(512, return_state=True).name for _ in range(2)]
+
+    assert twice() == ["Completed", "Cached"]
+    assert len(files(storage)) == 1
+
+
+def test_a_cached_result_is_encoded_as_its_task_says(database: Database) -> None:
+    """What no other serializer has a form for is cached, too."""
+    own = flows.lock.with_options(result_serializer=flows.Kinds, cache_key_fn=lambda *_: "lock")
+
+    @flow
+    def twice() -> list[Any]:
+        return [own(return_state=True).name for _ in range(2)]
+
+    assert twice() == ["Completed", "Cached"]
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,11 @@ def by_flow(x: int) -> int:
     return noted(x)  # type: ignore[no-any-return]
 
 
+@task(cache_policy=FLOW_PARAMETERS)
+def by_parameters(x: int) -> int:
+    return noted(x)  # type: ignore[no-any-return]
+
+
 @task(cache_policy=INPUTS)
 def without_parameters() -> int:
     return noted(0)  # type: ignore[no-any-return]
@@ -432,20 +437,39 @@ def bad_key(x: int) -> int:
     return noted(x)  # type: ignore[no-any-return]
 
 
+class ByNumber(CachePolicy):
+    """A policy whose keys are no texts."""
+
+    def compute_key(self, task_ctx: Any, inputs: Any, flow_parameters: Any, **kwargs: Any) -> Any:
+        return inputs["x"]
+
+
+@task(cache_policy=ByNumber())
+def by_number(x: int) -> int:
+    return noted(x)  # type: ignore[no-any-return]
+
+
+@task(cache_policy=INPUTS + ByNumber())
+def by_number_too(x: int) -> int:
+    return noted(x)  # type: ignore[no-any-return]
+
+
 @flow
 def bad_keys() -> list[int]:
-    return [bad_key(0), bad_key(1), bad_key(1)]
+    return [each(1) for each in (by_number, by_number_too, by_number)] + [bad_key(0), bad_key(1), bad_key(1)]
 
 
 def test_a_failing_key_is_said_once_and_nothing_is_cached(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """Neither one that raises nor one that gives no text fails the call."""
     with caplog.at_level(logging.WARNING, "orchestra"):
-        assert run.value(bad_keys) == [0, 1, 1]
+        assert run.value(bad_keys) == [1, 1, 1, 0, 1, 1]
 
     said = [record.getMessage() for record in caplog.records if "is not cached" in record.getMessage()]
-    assert len(said) == 2
-    assert "ZeroDivisionError" in said[0]
-    assert "returned 1.0: it is to give a text, or None for no caching" in said[1]
+    assert len(said) == 4
+    for text in said[:2]:
+        assert "compute_key() of ByNumber returned 1: it is to give a text, or None for no caching" in text
+    assert "ZeroDivisionError" in said[2]
+    assert "returned 1.0: it is to give a text, or None for no caching" in said[3]
 
 
 @task(cache_policy=INPUTS)
@@ -524,14 +548,17 @@ def test_a_key_is_explained_part_by_part(run: Run) -> None:
         (lambda: by_default.explain_cache_key(1), "outside of a flow run no two calls are the same"),
         (lambda: double.explain_cache_key(x for x in ()), "'x': a value of type generator has no parts to tell it by"),
         (lambda: by_function.explain_cache_key(""), "cache_key_fn: it gave no key"),
+        (lambda: by_parameters.explain_cache_key(1), "FLOW_PARAMETERS: outside of a flow run there are none"),
+        (lambda: by_number.explain_cache_key(1), "compute_key() of ByNumber returned 1"),
     ],
 )
-def test_why_there_is_no_key_is_explained(explain: Any, why: str) -> None:
-    """Where a call would not be cached."""
+def test_why_there_is_no_key_is_explained(explain: Any, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Where a call would not be cached; asking leaves nothing in the log."""
     found = explain()
 
     assert found.key is None
     assert why in str(found)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(

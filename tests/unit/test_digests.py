@@ -77,6 +77,36 @@ class Plain:
         vars(self).update(values)
 
 
+class Measured(np.ndarray):  # type: ignore[type-arg]
+    """An array with an attribute, as libraries of units have them."""
+
+    unit: str
+
+
+def measured(unit: str) -> Any:
+    found = np.arange(3).view(Measured)
+    found.unit = unit
+    return found
+
+
+class Mapped(pd.DataFrame):
+    """A frame that keeps more than its columns."""
+
+    _metadata = ["projection"]  # noqa: RUF012 - as pandas documents it
+
+    def __init__(self, projection: str) -> None:
+        super().__init__({"n": [1, 2]})
+        self.projection = projection
+
+
+def padded(filling: int) -> Any:
+    """Records with bytes between their fields that mean nothing."""
+    kind = np.dtype([("a", "i1"), ("b", "f8")], align=True)
+    found = np.full(2 * kind.itemsize, filling, dtype="u1").view(kind)
+    found["a"], found["b"] = 1, 2.5
+    return found
+
+
 def named(x: int) -> int:
     return x
 
@@ -92,6 +122,8 @@ DIFFERENT: dict[str, Callable[[], Any]] = {
     "true": lambda: True,
     "float": lambda: 1.0,
     "text": lambda: "1",
+    "text-wide": lambda: "\U0001f600",
+    "text-in-halves": lambda: "\ud83d\ude00",
     "bytes": lambda: b"1",
     "bytearray": lambda: bytearray(b"1"),
     "decimal": lambda: Decimal(1),
@@ -150,6 +182,12 @@ DIFFERENT: dict[str, Callable[[], Any]] = {
     "array-float": lambda: np.arange(6.0),
     "array-objects": lambda: np.array(["a", None], dtype=object),
     "array-records": lambda: np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+    "array-measured": lambda: measured("m"),
+    "array-measured-2": lambda: measured("km"),
+    "array-masked": lambda: np.ma.array([1, 999_999], mask=[False, True]),
+    "array-masked-2": lambda: np.ma.array([1, 999_999], mask=[False, False]),
+    "array-long": lambda: np.array([np.longdouble(1) / 3]),
+    "array-long-2": lambda: np.array([np.longdouble(1) / 3 + np.finfo(np.longdouble).eps]),
     "numpy-int": lambda: np.int64(1),
     "numpy-float": lambda: np.float64(1),
     "frame": lambda: frame(),
@@ -158,6 +196,8 @@ DIFFERENT: dict[str, Callable[[], Any]] = {
     "frame-index": lambda: frame().set_index("s"),
     "frame-category": lambda: frame(s=pd.Categorical(["a", "b"])),
     "frame-times": lambda: frame(t=pd.date_range("2026-01-01", periods=2, tz="UTC")),
+    "frame-mapped": lambda: Mapped("north"),
+    "frame-mapped-2": lambda: Mapped("south"),
     "series": lambda: pd.Series([1, 2], name="n"),
     "timestamp": lambda: pd.Timestamp("2026-01-01"),
     "nat": lambda: pd.NaT,
@@ -218,6 +258,7 @@ def test_digests_stay_as_they_are(name: str) -> None:
         (np.arange(6).reshape(2, 3), np.asfortranarray(np.arange(6).reshape(2, 3))),
         (np.arange(3, dtype="<i4"), np.arange(3, dtype=">i4")),
         (np.arange(10)[::2], np.array([0, 2, 4, 6, 8])),
+        (padded(0), padded(255)),
         (pd.Index([0, 1]), pd.RangeIndex(2)),
         (frame(), pd.concat([frame()[["n"]], frame()[["s"]]], axis=1)),
     ],

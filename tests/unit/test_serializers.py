@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr, RootModel
 
@@ -173,12 +174,60 @@ def test_nan_comes_back_as_nan() -> None:
     assert back[2].is_snan()
 
 
-def test_arrays_and_frames_come_back() -> None:
-    """numpy arrays and pandas frames are kept, by pickle."""
-    frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+def _frames() -> list[Any]:
+    index = pd.MultiIndex.from_product([["a", "b"], [1, 2]], names=["letter", "number"])
+    times = pd.date_range("2026-03-28", periods=4, freq="12h", tz="Europe/Paris")
+    kinds = pd.Categorical(["x", "y", "x", None], categories=["y", "x", "z"], ordered=True)
+    frame = pd.DataFrame({"n": [1, 2, 3, 4], "at": times, "kind": kinds, "maybe": [1.5, None, None, 2.0]}, index=index)
+    return [frame, frame["kind"], frame.astype({"maybe": "Float64"}), frame.set_index("at"), pd.DataFrame()]
 
-    assert np.array_equal(decode(encode(np.arange(6).reshape(2, 3))), np.arange(6).reshape(2, 3))
-    pd.testing.assert_frame_equal(decode(encode({"frame": frame}))["frame"], frame)
+
+ARRAYS = [
+    np.arange(6).reshape(2, 3),
+    np.asfortranarray(np.arange(6, dtype=">i2").reshape(2, 3)),
+    np.array(["2026-01-01", "NaT"], dtype="M8[ns]"),
+    np.array([(1, 2.5, "x")], dtype=[("a", "i4"), ("b", "f8"), ("c", "U3")]),
+    np.array([1, "a", None, [2]], dtype=object),
+    np.array(3.5),
+    np.zeros((0, 3), dtype="f2"),
+    np.array([1j, np.nan]),
+]
+
+
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype.kind}{array.ndim}")
+def test_arrays_come_back(array: Any) -> None:
+    """Of whatever type and shape."""
+    back = decode(encode({"array": array}))["array"]
+
+    assert (back.dtype, back.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(back, array)
+
+
+@pytest.mark.parametrize("frame", _frames())
+def test_pandas_frames_come_back(frame: Any) -> None:
+    """With their indexes, categories and time zones."""
+    back = decode(encode({"frame": frame}))["frame"]
+
+    equal: Any = pd.testing.assert_series_equal if isinstance(frame, pd.Series) else pd.testing.assert_frame_equal
+    equal(back, frame, check_exact=True)
+
+
+def test_polars_frames_come_back() -> None:
+    """With their schema, and null told from NaN."""
+    frame = pl.DataFrame(
+        {
+            "n": [1.0, float("nan"), None],
+            "l": [[1], [], None],
+            "d": [Decimal("1.10"), None, None],
+            "k": ["a", "b", "a"],
+        },
+        schema_overrides={"k": pl.Enum(["b", "a"])},
+    )
+
+    back = decode(encode([frame]))[0]
+
+    assert back.schema == frame.schema
+    assert back.equals(frame)
 
 
 def test_functions_and_local_classes_come_back() -> None:
@@ -206,6 +255,13 @@ def test_models_keep_extra_private_and_unset_fields() -> None:
     back = decode(encode(customer))
 
     assert (back.nick, back._secret, back.model_fields_set) == ("A", 9, {"name", "nick"})
+
+
+def test_a_model_that_lacks_a_field_comes_back_so() -> None:
+    """`model_construct` checks nothing."""
+    back = decode(encode(Customer.model_construct(orders=(1,))))
+
+    assert (vars(back), back.model_fields_set) == ({"orders": (1,)}, {"orders"})
 
 
 def test_dataclasses_come_back_without_their_constructor() -> None:
