@@ -405,6 +405,22 @@ def test_a_raising_commit_hook_is_seen_and_undoes_nothing(run: Run, effects: lis
     assert isinstance(state.data, CommitHookFailed)
 
 
+@flow(retries=1)
+def failing_commit_with_retries() -> str:
+    with transaction() as txn:
+        txn.on_commit(fail, "first")
+    EFFECTS.append("went on behind it")
+    return "forgotten"
+
+
+def test_a_raising_commit_hook_is_not_forgotten_by_a_retry(run: Run, effects: list[Any]) -> None:
+    """The block is not done again, so a retry of the flow would end well."""
+    state = run(failing_commit_with_retries)
+
+    assert effects == ["fail first"]
+    assert state.name == "CommitHookFailed"
+
+
 @task
 def fussy() -> str:
     """Ends well; its commit does not."""
