@@ -88,7 +88,7 @@ def update(database: Database, name: str, changes: Mapping[str, Any]) -> list[An
 
     if not database.write(work):
         raise LimitNotFound(name)
-    return slots.serve(database, [name])
+    return slots.serve(database, slots.lines_beside(database, name))
 
 
 def delete(database: Database, name: str) -> list[Announcement]:
@@ -108,7 +108,7 @@ def delete(database: Database, name: str) -> list[Announcement]:
 
     if not database.write(work):
         raise LimitNotFound(name)
-    return slots.serve(database, [name])
+    return slots.serve(database, slots.lines_beside(database, name))
 
 
 def tag_limits(database: Database) -> frozenset[str]:

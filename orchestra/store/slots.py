@@ -298,7 +298,10 @@ def _fits(connection: Connection, holder: str, name: str, limit: int | None, occ
 
 
 def _anyone_before(connection: Connection, holder: str, name: str, place: int | None) -> bool:
-    """Whether another one waits for the limit, before this `place` in the line (None: behind it)."""
+    """Whether another one waits for the limit, before this `place` in the line (None: behind it).
+
+    One who asks for more than there is, as a limit was lowered meanwhile, keeps its place, but nobody waits for it.
+    """
     names = {"b_name": name, "b_holder": holder, "b_place": place if place is not None else 2**62}
     return connection.execute(_BEFORE, names).first() is not None
 
@@ -458,6 +461,13 @@ def _mark_taken(connection: Connection, holder: str, **values: Any) -> None:
     connection.execute(sa.update(slots).where(slots.c.holder == holder).values(taken_at=now(), **values))
 
 
+def lines_beside(database: Database, name: str) -> list[str]:
+    """A limit, and those for which its waiters wait as well: a change of the one may let others go on in these."""
+    its = sa.select(slots.c.holder).where(slots.c.limit_name == name, slots.c.taken_at.is_(None))
+    query = sa.select(slots.c.limit_name).where(slots.c.holder.in_(its)).distinct()
+    return sorted({name} | database.read(lambda connection: set(connection.scalars(query))))
+
+
 # -- owners ------------------------------------------------------------------------------------------------------
 
 
@@ -580,10 +590,23 @@ _alive = sa.case(
 _lives = sa.func.coalesce(_alive, sa.false())
 _of_others = (slots.c.limit_name == sa.bindparam("b_name"), slots.c.holder != sa.bindparam("b_holder"))
 _TAKEN = sa.select(sa.func.sum(slots.c.occupy)).select_from(_owners).where(*_of_others, _is_taken, _lives)
+_theirs = slots.alias("theirs")
+#: Whether a waiting holder asks for more than one of its limits has, since that was lowered: it can not be served now.
+_asks_too_much = (
+    sa.exists()
+    .where(
+        _theirs.c.holder == slots.c.holder,
+        concurrency_limits.c.name == _theirs.c.limit_name,
+        concurrency_limits.c.active,
+        concurrency_limits.c.slot_limit < _theirs.c.occupy,
+    )
+    .correlate(slots)
+)
 _BEFORE = (
     sa.select(slots.c.holder)
     .select_from(_owners)
     .where(*_of_others, slots.c.taken_at.is_(None), slots.c.id < sa.bindparam("b_place", type_=sa.BigInteger), _lives)
+    .where(~_asks_too_much)
     .order_by(slots.c.id)
     .limit(1)
 )
