@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 from orchestra import clock, settings
+from orchestra.awaitables import in_coroutine
 from orchestra.context import flow_run_context, task_run_context
 from orchestra.engine import interrupts, operations
 from orchestra.errors import AcquireConcurrencySlotTimeoutError, ConcurrencySlotLost, StoreError
@@ -84,7 +85,20 @@ async def held_async(wanted: Slots) -> AsyncIterator[None]:
 def reserve(names: tuple[str, ...], occupy: int, timeout: float, strict: bool) -> float:
     """Take slots of rate limits; gives the seconds until they may be used. As `limits.reserve`."""
     with interrupts.shielded():
-        return limits.reserve(database(), names, occupy, timeout, strict=strict)
+        seconds, missing = limits.reserve(database(), names, occupy, timeout, strict=strict)
+    warn_of_missing(missing)
+    return seconds
+
+
+def warn_of_loop(wanted: Slots) -> None:
+    """Say so, where a plain `with concurrency()` in a coroutine must wait: what runs beside it cannot go on."""
+    if in_coroutine():
+        logger.warning(
+            "a coroutine waits for slots of %s, and holds its event loop up: another one in this loop that has them "
+            "cannot give them back. Use `async with` and orchestra.concurrency.asyncio; make a task with such a tag "
+            "a coroutine function",
+            wanted.named,
+        )
 
 
 def warn_of_missing(names: Iterable[str]) -> None:
@@ -125,6 +139,7 @@ class _Taken:
         future = self._ask()
         if future is None:
             return
+        warn_of_loop(self.wanted)
         try:
             future.result(self.wanted.timeout)
         except pools.TimeoutError:
