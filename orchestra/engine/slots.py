@@ -44,6 +44,8 @@ _LOOKS = (0.003, 0.05)
 _SWEEP_EVERY = 1.0
 #: Renewals in one lease, and the longest pause between two, in seconds.
 _BEATS, _LONGEST_BEAT = 6, 10.0
+#: For how long the thread that renews leases stays when nothing is held: starting one costs more than a block.
+_STAYS = 10.0
 
 #: The claim on the step whose body runs here, on a worker.
 step_claim: ContextVar[Claim | None] = ContextVar("orchestra_step_claim", default=None)
@@ -324,12 +326,14 @@ class _Lease:
 
 
 class _Leases:
-    """Renews the leases of this process's holders; the thread ends when there is none."""
+    """Renews the leases of this process's holders; the thread ends some time after the last of them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._held: dict[str, _Lease] = {}
         self._runs = False
+        #: Until when the thread sleeps.
+        self._until = 0.0
 
     def add(self, holder: Holder) -> threading.Event:
         """Renew from now on; gives what is set if the lease is lost."""
@@ -340,7 +344,8 @@ class _Leases:
             if not self._runs:
                 self._runs = True
                 threading.Thread(target=self._run, name="orchestra-slots", daemon=True).start()
-            self._changed.notify()
+            elif lease.due < self._until:
+                self._changed.notify()
         return lease.lost
 
     def discard(self, key: str) -> None:
@@ -356,16 +361,17 @@ class _Leases:
                 logger.warning("the leases of slots could not be renewed; trying again", exc_info=True)
 
     def _wait(self) -> dict[str, _Lease] | None:
-        """Those that are due for renewal, once there are some; None: nothing is held any more."""
+        """Those that are due for renewal, once there are some; None: nothing was held for some time."""
         with self._changed:
-            while self._held:
-                now = clock.monotonic()
+            idle_since = clock.monotonic()
+            while (now := clock.monotonic()) < idle_since + _STAYS or self._held:
                 due = {key: lease for key, lease in self._held.items() if lease.due <= now}
                 for lease in due.values():
                     lease.due = _next_beat(lease.seconds)
                 if due:
                     return due
-                self._changed.wait(max(min(lease.due for lease in self._held.values()) - now, 0.001))
+                self._until = min((lease.due for lease in self._held.values()), default=now + _STAYS)
+                self._changed.wait(max(self._until - now, 0.001))
             self._runs = False
             return None
 

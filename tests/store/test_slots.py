@@ -31,7 +31,7 @@ def acquire(database: Database, holder: Holder, *names: str, occupy: int = 1, wa
 
 def taken(database: Database, name: str = "db") -> int:
     """How many slots are taken, by the same count as everybody's."""
-    return database.read(lambda connection: connection.scalar(slots._TAKEN, {"b_name": name, "b_holder": ""})) or 0
+    return database.read(lambda connection: slots.taken(connection, name))
 
 
 def rows(database: Database) -> list[Any]:
