@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 from orchestra import clock
-from orchestra.errors import ConfigurationError
+from orchestra.errors import CommitHookFailed, ConfigurationError
+from orchestra.states import State
 
 #: Longest list of retry delays.
 MAX_DELAYS = 50
@@ -94,3 +95,16 @@ def _checked(seconds: float) -> float:
     if not seconds >= 0:
         raise ConfigurationError(f"a retry delay cannot be {seconds} s; give 0 or more")
     return seconds
+
+
+def may_retry_flow(state: State[Any]) -> bool:
+    """Whether a flow run that ended so may be run again by itself.
+
+    What could not be undone is for a person to look at first. So is a commit hook that failed: its block stays
+    committed, so a retry would go on behind it, and end as if nothing had gone wrong. A task that was committed alone
+    has failed by its hook, and is run again.
+    """
+    if not state.is_failed() or state.name == "RollbackFailed":
+        return False
+    error = state.data
+    return not (isinstance(error, CommitHookFailed) and error.transaction is not None)

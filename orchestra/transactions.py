@@ -30,7 +30,7 @@ from orchestra.context import (
     transaction_here,
 )
 from orchestra.db_transactions import db_transaction
-from orchestra.errors import ConfigurationError, DefinitionError, RollbackFailed, Signal
+from orchestra.errors import ConfigurationError, DefinitionError, RollbackFailed, SerializationError, Signal
 from orchestra.questions import LOCK, Slots
 from orchestra.transaction_rules import CommitMode as CommitMode
 from orchestra.transaction_rules import End, HookKind
@@ -165,7 +165,9 @@ class Transaction:
         #: Called where it is committed.
         self.when_committed: list[Callable[[], object]] = []
         self.stored: dict[str, Any] = {}
-        self.staged: Any = _UNSET
+        #: What its key stands for once it is committed.
+        self.staged: Any = None
+        self._was_staged = self._was_committed_before = False
         self.flow_run: FlowRunContext | None = flow_run_context.get()
         self.task_run: TaskRunContext | None = task_run_context.get()
         self._keeper = keeper
@@ -204,8 +206,18 @@ class Transaction:
     # -- values --------------------------------------------------------------------------------------------------
 
     def set(self, name: str, value: Any) -> None:
-        """Keep a value under a name, for the hooks and the blocks inside. On a worker it must be serialisable."""
-        self.stored[name] = copy.deepcopy(value)
+        """Keep a value under a name, for the hooks and the blocks inside.
+
+        Raises:
+            SerializationError: It cannot be copied; or, on a worker, not be written.
+        """
+        try:
+            self.stored[name] = copy.deepcopy(value)
+        except Exception as error:
+            raise SerializationError(
+                f"what is set under {name!r} in a transaction cannot be copied ({type(error).__name__}: {error}), and "
+                "hooks are given copies: set plain data, or the .result() of a future"
+            ) from error
         if self._keeper is not None:
             self._keeper.keep_stored(self)
 
@@ -263,25 +275,29 @@ class Transaction:
         on_rollback_hooks: Sequence[Callable[[Transaction], Any]] = (),
         on_commit_hooks: Sequence[Callable[[Transaction], Any]] = (),
     ) -> None:
-        """Say what this transaction's key stands for from its commit on.
+        """Say what this transaction's key stands for from its commit on: None, where nothing is staged.
+
+        In one whose key was committed before it began this does nothing.
 
         Args:
             value: Given by `read()` next time.
             on_rollback_hooks: Called with this transaction.
             on_commit_hooks: Likewise.
         """
+        if self._was_committed_before:
+            return
         if self.is_over:
             raise DefinitionError(f"{self!r} is over: nothing can be staged in it")
         for kind, hooks in ((HookKind.ROLLBACK, on_rollback_hooks), (HookKind.COMMIT, on_commit_hooks)):
             for hook in hooks:
                 self._register(kind, hook, (), {}, told=True)
-        self.staged = value
+        self.staged, self._was_staged = value, True
         if self.state is not TransactionState.ROLLED_BACK:
             self.state = TransactionState.STAGED
 
     def read(self) -> Any:
         """What is kept under its key; None where nothing is."""
-        if self.staged is not _UNSET:
+        if self._was_staged:
             return self.staged
         if self.key is None:
             return None
@@ -289,8 +305,8 @@ class Transaction:
 
     @property
     def keeps(self) -> bool:
-        """Whether a commit keeps a value under its key."""
-        return self.key is not None and self.staged is not _UNSET and self.write_on_commit
+        """Whether a commit is kept under its key."""
+        return self.key is not None and self.write_on_commit
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
@@ -322,6 +338,7 @@ class Transaction:
             self.parent.children.append(self)
         self.state = TransactionState.ACTIVE
         self._keeper.open(self)
+        self._was_committed_before = self.state is TransactionState.COMMITTED
 
     def _ended(self) -> Ending:
         """The block has ended well."""
@@ -404,14 +421,14 @@ def transaction(
     caught.
 
     Args:
-        key: Of what the block makes: once one was committed after `txn.stage(value)`, the next with this key
-            `is_committed()` at once.
+        key: Of what the block makes: once one was committed, the next with this key `is_committed()` at once, and
+            reads what that one has staged.
         store: Where that is kept; None: in the database.
         commit_mode: When a block that ended well is committed; None: as the block around it, else LAZY.
         isolation_level: SERIALIZABLE lets only one at a time work for a key; others wait, on a worker in no slot. None:
             READ_COMMITTED, by which two may do so at once.
         overwrite: Do it anew, though the key was committed before.
-        write_on_commit: Keep what was staged.
+        write_on_commit: Keep that the key was committed.
         logger: Where it is told what became of it; None: the run's.
 
     Raises:
@@ -512,6 +529,8 @@ def _made(
         raise DefinitionError(
             f"store= of a transaction has exists(key), read(key) and write(key, value); {store!r} has not"
         )
+    if key is not None and not (isinstance(key, str) and key):
+        raise DefinitionError(f"key={key!r} of a transaction is a text that is not empty, or None: write it as a text")
     parent = transaction_here()
     made = kind(
         key,

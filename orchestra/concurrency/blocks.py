@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestra import lazy
@@ -28,7 +28,7 @@ def wanted(
     Raises:
         DefinitionError: One of them cannot be.
     """
-    given = (names,) if isinstance(names, str) else tuple(names)
+    given = (names,) if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
     if not all(isinstance(name, str) and name for name in given):
         raise DefinitionError(f"names={names!r}: a concurrency limit's name is a text that is not empty")
     if occupy < 1:

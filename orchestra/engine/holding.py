@@ -14,7 +14,7 @@ from orchestra.awaitables import in_coroutine
 from orchestra.engine import slots as engine_slots
 from orchestra.engine.asking import Asking
 from orchestra.engine.branches import Waiters
-from orchestra.engine.slots import NO_SLOTS, NoSlots, limits_of, too_late, warn_of_missing
+from orchestra.engine.slots import NO_SLOTS, NoSlots, limits_of, too_late, warn_of_loop, warn_of_missing
 from orchestra.engine.values import ending_of
 from orchestra.engine.waiting import Shown
 from orchestra.errors import ConcurrencySlotAcquisitionError, RunTimeout
@@ -61,12 +61,14 @@ class Holding(Asking):
             ConcurrencySlotAcquisitionError: They can never be had.
         """
         key = self._ask_slots(wanted)
+        if key in self._open:
+            warn_of_loop(wanted)
         try:
             self._wait_for_keys([key], shown=_shown(wanted))
         except RunTimeout:
             self._give_up_slots(wanted, key)
             raise
-        self._state(key).result()
+        self._check_had(wanted, key)
         try:
             yield
         finally:
@@ -81,7 +83,7 @@ class Holding(Asking):
         except (RunTimeout, asyncio.CancelledError):
             self._give_up_slots(wanted, key)
             raise
-        self._state(key).result()
+        self._check_had(wanted, key)
         try:
             yield
         finally:
@@ -121,6 +123,13 @@ class Holding(Asking):
                     self.database, self.claim, wanted, key, unwritten, refusal=refusal, window=self.window
                 )
             )
+
+    def _check_had(self, wanted: Slots, key: str) -> None:
+        state = self._state(key)
+        # Whoever ended the wait in its time knew the step alone, and not what it waits for.
+        if state.name == "TimedOut":
+            raise too_late(wanted)
+        state.result()
 
     def _leave_slots(self, key: str) -> None:
         """Give slots back, and journal that; a run that parks keeps them, and one that is ending has lost them."""

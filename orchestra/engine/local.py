@@ -386,8 +386,7 @@ class LocalFlowRun:
 
     def _retry_delay(self, state: State[Any]) -> float | None:
         """Seconds until the next run attempt; None: there is none."""
-        # What could not be undone is for a person to look at first.
-        if self._invalid or self._cancelled or not state.is_failed() or state.name == "RollbackFailed":
+        if self._invalid or self._cancelled or not retries.may_retry_flow(state):
             return None
         try:
             delay = retries.next_delay(self.flow.max_retries, self.flow.retry_delay, self.run_attempt)

@@ -549,8 +549,7 @@ class Segment:
         return final
 
     def _retry_delay(self, state: State[Any]) -> float | None:
-        # What could not be undone is for a person to look at first.
-        if not state.is_failed() or self.claim.cancelled or self.is_invalid or state.name == "RollbackFailed":
+        if self.claim.cancelled or self.is_invalid or not retries.may_retry_flow(state):
             return None
         try:
             return retries.next_delay(self.flow.max_retries, self.flow.retry_delay, self.claim.run_attempt)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 from orchestra import clock, settings
+from orchestra.awaitables import in_coroutine
 from orchestra.context import flow_run_context, task_run_context
 from orchestra.engine import interrupts, operations
 from orchestra.errors import AcquireConcurrencySlotTimeoutError, ConcurrencySlotLost, StoreError
@@ -43,6 +44,8 @@ _LOOKS = (0.003, 0.05)
 _SWEEP_EVERY = 1.0
 #: Renewals in one lease, and the longest pause between two, in seconds.
 _BEATS, _LONGEST_BEAT = 6, 10.0
+#: For how long the thread that renews leases stays when nothing is held: starting one costs more than a block.
+_STAYS = 10.0
 
 #: The claim on the step whose body runs here, on a worker.
 step_claim: ContextVar[Claim | None] = ContextVar("orchestra_step_claim", default=None)
@@ -84,7 +87,20 @@ async def held_async(wanted: Slots) -> AsyncIterator[None]:
 def reserve(names: tuple[str, ...], occupy: int, timeout: float, strict: bool) -> float:
     """Take slots of rate limits; gives the seconds until they may be used. As `limits.reserve`."""
     with interrupts.shielded():
-        return limits.reserve(database(), names, occupy, timeout, strict=strict)
+        seconds, missing = limits.reserve(database(), names, occupy, timeout, strict=strict)
+    warn_of_missing(missing)
+    return seconds
+
+
+def warn_of_loop(wanted: Slots) -> None:
+    """Say so, where a plain `with concurrency()` in a coroutine must wait: what runs beside it cannot go on."""
+    if in_coroutine():
+        logger.warning(
+            "a coroutine waits for slots of %s, and holds its event loop up: another one in this loop that has them "
+            "cannot give them back. Use `async with` and orchestra.concurrency.asyncio; make a task with such a tag "
+            "a coroutine function",
+            wanted.named,
+        )
 
 
 def warn_of_missing(names: Iterable[str]) -> None:
@@ -125,6 +141,7 @@ class _Taken:
         future = self._ask()
         if future is None:
             return
+        warn_of_loop(self.wanted)
         try:
             future.result(self.wanted.timeout)
         except pools.TimeoutError:
@@ -309,12 +326,14 @@ class _Lease:
 
 
 class _Leases:
-    """Renews the leases of this process's holders; the thread ends when there is none."""
+    """Renews the leases of this process's holders; the thread ends some time after the last of them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._held: dict[str, _Lease] = {}
         self._runs = False
+        #: Until when the thread sleeps.
+        self._until = 0.0
 
     def add(self, holder: Holder) -> threading.Event:
         """Renew from now on; gives what is set if the lease is lost."""
@@ -325,7 +344,8 @@ class _Leases:
             if not self._runs:
                 self._runs = True
                 threading.Thread(target=self._run, name="orchestra-slots", daemon=True).start()
-            self._changed.notify()
+            elif lease.due < self._until:
+                self._changed.notify()
         return lease.lost
 
     def discard(self, key: str) -> None:
@@ -341,16 +361,17 @@ class _Leases:
                 logger.warning("the leases of slots could not be renewed; trying again", exc_info=True)
 
     def _wait(self) -> dict[str, _Lease] | None:
-        """Those that are due for renewal, once there are some; None: nothing is held any more."""
+        """Those that are due for renewal, once there are some; None: nothing was held for some time."""
         with self._changed:
-            while self._held:
-                now = clock.monotonic()
+            idle_since = clock.monotonic()
+            while (now := clock.monotonic()) < idle_since + _STAYS or self._held:
                 due = {key: lease for key, lease in self._held.items() if lease.due <= now}
                 for lease in due.values():
                     lease.due = _next_beat(lease.seconds)
                 if due:
                     return due
-                self._changed.wait(max(min(lease.due for lease in self._held.values()) - now, 0.001))
+                self._until = min((lease.due for lease in self._held.values()), default=now + _STAYS)
+                self._changed.wait(max(self._until - now, 0.001))
             self._runs = False
             return None
 

@@ -18,6 +18,7 @@ from typing import Any
 from orchestra import callables, clock, identifiers, lazy, serializers, states
 from orchestra.context import FlowRunContext, TaskRunContext, flow_run_context, transaction_context
 from orchestra.engine import definitions, interrupts
+from orchestra.engine.arguments import find_futures
 from orchestra.engine.branches import current_line
 from orchestra.engine.hooks import HERE
 from orchestra.engine.task_run import Ended, RetryLater, run_attempts
@@ -25,6 +26,7 @@ from orchestra.engine.values import encode_inputs
 from orchestra.errors import (
     ClaimLost,
     CommitHookFailed,
+    DefinitionError,
     Fenced,
     NotImportable,
     OrchestraError,
@@ -279,11 +281,45 @@ def encoded_stage(value: Any) -> bytes:
     return serializers.encode(value, what="what was staged in a transaction")
 
 
+def check_key(txn: Transaction) -> None:
+    """See that the database can keep a transaction's key.
+
+    Raises:
+        DefinitionError: It cannot.
+    """
+    if txn.key is None or txn.store is not None:
+        return
+    if len(txn.key) > tables.LONGEST_KEY or serializers.clean_text(txn.key) != txn.key:
+        raise DefinitionError(
+            f"key={txn.key[:40]!r}… of a transaction, {len(txn.key)} characters long, cannot be kept: it has at most "
+            f"{tables.LONGEST_KEY}, and neither NUL nor surrogates. Take a digest of it"
+        )
+
+
 def is_committed_before(txn: Transaction) -> bool:
     """Whether a transaction with the same key was committed before."""
     if txn.key is None or txn.overwrite:
         return False
     return bool((txn.store or DATABASE).exists(txn.key))
+
+
+def shown_key(txn: Transaction) -> str | None:
+    """The key of a transaction, for people."""
+    return None if txn.key is None else serializers.clean_text(txn.key)[: tables.LONGEST_KEY]
+
+
+def refuse_futures(kind: HookKind, fn: Any, given: Any) -> None:
+    """See that a hook is handed values: a future is none yet, and nobody waits for it when the hook is called.
+
+    Raises:
+        DefinitionError: There is a future among its arguments.
+    """
+    if found := find_futures(given):
+        raise DefinitionError(
+            f"txn.on_{kind.value}({callables.name_of(getattr(fn, 'fn', fn))}, …) is handed a future, of task run "
+            f"{found[0][0].name!r}, which is no value yet: hand on its .result(), or give the task a hook of its own, "
+            f"by @task.on_{kind.value}"
+        )
 
 
 class SilentKeeper:
@@ -323,6 +359,7 @@ class MemoryKeeper:
 
     def open(self, txn: Transaction) -> None:
         """Begin a block."""
+        check_key(txn)
         txn.row_key = self._numbered(f"{BRANCH}/txn")
         if is_committed_before(txn):
             txn.state = TransactionState.COMMITTED
@@ -334,6 +371,7 @@ class MemoryKeeper:
         self, txn: Transaction, kind: HookKind, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, told: bool
     ) -> None:
         """Register a hook of the block."""
+        refuse_futures(kind, fn, (args, kwargs))
         given = (txn,) if told else args
         call = HookCall(callables.name_of(getattr(fn, "fn", fn)), spec_of(fn), (*bound_to(fn), *given), kwargs)
         self._add(txn, kind, call, self._numbered(f"{txn.row_key}/hook"))
@@ -506,7 +544,7 @@ class LocalKeeper(MemoryKeeper):
         while node is not None and node.row_key not in self._written:
             parent = None if node.parent is None else node.parent.row_key
             key = node.row_key or ""
-            new = NewTransaction(key, parent, node.key)
+            new = NewTransaction(key, parent, shown_key(node))
             found.append(transactions.opening(self._claim.run_id, self._claim.run_attempt, new))
             if node.stored:
                 found.append(self._storing(node))
@@ -601,7 +639,7 @@ class LocalKeeper(MemoryKeeper):
                 "run_attempt": self._claim.run_attempt,
                 "key": node.row_key,
                 "parent_key": None if node.parent is None else node.parent.row_key,
-                "name": node.key,
+                "name": shown_key(node),
                 "state": state.value,
                 "message": None if message is None else serializers.clean_text(message),
                 "created_at": self._opened[node.row_key or ""],

@@ -20,11 +20,14 @@ from orchestra.engine.task_run import IN_PLACE, RetryLater
 from orchestra.engine.transacting import (
     HookCall,
     call_hook,
+    check_key,
     encoded_hook,
     encoded_stage,
     hooks_of_step,
     is_committed_before,
+    refuse_futures,
     rollback_failed,
+    shown_key,
     spec_of,
     submitted_in,
 )
@@ -100,6 +103,7 @@ class DurableKeeper:
     def open(self, txn: Transaction) -> None:
         """Ask for the step that a block is."""
         runner = self._runner
+        check_key(txn)
         runner.check("transaction")
         runner._check_deadline()
         asked: Asked = runner._line().ask("txn")
@@ -109,7 +113,7 @@ class DurableKeeper:
             step = self._step(asked, Kind.TRANSACTION, was_committed)
             if not was_committed:
                 parent = None if txn.parent is None else txn.parent.row_key
-                new = NewTransaction(asked.key, parent, None if txn.key is None else clean_text(txn.key))
+                new = NewTransaction(asked.key, parent, shown_key(txn))
                 step.effects = (transactions.opening(*self._place, new),)
             runner._unwritten.append(step)
         if runner._state(asked.key).result():
@@ -134,6 +138,7 @@ class DurableKeeper:
         runner.check(f"Transaction.on_{kind.value}")
         key = txn.row_key or ""
         # What may be refused is refused before the step is asked for: then a replay refuses it, too.
+        refuse_futures(kind, fn, (args, kwargs))
         new = encoded_hook("", key, kind, fn, args, kwargs, 0, told=told)
         asked = self._ask(txn, "hook")
         if runner._answer(asked, None) is None:

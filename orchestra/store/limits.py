@@ -88,7 +88,7 @@ def update(database: Database, name: str, changes: Mapping[str, Any]) -> list[An
 
     if not database.write(work):
         raise LimitNotFound(name)
-    return slots.serve(database, [name])
+    return slots.serve(database, slots.lines_beside(database, name))
 
 
 def delete(database: Database, name: str) -> list[Announcement]:
@@ -108,7 +108,7 @@ def delete(database: Database, name: str) -> list[Announcement]:
 
     if not database.write(work):
         raise LimitNotFound(name)
-    return slots.serve(database, [name])
+    return slots.serve(database, slots.lines_beside(database, name))
 
 
 def tag_limits(database: Database) -> frozenset[str]:
@@ -118,8 +118,10 @@ def tag_limits(database: Database) -> frozenset[str]:
     return frozenset(database.read(lambda connection: connection.scalars(query).all()))
 
 
-def reserve(database: Database, names: Sequence[str], occupy: int, timeout: float, *, strict: bool) -> float:
-    """Take slots of rate limits; gives after how many seconds they may be used.
+def reserve(
+    database: Database, names: Sequence[str], occupy: int, timeout: float, *, strict: bool
+) -> tuple[float, list[str]]:
+    """Take slots of rate limits; gives after how many seconds they may be used, and the names that limit nothing.
 
     Whoever asks first is first: the slots are taken now, for then. One who dies meanwhile has used them.
 
@@ -133,7 +135,7 @@ def reserve(database: Database, names: Sequence[str], occupy: int, timeout: floa
     wanted = sorted(set(names))
     column = concurrency_limits.c
 
-    def work(connection: Connection) -> float:
+    def work(connection: Connection) -> tuple[float, list[str]]:
         query = sa.select(concurrency_limits).where(column.name.in_(wanted)).order_by(column.name).with_for_update()
         rows = connection.execute(query).all()
         missing = [name for name in wanted if name not in {row.name for row in rows}]
@@ -149,7 +151,7 @@ def reserve(database: Database, names: Sequence[str], occupy: int, timeout: floa
         for row in active:
             drained_at = max(row.drained_at, start) + occupy / row.slot_decay_per_second
             connection.execute(sa.update(concurrency_limits).where(column.id == row.id).values(drained_at=drained_at))
-        return start - moment
+        return start - moment, missing
 
     return database.write(work)
 

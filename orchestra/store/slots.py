@@ -28,6 +28,7 @@ from orchestra.store.announcements import STEP_COLUMNS, Announcement, of_step
 from orchestra.store.claims import Claim, fence, is_released
 from orchestra.store.database import Database, now
 from orchestra.store.journal import Ending
+from orchestra.store.prepared import prepare
 from orchestra.store.settle import complete_open, set_back
 from orchestra.store.tables import Phase, concurrency_limits, flow_runs, slots, steps
 
@@ -210,7 +211,7 @@ def take(
     missing = tuple(name for name in names if name not in limits)
     check(limits, missing if strict else (), occupy)
     wanted = [name for name in names if limits.get(name) is not None]
-    mine = connection.execute(sa.select(slots).where(slots.c.holder == holder.key)).all()
+    mine = _ROWS.all(connection, {"b_holder": holder.key})
     places = {row.limit_name: row.id for row in mine if row.taken_at is None}
     has_had = bool(mine) and not places
     free = all(_fits(connection, holder.key, name, limits[name], occupy) for name in wanted)
@@ -223,10 +224,10 @@ def take(
     if mine:
         connection.execute(sa.delete(slots).where(slots.c.holder == holder.key))
     if wanted and (granted or wait):
-        row = {"holder": holder.key, "occupy": occupy, "created_at": now(), "label": holder.label, **_lifeline(holder)}
-        row["taken_at"] = now() if granted else None
-        for name in wanted:
-            connection.execute(slots.insert().values(limit_name=name, **row))
+        row = {name: getattr(holder, name) for name in _OF_HOLDER}
+        row |= {"holder": holder.key, "kind": holder.kind.value, "occupy": occupy, "lease": holder.lease_seconds}
+        new = _TAKES if granted else _WAITS
+        new.many(connection, [{"limit_name": name, **row} for name in wanted])
     return Asked(granted, missing, overdue=free and not granted)
 
 
@@ -236,7 +237,9 @@ def lock(connection: Connection, names: Iterable[str]) -> dict[str, int | None]:
     Names of which there is no limit are left out.
     """
     wanted = sorted(set(names))
-    limits = _limits(connection, wanted, locked=True)
+    # One by one: in this order, whatever a plan would make of it.
+    found = [row for name in wanted if (row := _LOCK.first(connection, {"b_name": name})) is not None]
+    limits = _slots_of(wanted, found)
     if connection.dialect.name == "postgresql":
         for name in wanted:
             if name.startswith(LOCK):
@@ -244,14 +247,15 @@ def lock(connection: Connection, names: Iterable[str]) -> dict[str, int | None]:
     return limits
 
 
-def _limits(connection: Connection, names: Iterable[str], *, locked: bool = False) -> dict[str, int | None]:
-    """How many slots each limit has, None where it limits nothing now; missing ones are left out."""
+def _limits(connection: Connection, names: Iterable[str]) -> dict[str, int | None]:
+    """As `lock`, without locking them."""
     wanted = sorted(set(names))
-    column = concurrency_limits.c
-    query = sa.select(column.name, column.slot_limit, column.active).where(column.name.in_(wanted))
-    rows = connection.execute(query.order_by(column.name).with_for_update() if locked else query)
+    return _slots_of(wanted, connection.execute(_LIMITS.where(concurrency_limits.c.name.in_(wanted))))
+
+
+def _slots_of(names: Iterable[str], rows: Iterable[Any]) -> dict[str, int | None]:
     found = {row.name: row.slot_limit if row.active else None for row in rows}
-    return {name: 1 for name in wanted if name.startswith(LOCK)} | found
+    return {name: 1 for name in names if name.startswith(LOCK)} | found
 
 
 def check(limits: Mapping[str, int | None], missing: Sequence[str], occupy: int) -> None:
@@ -293,14 +297,21 @@ def _fits(connection: Connection, holder: str, name: str, limit: int | None, occ
     """Whether so many slots of a locked limit are free, those that the holder has counted as free."""
     if limit is None:
         return True
-    taken: int = connection.scalar(_TAKEN, {"b_name": name, "b_holder": holder}) or 0
-    return taken + occupy <= limit
+    return taken(connection, name, but=holder) + occupy <= limit
+
+
+def taken(connection: Connection, name: str, but: str = "") -> int:
+    """How many slots of a limit are taken, without those of one holder."""
+    return int(_TAKEN.first(connection, {"b_name": name, "b_holder": but}).number or 0)
 
 
 def _anyone_before(connection: Connection, holder: str, name: str, place: int | None) -> bool:
-    """Whether another one waits for the limit, before this `place` in the line (None: behind it)."""
+    """Whether another one waits for the limit, before this `place` in the line (None: behind it).
+
+    One who asks for more than there is, as a limit was lowered meanwhile, keeps its place, but nobody waits for it.
+    """
     names = {"b_name": name, "b_holder": holder, "b_place": place if place is not None else 2**62}
-    return connection.execute(_BEFORE, names).first() is not None
+    return _BEFORE.first(connection, names) is not None
 
 
 # -- handing on --------------------------------------------------------------------------------------------------
@@ -313,8 +324,7 @@ def release(database: Database, *holders: Holder) -> list[Announcement]:
     """
 
     def work(connection: Connection) -> list[str]:
-        held = sa.select(slots.c.limit_name).where(slots.c.holder.in_([each.key for each in holders]))
-        names = sorted(set(connection.scalars(held)))
+        names = sorted({row.limit_name for each in holders for row in _ROWS.all(connection, {"b_holder": each.key})})
         limits = lock(connection, names) if names else {}
         for each in holders:
             drop(connection, each)
@@ -329,10 +339,8 @@ def release(database: Database, *holders: Holder) -> list[Announcement]:
 
 def drop(connection: Connection, holder: Holder) -> list[str]:
     """Delete a holder's rows, within a transaction after which `serve` is called; returns the limits they are of."""
-    number = holder.claim_number
-    same = slots.c.claim_number.is_(None) if number is None else slots.c.claim_number == number
-    gone = sa.delete(slots).where(slots.c.holder == holder.key, same).returning(slots.c.limit_name)
-    return list(connection.scalars(gone))
+    this = {"b_holder": holder.key, "b_number": holder.claim_number}
+    return [row.limit_name for row in _DROP.all(connection, this)]
 
 
 def _hand_on(connection: Connection, limits: Mapping[str, int | None]) -> bool:
@@ -382,10 +390,10 @@ def _next(
         limits: How many slots each limit has, where that is known; else it is read.
     """
     for name in names:
-        head = connection.execute(_BEFORE, {"b_name": name, "b_holder": "", "b_place": 2**62}).first()
+        head = _BEFORE.first(connection, {"b_name": name, "b_holder": "", "b_place": 2**62})
         if head is None or head.holder in refused:
             continue
-        rows = connection.execute(sa.select(slots).where(slots.c.holder == head.holder)).all()
+        rows = _ROWS.all(connection, {"b_holder": head.holder})
         wanted = [row.limit_name for row in rows]
         known = limits if limits is not None and limits.keys() >= set(wanted) else _limits(connection, wanted)
         if _is_next(connection, rows, known, name):
@@ -456,6 +464,13 @@ def _give_to_step(connection: Connection, row: Any) -> list[Announcement]:
 
 def _mark_taken(connection: Connection, holder: str, **values: Any) -> None:
     connection.execute(sa.update(slots).where(slots.c.holder == holder).values(taken_at=now(), **values))
+
+
+def lines_beside(database: Database, name: str) -> list[str]:
+    """A limit, and those for which its waiters wait as well: a change of the one may let others go on in these."""
+    its = sa.select(slots.c.holder).where(slots.c.limit_name == name, slots.c.taken_at.is_(None))
+    query = sa.select(slots.c.limit_name).where(slots.c.holder.in_(its)).distinct()
+    return sorted({name} | database.read(lambda connection: set(connection.scalars(query))))
 
 
 # -- owners ------------------------------------------------------------------------------------------------------
@@ -549,6 +564,22 @@ def living(connection: Connection, name: str, limit: int) -> list[Any]:
 #: How the step ends at which a flow body waits for slots.
 ACQUIRED = Ending(StateType.COMPLETED, "Completed", result=serializers.encode(True))
 
+_LIMITS = sa.select(concurrency_limits.c.name, concurrency_limits.c.slot_limit, concurrency_limits.c.active)
+_LOCK = prepare(_LIMITS.where(concurrency_limits.c.name == sa.bindparam("b_name")).with_for_update())
+_ROWS = prepare(sa.select(slots).where(slots.c.holder == sa.bindparam("b_holder")))
+_same_claim = slots.c.claim_number.is_not_distinct_from(sa.bindparam("b_number", type_=sa.Integer))
+_DROP = prepare(
+    sa.delete(slots).where(slots.c.holder == sa.bindparam("b_holder"), _same_claim).returning(slots.c.limit_name)
+)
+#: What a row has of its holder as it is.
+_OF_HOLDER = ("owner", "run_id", "run_attempt", "step_key", "step_id", "claim_number", "label")
+_new = {
+    name: sa.bindparam(name, type_=slots.c[name].type)
+    for name in ("limit_name", "holder", "occupy", "kind", *_OF_HOLDER)
+} | {"created_at": now(), "lease_until": now() + sa.bindparam("lease", type_=sa.Double)}
+#: A new row of one who has slots, and of one who waits.
+_TAKES = prepare(sa.insert(slots).values(**_new, taken_at=now()))
+_WAITS = prepare(sa.insert(slots).values(**_new, taken_at=None))
 _ADVISORY = sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("b_name"), 0)))
 _owners = slots.outerjoin(steps, steps.c.id == slots.c.step_id).outerjoin(flow_runs, flow_runs.c.id == slots.c.run_id)
 _is_taken = slots.c.taken_at.is_not(None)
@@ -579,11 +610,26 @@ _alive = sa.case(
 )
 _lives = sa.func.coalesce(_alive, sa.false())
 _of_others = (slots.c.limit_name == sa.bindparam("b_name"), slots.c.holder != sa.bindparam("b_holder"))
-_TAKEN = sa.select(sa.func.sum(slots.c.occupy)).select_from(_owners).where(*_of_others, _is_taken, _lives)
-_BEFORE = (
+_TAKEN = prepare(
+    sa.select(sa.func.sum(slots.c.occupy).label("number")).select_from(_owners).where(*_of_others, _is_taken, _lives)
+)
+_theirs = slots.alias("theirs")
+#: Whether a waiting holder asks for more than one of its limits has, since that was lowered: it can not be served now.
+_asks_too_much = (
+    sa.exists()
+    .where(
+        _theirs.c.holder == slots.c.holder,
+        concurrency_limits.c.name == _theirs.c.limit_name,
+        concurrency_limits.c.active,
+        concurrency_limits.c.slot_limit < _theirs.c.occupy,
+    )
+    .correlate(slots)
+)
+_BEFORE = prepare(
     sa.select(slots.c.holder)
     .select_from(_owners)
     .where(*_of_others, slots.c.taken_at.is_(None), slots.c.id < sa.bindparam("b_place", type_=sa.BigInteger), _lives)
+    .where(~_asks_too_much)
     .order_by(slots.c.id)
     .limit(1)
 )

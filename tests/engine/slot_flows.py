@@ -97,7 +97,7 @@ def timed_block():
         with concurrency("db", timeout_seconds=30):
             return "in"
     except TimeoutError as error:
-        return type(error).__name__
+        return f"{type(error).__name__}: {error}"
 
 
 @flow(timeout_seconds=30)

@@ -155,7 +155,7 @@ def test_a_wait_for_slots_ends_when_its_time_is_over(driver: Driver) -> None:
     behind = driver.submit(slot_flows.short_block)
     driver.settle()
     driver.elapse(30)
-    assert driver.finish(run_id).result() == "AcquireConcurrencySlotTimeoutError"
+    assert "AcquireConcurrencySlotTimeoutError: 1 slots of 'db' were not to be had" in driver.finish(run_id).result()
     let_go(driver, other)
     assert driver.finish(behind).is_completed()
 

@@ -151,6 +151,7 @@ def test_what_cannot_be_had_is_an_error(database: Database, caplog: pytest.LogCa
         ("db", {"occupy": 2}, ConcurrencySlotAcquisitionError),
         ("db", {"occupy": 0}, DefinitionError),
         ([""], {}, DefinitionError),
+        (None, {}, DefinitionError),
         ("db", {"lease_duration": 0}, DefinitionError),
     ):
         with pytest.raises(error), concurrency(names, **arguments):  # type: ignore[arg-type]
@@ -158,6 +159,19 @@ def test_what_cannot_be_had_is_an_error(database: Database, caplog: pytest.LogCa
     with concurrency([]):
         assert rows(database) == []
     assert rows(database) == []
+
+
+def test_a_coroutine_that_waits_the_plain_way_is_warned(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """It holds its loop up, and so whoever has the slot there."""
+
+    async def main() -> None:
+        async with limits_async.concurrency("db"):
+            with pytest.raises(TimeoutError), concurrency("db", timeout_seconds=0.1):
+                raise AssertionError
+
+    asyncio.run(main())
+
+    assert "orchestra.concurrency.asyncio" in caplog.text
 
 
 def test_an_error_in_a_block_gives_its_slots_back(database: Database) -> None:
@@ -338,7 +352,9 @@ def test_a_rate_limit_lets_through_so_many_a_second(database: Database) -> None:
     assert time.monotonic() - begin > 0.75
 
 
-def test_a_rate_limit_that_would_take_too_long_takes_nothing(database: Database) -> None:
+def test_a_rate_limit_that_would_take_too_long_takes_nothing(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is refused at once."""
     rate_limit("api", occupy=2)
     for _ in range(3):
@@ -350,3 +366,4 @@ def test_a_rate_limit_that_would_take_too_long_takes_nothing(database: Database)
     with pytest.raises(ConcurrencySlotAcquisitionError, match="no concurrency limit"):
         rate_limit("nothing", strict=True)
     rate_limit("nothing")
+    assert "orchestra gcl create nothing --limit N" in caplog.text

@@ -42,10 +42,16 @@ class Model:
         found = ((self.limits.get(name), self.taken(name)) for name in names)
         return all(limit is None or taken + occupy <= limit for limit, taken in found)
 
+    def asks_too_much(self, holder: int) -> bool:
+        """Whether a limit was lowered below what a holder waits for."""
+        names, occupy = self.waiting[holder]
+        return any((limit := self.limits.get(name)) is not None and limit < occupy for name in names)
+
     def is_first(self, holder: int) -> bool:
-        """Whether a holder is first in each line of a limit that limits something."""
+        """Whether a holder is first in each line of a limit that limits something, of those who can be served."""
         names = {name for name in self.waiting[holder][0] if self.limits.get(name) is not None}
         before = list(self.waiting)[: list(self.waiting).index(holder)]
+        before = [each for each in before if not self.asks_too_much(each)]
         return not any(names & self.waiting[each][0] for each in before)
 
     def serve(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from typing import Any
 
 import pytest
 
 from orchestra import flow, sleep, task
-from orchestra.errors import CommitHookFailed, DefinitionError, RollbackFailed
+from orchestra.errors import CommitHookFailed, DefinitionError, RollbackFailed, SerializationError
 from orchestra.transactions import (
     AsyncTransaction,
     CommitMode,
@@ -342,11 +344,47 @@ def test_a_key_is_committed_once(run: Run, effects: list[Any]) -> None:
     """What was staged under a key is there for the next transaction with this key."""
     key = f"invoice-{run.way}"
 
-    assert run.value(keyed, key=key, value=1, stages=False) == [True, False, True]
     assert run.value(keyed, key=key, value=1) == [True, True, True]
     assert run.value(keyed, key=key, value=2) == ["before", 1]
     assert run.value(keyed, key=key, value=3, overwrite=True) == [True, True, True]
     assert run.value(keyed, key=key, value=2) == ["before", 3]
+
+
+def test_a_key_is_committed_though_nothing_was_staged(run: Run, effects: list[Any]) -> None:
+    """The key alone says that its block was done."""
+    key = f"unstaged-{run.way}"
+
+    assert run.value(keyed, key=key, value=1, stages=False) == [True, False, True]
+    assert run.value(keyed, key=key, value=2) == ["before", None]
+
+
+@flow
+def staging_always(key: str, value: int) -> Any:
+    with transaction(key=key) as txn:
+        txn.stage(value)
+        return txn.read()
+
+
+def test_what_was_committed_under_a_key_stays(run: Run, effects: list[Any]) -> None:
+    """To stage again in a transaction that was committed before it began does nothing."""
+    key = f"kept-{run.way}"
+
+    assert run.value(staging_always, key=key, value=1) == 1
+    assert run.value(staging_always, key=key, value=2) == 1
+
+
+@flow
+def rolled_back_by_key(key: str) -> bool:
+    with contextlib.suppress(ValueError), transaction(key=key) as txn:
+        txn.stage("half")
+        raise ValueError("no")
+    with transaction(key=key) as txn:
+        return txn.is_committed()
+
+
+def test_a_key_of_a_block_that_was_rolled_back_is_not_kept(run: Run, effects: list[Any]) -> None:
+    """What was staged goes with it."""
+    assert run.value(rolled_back_by_key, key=f"no-{run.way}") is False
 
 
 # -- hooks that fail ---------------------------------------------------------------------------------------------
@@ -403,6 +441,22 @@ def test_a_raising_commit_hook_is_seen_and_undoes_nothing(run: Run, effects: lis
     assert effects == ["fail first", "second"]
     assert (state.type, state.name) == ("FAILED", "CommitHookFailed")
     assert isinstance(state.data, CommitHookFailed)
+
+
+@flow(retries=1)
+def failing_commit_with_retries() -> str:
+    with transaction() as txn:
+        txn.on_commit(fail, "first")
+    EFFECTS.append("went on behind it")
+    return "forgotten"
+
+
+def test_a_raising_commit_hook_is_not_forgotten_by_a_retry(run: Run, effects: list[Any]) -> None:
+    """The block is not done again, so a retry of the flow would end well."""
+    state = run(failing_commit_with_retries)
+
+    assert effects == ["fail first"]
+    assert state.name == "CommitHookFailed"
 
 
 @task
@@ -498,16 +552,48 @@ def misused(what: str) -> None:
     with transaction() as txn:
         if what == "called":
             txn.on_rollback(note("now"))  # type: ignore[func-returns-value, arg-type]
+        if what == "future":
+            txn.on_rollback(note, [book.submit("flight")])
     txn.on_rollback(note, "late")
 
 
-@pytest.mark.parametrize(("what", "said"), [("called", "without calling it"), ("late", "takes no hooks any more")])
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("called", "without calling it"),
+        ("late", "takes no hooks any more"),
+        ("future", "hand on its .result()"),
+    ],
+)
 def test_mistakes_say_what_to_do(run: Run, effects: list[Any], what: str, said: str) -> None:
     """A clear error instead of a hook that never runs."""
     state = run(misused, what=what)
 
     assert isinstance(state.data, DefinitionError)
     assert said in str(state.data)
+
+
+@pytest.mark.parametrize(("key", "said"), [("", "not empty"), (7, "is a text"), ("k" * 600, "Take a digest")])
+def test_a_key_that_cannot_be_kept_is_refused(run: Run, effects: list[Any], key: Any, said: str) -> None:
+    """At the beginning of the block, not at its commit."""
+    state = run(keyed.with_options(validate_parameters=False), key=key, value=1)
+
+    assert isinstance(state.data, DefinitionError)
+    assert said in str(state.data)
+
+
+@flow
+def setting_a_lock() -> None:
+    with transaction() as txn:
+        txn.set("lock", threading.Lock())
+
+
+def test_what_cannot_be_copied_is_refused(run: Run, effects: list[Any]) -> None:
+    """The name is told."""
+    state = run(setting_a_lock)
+
+    assert isinstance(state.data, SerializationError)
+    assert "set under 'lock'" in str(state.data)
 
 
 def _in_a_script() -> None:

@@ -31,7 +31,7 @@ def acquire(database: Database, holder: Holder, *names: str, occupy: int = 1, wa
 
 def taken(database: Database, name: str = "db") -> int:
     """How many slots are taken, by the same count as everybody's."""
-    return database.read(lambda connection: connection.scalar(slots._TAKEN, {"b_name": name, "b_holder": ""})) or 0
+    return database.read(lambda connection: slots.taken(connection, name))
 
 
 def rows(database: Database) -> list[Any]:
@@ -219,6 +219,36 @@ def test_raising_a_limit_serves_at_once_and_lowering_takes_nothing_away(database
     limits.update(database, "db", {"active": False})
     assert taken(database) == 6
     assert acquire(database, process())
+
+
+def test_one_who_asks_for_more_than_a_lowered_limit_has_holds_nobody_up(database: Database) -> None:
+    """It keeps its place, and is served once the limit is raised."""
+    holds, wants_two, wants_one = process(), process(), process()
+    acquire(database, holds)
+    acquire(database, wants_two, occupy=2)
+    acquire(database, wants_one)
+
+    limits.update(database, "db", {"slot_limit": 1})
+    slots.release(database, holds)
+    assert slots.is_granted(database, wants_one.key)
+    slots.release(database, wants_one)
+    assert not slots.is_granted(database, wants_two.key)
+
+    limits.update(database, "db", {"slot_limit": 2})
+    assert slots.is_granted(database, wants_two.key)
+
+
+def test_a_lowered_limit_opens_the_other_lines_of_those_who_wait_for_it(database: Database) -> None:
+    """Who waits for two limits, one of which has too few now, does not stand in the way at the other."""
+    limits.create(database, "gpu", 1)
+    holds, wants_both, wants_one = process(), process(), process()
+    acquire(database, holds, "gpu")
+    acquire(database, wants_both, "db", "gpu")
+    assert not acquire(database, wants_one)
+
+    limits.update(database, "gpu", {"slot_limit": 0})
+
+    assert slots.is_granted(database, wants_one.key)
 
 
 # -- races -------------------------------------------------------------------------------------------------------
