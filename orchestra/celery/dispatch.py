@@ -25,7 +25,7 @@ from typing import Any
 from celery import Celery
 from celery.canvas import Signature, chain
 from kombu.connection import Connection
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
 
 from orchestra import clock
@@ -280,7 +280,9 @@ class CeleryCarrier:
             if pinned in self.queues or self.slots(pinned):
                 self.queue(pinned, like=name)
                 name = pinned
-        return name + WAKE_SUFFIX if announcement.wake else name
+        # A worker that was told to consume a queue while it ran (`add_consumer`) consumes that alone.
+        is_apart = announcement.wake and (name in self.queues or self.slots(name))
+        return name + WAKE_SUFFIX if is_apart else name
 
     def _message(
         self,
@@ -378,8 +380,15 @@ def _batch(producer: Producer) -> contextlib.AbstractContextManager[Any]:
 
 
 def _like(base: Any, name: str) -> Queue:
-    same = {"durable": base.durable, "queue_arguments": base.queue_arguments, "auto_delete": base.auto_delete}
-    return Queue(name, base.exchange, routing_key=name, **same)
+    """A queue declared like another one, that gets none of its messages.
+
+    By a topic or fanout exchange it would: it then has an exchange of its own.
+    """
+    same = {"durable": base.durable, "auto_delete": base.auto_delete}
+    exchange = base.exchange
+    if exchange.type != "direct":
+        exchange = Exchange(name, type="direct", delivery_mode=exchange.delivery_mode, **same)
+    return Queue(name, exchange, routing_key=name, queue_arguments=base.queue_arguments, **same)
 
 
 class _Producers:

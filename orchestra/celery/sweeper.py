@@ -50,7 +50,8 @@ _WATCH_EVERY = 0.25
 #: Likewise while new ones are forked, at the start and when one has died, and for how long: a process that is never
 #: seen alive, as the code it imports kills it at once, is not known to have died.
 _ALERT_EVERY, _ALERT = 0.02, 10.0
-#: How long we look after the children of a worker that has died, in seconds.
+#: How long we look after the children of a worker that has died, in seconds. A lease later its helper process ends,
+#: whatever it waits for: what it would free has lapsed by then.
 _LINGER = 10.0
 #: How often what is old is deleted, and when first after a start, in seconds.
 _PRUNE_EVERY, _PRUNE_FIRST = 3600.0, 60.0
@@ -58,6 +59,8 @@ _PRUNE_EVERY, _PRUNE_FIRST = 3600.0, 60.0
 _PAGE = 500
 #: Exit code where nothing but a person can help: wrong settings, key or schema.
 EX_CONFIG = 78
+#: Where the worker has died and the database is away.
+EX_ORPHANED = 75
 
 
 class Sweeper:
@@ -388,6 +391,8 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(format="[%(asctime)s: %(levelname)s/%(name)s] %(message)s", level=logging.INFO)
     briefing = Briefing.receive(sys.stdin.buffer)
+    patience = _LINGER + settings.current().lease_seconds
+    threading.Thread(target=_end_after_worker, args=(patience,), name="orchestra-orphan", daemon=True).start()
     app = Celery("orchestra", set_as_current=False)
     app.conf.update(briefing.conf)
     try:
@@ -401,6 +406,16 @@ def main() -> int:
         os.write(1, READY)
     _attend(attendant)
     return 0
+
+
+def _end_after_worker(seconds: float) -> None:
+    """End this process so many seconds after its worker has, though the database be away: nobody else would end it."""
+    poller = select.poll()
+    # Its end of our stdin closes. What it says there is for the main thread to read.
+    poller.register(0, 0)
+    poller.poll()
+    select.select([], [], [], seconds)
+    os._exit(EX_ORPHANED)
 
 
 def _open() -> Database:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.crash.conftest import LEASE, Arena
-from tests.helpers import wait_until
+from tests.helpers import session_members, wait_until
 from tests.proxy import LossyProxy
 
 pytestmark = pytest.mark.services
@@ -59,6 +60,19 @@ def test_a_database_away_for_longer_than_the_lease_expires_nobody(arena: Arena, 
 
     runs.check()
     assert runs.restarts() == []
+
+
+@postgres_only
+def test_nothing_of_a_worker_is_left_when_it_dies_while_the_database_is_away(arena: Arena) -> None:
+    """Its sweeper's process waits for the database, and nobody is there to end it."""
+    worker = arena.start_worker().wait_ready()
+    arena.postgres.halt()
+    try:
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.popen.wait(10)
+        wait_until(lambda: not session_members(worker.pid), "all of the worker to end", 30)
+    finally:
+        arena.postgres.start()
 
 
 @pytest.fixture

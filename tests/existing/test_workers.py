@@ -14,7 +14,7 @@ import pytest
 from tests import servers
 from tests.conftest import WorkerFactory
 from tests.helpers import ROOT, wait_until
-from tests.servers import Broker
+from tests.servers import Broker, RabbitMQ
 
 pytestmark = pytest.mark.services
 
@@ -143,6 +143,31 @@ def test_flows_run_under_the_settings_of_the_app(
     start(worker_factory, project)
 
     works(project, file)
+
+
+def test_a_worker_that_is_told_to_consume_another_queue_runs_its_flows(
+    project: dict[str, str], worker_factory: WorkerFactory, file: Path
+) -> None:
+    """By `celery control add_consumer`, or a button of Flower's: parts of a flow that come back are taken, too."""
+    start(worker_factory, project, "existing,sums,billing")
+
+    assert "ok" in python("print(app.control.add_consumer('flows', reply=True))", project)
+
+    works(project, file)
+
+
+def test_a_message_to_all_workers_reaches_each_of_them_once(
+    project: dict[str, str], worker_factory: WorkerFactory, rabbitmq: RabbitMQ
+) -> None:
+    """The queue that is consumed beside it is not bound to the exchange that hands the message out."""
+    queues = {"existing": {}, "news": {"exchange": "news", "exchange_type": "fanout"}}
+    project |= {"EXISTING_BROKER": rabbitmq.url, "EXISTING_CONF": json.dumps({"task_queues": queues})}
+    start(worker_factory, project, "existing,news").terminate()
+
+    python("add.apply_async([1], queue='news')", project)
+
+    wait_until(lambda: rabbitmq.waiting("news") == 1, "the message to be there")
+    assert rabbitmq.waiting("news.wake") == 0
 
 
 def test_a_result_backend_is_left_alone(
