@@ -37,6 +37,17 @@ RESULT_OPTIONS = frozenset({"result_storage", "result_storage_key", "result_seri
 FLAGS = frozenset({"cache_result_in_memory", "log_prints", "persist_result", "refresh_cache", "validate_parameters"})
 
 
+class Option:
+    """An option of a flow or task, read by its name; what was not given reads as its default."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, made: Any, owner: type | None = None) -> Any:
+        """The option's value; of the class: this."""
+        return self if made is None else getattr(made.spec, self._name)
+
+
 class Decorated(Generic[P, R, Spec]):
     """A function under `@flow` or `@task`."""
 
@@ -82,6 +93,10 @@ class Decorated(Generic[P, R, Spec]):
     def timeout_seconds(self) -> float | None:
         """Seconds it may take; None: as long as it takes."""
         return self._spec.timeout_seconds
+
+    retry_delay_seconds = Option()
+    log_prints = Option()
+    persist_result = Option()
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self._spec.name!r} at {self._spec.path}>"

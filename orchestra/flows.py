@@ -11,7 +11,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unp
 from orchestra import callables, lazy, names
 from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner
-from orchestra.decorated import Decorated, items_in, items_of, require_function, spec_fields, waited_for
+from orchestra.decorated import Decorated, Option, items_in, items_of, require_function, spec_fields, waited_for
 from orchestra.deployment_options import DeploymentOptions
 from orchestra.engine.parameters import bind, bind_named, validate
 from orchestra.errors import DefinitionError
@@ -80,6 +80,8 @@ class Flow(Decorated[P, R, FlowSpec], FlowHooks, CanvasMember):
     """A function whose calls are runs: recorded, retried, and on Celery carried on by any worker."""
 
     kind = "flow"
+    flow_run_name = Option()
+    task_runner = Option()
     #: Where `from_source` has it from.
     source: Any = None
 

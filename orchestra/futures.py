@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from orchestra import clock
 from orchestra.errors import ResultTimeout
@@ -144,15 +144,22 @@ def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> 
         yield from done
 
 
-def wait(futures: Iterable[Future[T]], timeout: float | None = None) -> tuple[set[Future[T]], set[Future[T]]]:
+class DoneAndNotDoneFutures(NamedTuple, Generic[T]):
+    """What `wait` gives."""
+
+    done: set[Future[T]]
+    not_done: set[Future[T]]
+
+
+def wait(futures: Iterable[Future[T]], timeout: float | None = None) -> DoneAndNotDoneFutures[T]:
     """Wait until all have ended, or for `timeout` seconds; gives those that have and those that have not."""
     given = list(futures)
     if not given:
-        return set(), set()
+        return DoneAndNotDoneFutures(set(), set())
     waiter = given[0].waiter
     waiter.wait(given, timeout)
     done = {given[index] for index in _observe_ended(waiter, "wait", given)}
-    return done, set(given) - done
+    return DoneAndNotDoneFutures(done, set(given) - done)
 
 
 def _observe_ended(waiter: Waiter, name: str, futures: Sequence[Future[Any]]) -> list[int]:

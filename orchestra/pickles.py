@@ -196,10 +196,30 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         error = below
 
 
+class _Whole:
+    """Stands for an exception in its pickle, which makes it again without its `__init__`."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return made_without_init, (type(self._error), *self._error.args), self._error.__dict__
+
+
+def made_without_init(kind: type[BaseException], *args: Any) -> BaseException:
+    """An exception with these `args`; its attributes come after. Named in what is stored: its name must stay."""
+    return kind.__new__(kind, *args)
+
+
 def _survivor(error: BaseException) -> bytes | None:
     """An exception's pickle, if it gives back one of the same type and text."""
+    # Loading calls the class with `args`, which is wrong where its `__init__` takes something else than it hands on.
+    return _same_again(error, error) or _same_again(error, _Whole(error))
+
+
+def _same_again(error: BaseException, form: Any) -> bytes | None:
     try:
-        pickled: bytes = cloudpickle.dumps(error)
+        pickled: bytes = cloudpickle.dumps(form)
         copy = pickle.loads(pickled)
     except Exception:
         return None

@@ -122,6 +122,18 @@ class _FlowRun(_Section):
         return None if context is None else context.parent_run_id
 
     @_attribute
+    def parent_deployment_id(self) -> str | None:
+        """The deployment whose run the parent is."""
+        parent = self.parent_flow_run_id
+        return None if parent is None else lazy.load("deployment_of_run")(lazy.load("database")(), parent)
+
+    @_attribute
+    def ui_url(self) -> str | None:
+        """Its page in the admin view of the server that `ORCHESTRA_API_URL` names; None: it names none."""
+        server, run_id = settings.current().api_url, self.id
+        return f"{server.rstrip('/')}/runs/{run_id}" if server and run_id else None
+
+    @_attribute
     def root_flow_run_id(self) -> str | None:
         """The outermost flow run."""
         context = _flow()

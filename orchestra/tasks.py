@@ -13,7 +13,7 @@ from orchestra.cache_policies import CacheKeyExplanation, CachePolicy, NoCache
 from orchestra.cache_policies import task_input_hash as task_input_hash
 from orchestra.canvas_members import CanvasMember
 from orchestra.context import current_runner, flow_run_context, task_run_context
-from orchestra.decorated import Decorated, items_in, items_of, require_function, spec_fields, waited_for
+from orchestra.decorated import Decorated, Option, items_in, items_of, require_function, spec_fields, waited_for
 from orchestra.engine.parameters import bind, signature
 from orchestra.errors import DefinitionError, MappingLengthMismatch, MappingMissingIterable, MissingContextError
 from orchestra.futures import Future, FutureList
@@ -105,6 +105,12 @@ class Task(Decorated[P, R, TaskSpec], TransactionHooks, CanvasMember):
     """A function that orchestra runs, tries again, and keeps the history of."""
 
     kind = "task"
+    tags = Option()
+    task_run_name = Option()
+    task_key = Option()
+    cache_policy = Option()
+    cache_expiration = Option()
+    refresh_cache = Option()
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:
         """Make a task of `fn`; `TaskOptions` says what can be set.

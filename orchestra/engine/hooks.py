@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from orchestra import clock, lazy, states
@@ -34,6 +34,13 @@ class _InState:
 
     __slots__ = ()
     state: State[Any]
+    start_time: datetime | None
+    end_time: datetime | None
+
+    @property
+    def total_run_time(self) -> timedelta:
+        """From its start to its end; nothing where it has not come to both."""
+        return self.end_time - self.start_time if self.start_time and self.end_time else timedelta()
 
     @property
     def state_type(self) -> states.StateType:
@@ -64,6 +71,9 @@ class FlowRun(_InState):
     expected_start_time: datetime | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
+    #: Of the deployment whose run it is.
+    deployment_id: str | None = None
+    flow_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +209,8 @@ class FlowRunHooks(RunHooks):
             expected_start_time=clock.to_datetime(context.scheduled_start_time or context.start_time),
             start_time=clock.to_datetime(context.start_time),
             end_time=clock.to_datetime(self.end_time),
+            deployment_id=context.deployment_id,
+            flow_version=context.flow.version,
         )
 
     @contextmanager

@@ -21,6 +21,17 @@ def in_subflow():
     return seen()
 
 
+@flow
+def told_of_its_parent():
+    return runtime.flow_run.parent_deployment_id
+
+
 @flow(flow_run_name="from {region} to {target}")
 def everywhere(region: str, target: str = "home"):
-    return [seen(), in_task.submit().result(), in_subflow(), runtime.flow_run.name]
+    return [
+        seen(),
+        in_task.submit().result(),
+        in_subflow(),
+        runtime.flow_run.name,
+        [runtime.flow_run.parent_deployment_id, told_of_its_parent()],
+    ]

@@ -756,10 +756,21 @@ def oddly_named():
 
 
 class Odd(Exception):
-    """An exception that cannot be built again from what it was given."""
+    """An exception that is called with something else than it hands on."""
 
     def __init__(self, first, second):
         super().__init__(f"{first} and {second}")
+        self.second = second
+
+
+class Unkept(Exception):
+    """An exception that cannot be built again: what it carries belongs to its process."""
+
+    def __init__(self):
+        super().__init__(threading.Lock())
+
+    def __str__(self):
+        return "of this process"
 
 
 @task
@@ -768,9 +779,24 @@ def odd():
 
 
 @flow
-def odd_exception(submitted):
+def own_exception(submitted):
     try:
         odd.submit().result() if submitted else odd()
+    except Odd as error:
+        seen = error.second
+    add.submit(1).result()
+    return seen
+
+
+@task
+def loses_its_lock():
+    raise Unkept
+
+
+@flow
+def odd_exception(submitted):
+    try:
+        loses_its_lock.submit().result() if submitted else loses_its_lock()
     except Exception as error:
         first = f"{type(error).__name__}: {error}".splitlines()[0]
     add.submit(1).result()

@@ -27,12 +27,13 @@ def test_a_body_sees_the_deployment_whose_run_it_is(driver: Driver) -> None:
     """So do its tasks and its subflows."""
     run_id = start(driver)
 
-    in_flow, in_task, in_subflow, _ = driver.finish(run_id).result()
+    in_flow, in_task, in_subflow, _, of_parent = driver.finish(run_id).result()
 
     expected = ["nightly", "7", run_id, {"region": "north", "target": "home"}, True]
     assert in_flow == expected
     # What was started there has no defaults yet, which only the code knows.
     assert [in_task, in_subflow] == [[*expected[:3], {"region": "north"}, True]] * 2
+    assert of_parent == [None, deployments.read(driver.database, "everywhere/nightly").id]
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "from north to home"), ("by hand", "by hand")])

@@ -151,7 +151,7 @@ def test_as_completed_gives_futures_in_the_order_of_their_ends() -> None:
 
 
 def test_wait_parts_what_has_ended_from_what_has_not() -> None:
-    """`wait(futures, timeout)` gives two sets."""
+    """`wait(futures, timeout)` gives two sets, by place and by name."""
     gate = threading.Event()
 
     @task
@@ -159,12 +159,13 @@ def test_wait_parts_what_has_ended_from_what_has_not() -> None:
         gate.wait(10)
 
     @flow
-    def work() -> tuple[int, int]:
-        done, open_ = wait([slow.submit(), slow.submit()], timeout=0.01)
+    def work() -> tuple[int, int, int]:
+        futures = [slow.submit(), slow.submit()]
+        done, open_ = wait(futures, timeout=0.01)
         gate.set()
-        return len(done), len(open_)
+        return len(done), len(open_), len(wait(futures).done)
 
-    assert work() == (0, 2)
+    assert work() == (0, 2, 2)
 
 
 def test_a_result_that_does_not_come_in_time_raises() -> None:

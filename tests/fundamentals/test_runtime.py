@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orchestra import flow, now, once, random, runtime, task, uuid4
+from orchestra import flow, now, once, random, runtime, settings, task, uuid4
 from orchestra.context import FlowRunContext, TaskRunContext, get_run_context
 from orchestra.errors import ConfigurationError, MissingContextError
 
@@ -30,6 +30,22 @@ def test_a_body_can_ask_about_its_run() -> None:
 def test_outside_of_runs_there_is_nothing_to_say() -> None:
     """Every attribute has its empty value."""
     assert (runtime.flow_run.id, runtime.flow_run.parameters, runtime.task_run.tags) == (None, {}, [])
+
+
+def test_a_run_knows_its_page_in_the_admin_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a link in a message; there is none where no server is named."""
+
+    @flow
+    def work() -> tuple[object, ...]:
+        return runtime.flow_run.ui_url, runtime.flow_run.id
+
+    assert work()[0] is None
+
+    settings.override(api_url="http://admin:4200/")
+    page, run_id = work()
+
+    assert page == f"http://admin:4200/runs/{run_id}"
+    assert runtime.flow_run.ui_url is None
 
 
 def test_a_step_has_an_idempotency_key() -> None:

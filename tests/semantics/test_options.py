@@ -153,6 +153,18 @@ def test_flows_take_every_option(option: str) -> None:
     assert made.with_options(**{option: FLOW_OPTIONS[option]})(1) == 1
 
 
+def test_options_are_read_by_their_names() -> None:
+    """As given, or as they are by default; of a copy, its own."""
+    made_task = task(tags=["io"], cache_policy=INPUTS, task_run_name="x-{x}", retry_delay_seconds=3)(work)
+    made_flow = flow(flow_run_name="x-{x}", log_prints=True, persist_result=True)(work)
+
+    assert (set(made_task.tags), made_task.cache_policy, made_task.task_run_name) == ({"io"}, INPUTS, "x-{x}")
+    assert (made_task.retry_delay_seconds, made_task.persist_result, made_task.cache_expiration) == (3, None, None)
+    assert (made_flow.flow_run_name, made_flow.log_prints, made_flow.persist_result) == ("x-{x}", True, True)
+    assert set(made_task.with_options(tags=["db"]).tags) == {"db"}
+    assert made_flow.task_runner is None
+
+
 def test_no_option_of_prefect_is_unknown() -> None:
     """Porting is a matter of search and replace."""
     of_tasks = """name description tags version cache_policy cache_key_fn cache_expiration task_run_name retries

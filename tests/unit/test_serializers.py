@@ -126,13 +126,19 @@ class Link:
 
 
 class NeedsTwo(Exception):
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, *, sent: bool) -> None:
         super().__init__(f"{code}: {text}")
+        self.code, self.sent = code, sent
 
 
 class Doubled(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(f"it failed: {text}")
+
+
+class FoundByCode(OSError):
+    def __init__(self, path: str) -> None:
+        super().__init__(2, "no such file", path)
 
 
 class Silent(Exception):
@@ -524,7 +530,19 @@ def test_an_exception_journaled_twice_keeps_its_first_traceback_only() -> None:
     assert len(twice.__notes__) == 1
 
 
-@pytest.mark.parametrize("error", [NeedsTwo(3, "no"), Doubled("no"), ValueError(threading.Lock())])
+@pytest.mark.parametrize("error", [NeedsTwo(3, "no", sent=True), Doubled("no")])
+def test_an_exception_comes_back_whatever_its_class_is_called_with(error: Exception) -> None:
+    """A class of the user's own, as most are written, is caught by its type; what it carries is there."""
+    error.add_note("for order 7")
+    data, now = encode_exception(raised(error))
+
+    for back in (now, decode_exception(data)):
+        assert (type(back), str(back), back.args) == (type(error), str(error), error.args)
+        assert back.__notes__[0] == "for order 7"
+        assert {**vars(back), "__notes__": []} == {**vars(error), "__notes__": []}
+
+
+@pytest.mark.parametrize("error", [FoundByCode("a"), ValueError(threading.Lock())])
 def test_an_exception_that_does_not_survive_pickling_becomes_text(error: Exception) -> None:
     """Both now and from the journal it is a TaskFailed with type, message and traceback."""
     data, now = encode_exception(raised(error))
@@ -545,7 +563,7 @@ def test_an_exception_without_text_is_kept() -> None:
 
 def test_a_cause_that_does_not_survive_becomes_text() -> None:
     """The exception itself comes back whole."""
-    _, back = encode_exception(raised(ValueError("v"), cause=NeedsTwo(3, "no")))
+    _, back = encode_exception(raised(ValueError("v"), cause=ValueError(threading.Lock())))
 
     assert type(back) is ValueError
     assert isinstance(back.__cause__, TaskFailed)
