@@ -52,32 +52,32 @@ def create_user(database: Database, name: str, password: str, scope: Scope) -> N
     access.create_user(database, _checked(name), _hashed(password), scope.value)
 
 
-def set_password(database: Database, name: str, password: str) -> None:
-    """Give a user another password; whoever is logged in as them is logged out.
+def update_user(
+    database: Database,
+    name: str,
+    *,
+    password: str | None = None,
+    scope: Scope | None = None,
+    disabled: bool | None = None,
+) -> None:
+    """Change a user, in one write; what is None stays. Whoever is logged in as them is logged out.
+
+    Args:
+        disabled: Keep them out at once, or let them in again.
 
     Raises:
         UserNotFound: There is none of this name.
         ConfigurationError: The password will not do.
     """
-    access.update_user(database, name, password_hash=_hashed(password))
-
-
-def set_scope(database: Database, name: str, scope: Scope) -> None:
-    """Let a user do more, or less; they have to log in again.
-
-    Raises:
-        UserNotFound: There is none of this name.
-    """
-    access.update_user(database, name, scope=scope.value)
-
-
-def set_disabled(database: Database, name: str, disabled: bool) -> None:
-    """Keep a user out at once, or let them in again.
-
-    Raises:
-        UserNotFound: There is none of this name.
-    """
-    access.update_user(database, name, disabled_at=clock.now() if disabled else None)
+    changes: dict[str, object] = {}
+    if password is not None:
+        changes["password_hash"] = _hashed(password)
+    if scope is not None:
+        changes["scope"] = scope.value
+    if disabled is not None:
+        changes["disabled_at"] = clock.now() if disabled else None
+    if changes:
+        access.update_user(database, name, **changes)
 
 
 def log_in(database: Database, name: str, password: str) -> str | None:

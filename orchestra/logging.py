@@ -123,8 +123,12 @@ def _secrets_of(context: FlowRunContext | TaskRunContext) -> Secrets:
 
 
 def masked(context: FlowRunContext | TaskRunContext, state: State[Any]) -> State[Any]:
-    """A state whose message shows none of the secrets in the parameters of its run."""
-    if not state.message or not (secrets := _secrets_of(context)):
+    """A state whose message, and whose exception's kept text, show none of the secrets in the parameters of its run."""
+    if not (secrets := _secrets_of(context)):
+        return state
+    if isinstance(state.data, BaseException):
+        masking.mark(state.data, secrets.values)
+    if not state.message:
         return state
     return replace(state, message=masking.mask(state.message, secrets.values))
 

@@ -1,7 +1,8 @@
-"""What must not be read in log lines: secrets in them are replaced by asterisks."""
+"""What must not be read in log lines and errors: secrets in them are replaced by asterisks."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -62,6 +63,23 @@ class Secrets:
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         return Secrets, ((),)
+
+
+#: Where an exception carries the secrets of the run that raised it, within its process.
+_OF_ERROR = "__orchestra_secrets__"
+
+
+def mark(error: BaseException, secrets: Iterable[str]) -> None:
+    """Have what is written down of an exception show none of these secrets."""
+    # One that takes no attributes shows what it shows.
+    with contextlib.suppress(AttributeError, TypeError):
+        setattr(error, _OF_ERROR, Secrets({*marked(error), *secrets}))
+
+
+def marked(error: BaseException) -> frozenset[str]:
+    """The secrets that an exception was marked with."""
+    found: Secrets | None = getattr(error, _OF_ERROR, None)
+    return frozenset() if found is None else found.values
 
 
 def secrets_in(value: Any) -> set[str]:

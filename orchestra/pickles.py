@@ -14,6 +14,7 @@ from typing import Any
 
 import cloudpickle
 
+from orchestra import masking
 from orchestra.errors import SerializationError, TaskFailed
 from orchestra.states import describe
 from orchestra.typed_values import from_json, to_json
@@ -145,14 +146,19 @@ def split_note(body: bytes | memoryview) -> tuple[dict[str, str], bytes | memory
 
 
 def _note(error: BaseException) -> Mapping[str, str]:
+    """What people read of an exception, without secrets; its pickle, which nobody is shown, is what it was."""
     if isinstance(error, TaskFailed):
         return {"type": error.type_name, "message": error.message, "traceback": error.traceback}
     return {"type": _type_name(error), "message": _message(error), "traceback": _traceback(error)}
 
 
 def _message(error: BaseException) -> str:
+    return _cut(masking.mask(_text(error), masking.marked(error)), _MESSAGE_MAX)
+
+
+def _text(error: BaseException) -> str:
     try:
-        return _cut(str(error), _MESSAGE_MAX)
+        return str(error)
     except Exception as broken:
         return f"<its text cannot be made: {type(broken).__name__}>"
 
@@ -164,7 +170,7 @@ def _traceback(error: BaseException) -> str:
         lines = traceback.format_exception(error)
     except Exception as broken:
         return f"<its traceback cannot be made: {type(broken).__name__}>"
-    text = "".join(lines)
+    text = masking.mask("".join(lines), masking.marked(error))
     # The end says what was raised and where: cut in the middle of the way there.
     return text if len(text) <= _TRACEBACK_MAX else f"… [truncated]\n{text[-_TRACEBACK_MAX:]}"
 
@@ -223,7 +229,7 @@ def _same_again(error: BaseException, form: Any) -> bytes | None:
         copy = pickle.loads(pickled)
     except Exception:
         return None
-    same = type(copy) is type(error) and _message(copy) == _message(error)
+    same = type(copy) is type(error) and _text(copy) == _text(error)
     return pickled if same and len(pickled) <= _PICKLE_MAX else None
 
 

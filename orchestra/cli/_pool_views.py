@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple
 
 from orchestra.cli import _support
-from orchestra.client.backend import Backend
-from orchestra.engine.upcoming import UpcomingRun
+from orchestra.client.backend import Backend, backend
 from orchestra.errors import WorkPoolNotFound
 from orchestra.names import pool_of
-from orchestra.store import slot_records, work_pools
-from orchestra.store.database import Database
-from orchestra.store.queries import FlowRun
 from orchestra.store.slot_records import SlotRecord
-from orchestra.store.work_pools import WorkQueue
 
 
-def show_waiting(found: Sequence[FlowRun], upcoming: Sequence[UpcomingRun], output: str) -> None:
-    """Runs that wait to start, then those that schedules will make, which have no id yet."""
+def show_waiting(pool: str, queue: str | None, limit: int, output: str) -> None:
+    """Runs that wait to start in a pool, or in a queue of it, then those that schedules will make, without an id."""
+    at = backend()
+    found = at.waiting_runs(pool, queue, limit=limit)
+    upcoming = at.upcoming_runs(pool, queue, limit=limit)[: limit - len(found)]
     if output == "json":
         planned = [_support.jsonable(each) | {"id": None, "state_type": "SCHEDULED"} for each in upcoming]
         _support.emit_json([*found, *planned])
@@ -31,11 +29,13 @@ def show_waiting(found: Sequence[FlowRun], upcoming: Sequence[UpcomingRun], outp
     _support.emit_table(("ID", "FLOW", "NAME", "STATE", "QUEUE", "DUE"), rows)
 
 
-def show_slots(db: Database, pool: str, queues: Sequence[WorkQueue], output: str) -> None:
-    """Of each queue of a pool: its workers' slots, the runs at work, those that wait, and its limit; then which."""
-    holders = slot_records.holders(db, pool, [each.name for each in queues])
-    found = slot_records.slots(db, queues)
-    limit = work_pools.read(db, pool).concurrency_limit
+def show_slots(pool: str, queue: str | None, output: str) -> None:
+    """Of each queue of a pool, or of one: workers' slots, runs at work, those that wait, its limit; then which."""
+    at = backend()
+    names = [each.name for each in at.list_queues(pool)] if queue is None else [at.read_queue(pool, queue).name]
+    found = [each for each in at.slots(pool) if each.name in names]
+    holders = [each for each in at.slot_holders(pool) if pool_of(each.work_queue_name)[1] in names]
+    limit = at.read_pool(pool).concurrency_limit
     if output == "json":
         _support.emit_json([asdict(each) | _of_queue(each.name, holders, limit) for each in found])
         return

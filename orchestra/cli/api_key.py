@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import rich_click as click
 
-from orchestra import accounts
 from orchestra.accounts import Scope
 from orchestra.cli import _support
 from orchestra.cli.user import scope_option
-from orchestra.store import access
-from orchestra.store.database import database
+from orchestra.client.backend import backend
 
 
 @click.group(cls=_support.Group)
@@ -29,7 +27,7 @@ def create(name: str, scope: str, expires_in: float | None) -> None:
       export ORCHESTRA_API_KEY=$(orchestra api-key create ci --scope run --expires-in 90)
     """
     seconds = None if expires_in is None else expires_in * 86_400
-    _support.emit(accounts.create_key(database(), name, Scope(scope), seconds))
+    _support.emit(backend().create_key(name, Scope(scope), seconds))
     _support.say(f"API key {name!r} is made, with scope {scope!r}; keep it now: it is not shown again")
 
 
@@ -37,7 +35,7 @@ def create(name: str, scope: str, expires_in: float | None) -> None:
 @_support.output_option
 def ls(output: str) -> None:
     """List all keys, without what they are."""
-    found = access.list_keys(database())
+    found = backend().list_keys()
     if output == "json":
         _support.emit_json(found)
     else:
@@ -49,5 +47,5 @@ def ls(output: str) -> None:
 @click.argument("name")
 def delete(name: str) -> None:
     """Delete a key: it opens nothing from now on."""
-    access.delete_key(database(), name)
+    backend().delete_key(name)
     _support.say(f"API key {name!r} is deleted")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import rich_click as click
 
 from orchestra.cli import _support
-from orchestra.store import cache as entries
-from orchestra.store.cache import Entry, Query
-from orchestra.store.database import database
+from orchestra.client.backend import backend
+from orchestra.store.cache import Query
+from orchestra.store.cache_records import CacheEntry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,20 +48,29 @@ def _query_options(command: F) -> F:
 
 @cache.command()
 @_query_options
-@click.option("-l", "-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Most entries.")
+@_support.page_options(50, "entry (what `ls` says at the end of a page)")
 @_support.output_option
-def ls(task: str | None, key: str | None, older_than: float | None, expired: bool, limit: int, output: str) -> None:
+def ls(
+    task: str | None,
+    key: str | None,
+    older_than: float | None,
+    expired: bool,
+    limit: int,
+    after: str | None,
+    output: str,
+) -> None:
     """List cached results, the newest first.
 
     \b
     Example:
       orchestra cache ls --task load --older-than 7d
     """
-    found = entries.entries(database(), Query(task, key, older_than, expired), limit=limit)
+    page = backend().list_cache(Query(task, key, older_than, expired), limit=limit, after=after)
     if output == "json":
-        _support.emit_json([_record(entry) for entry in found])
-        return
-    _support.emit_table(_COLUMNS, [_cells(entry) for entry in found])
+        _support.emit_json(page.items)
+    else:
+        _support.emit_table(_COLUMNS, [_cells(entry) for entry in page.items])
+    _support.say_more(page.next)
 
 
 @cache.command()
@@ -80,23 +87,11 @@ def clear(task: str | None, key: str | None, older_than: float | None, expired: 
     query = Query(task, key, older_than, expired)
     if query == Query() and not yes and not click.confirm("Delete all cached results?", err=True):
         raise click.Abort
-    count = entries.clear(database(), query)
+    count = backend().clear_cache(query)
     _support.say(f"{count:,} cached {'result' if count == 1 else 'results'} deleted")
 
 
-def _record(entry: Entry) -> dict[str, Any]:
-    return asdict(entry) | {"created_at": _moment(entry.created_at), "expires_at": _moment(entry.expires_at)}
-
-
-def _cells(entry: Entry) -> list[str]:
-    expires = "never" if entry.expires_at is None else "expired" if entry.expired else _text(entry.expires_at)
+def _cells(entry: CacheEntry) -> tuple[object, ...]:
     policy_key = entry.policy_key if len(entry.policy_key) <= 40 else f"{entry.policy_key[:39]}…"
-    return [entry.key[:16], entry.task_name, policy_key, f"{entry.size:,}", _text(entry.created_at), expires]
-
-
-def _text(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _moment(moment: float | None) -> datetime | None:
-    return None if moment is None else datetime.fromtimestamp(moment, UTC)
+    expires = "expired" if entry.expired else entry.expires or "never"
+    return entry.key[:16], entry.task_name, policy_key, f"{entry.size:,}", entry.created, expires

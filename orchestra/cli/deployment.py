@@ -13,10 +13,7 @@ from orchestra import clock
 from orchestra.cli import _options, _pool_views, _support, _watch
 from orchestra.client.backend import backend
 from orchestra.engine import deployed, upcoming
-from orchestra.engine import work_pools as acting
 from orchestra.schedules import CATCHUPS, Cron, Interval, RRule
-from orchestra.store import deployments
-from orchestra.store.database import database
 from orchestra.store.deployments import Deployment, ScheduleRecord
 
 
@@ -153,10 +150,10 @@ def delete(names: tuple[str, ...], every: bool) -> None:
     """Delete deployments and their schedules; their runs stay."""
     if bool(names) == every:
         raise click.UsageError("give FLOW/DEPLOYMENT, or --all")
-    db = database()
-    while every and (page := deployments.list_deployments(db).items):
-        _each(tuple(each.full_name for each in page), lambda name: acting.delete_deployment(db, name), "is deleted")
-    _each(names, lambda name: acting.delete_deployment(db, name), "is deleted")
+    at = backend()
+    while every and (page := at.list_deployments(limit=100).items):
+        _each(tuple(each.full_name for each in page), at.delete_deployment, "is deleted")
+    _each(names, at.delete_deployment, "is deleted")
 
 
 @deployment.command()
@@ -191,7 +188,7 @@ _schedule = click.argument("schedule_name", metavar="SLUG|ID")
 @_support.output_option
 def ls_schedules(name: str, output: str) -> None:
     """List the schedules of a deployment."""
-    found = deployments.read(database(), name).schedules
+    found = backend().read_deployment(name).schedules
     if output == "json":
         _support.emit_json(found)
         return
@@ -240,10 +237,7 @@ def create(
     given = [each for each in (cron, interval, rrule) if each is not None]
     if len(given) != 1:
         raise click.UsageError("give one of --cron, --interval and --rrule")
-    db, parameters = database(), _support.parameters(pairs, text)
-    found = deployments.read(db, name)
-    if found.enforce_parameter_schema:
-        deployed.check(found.full_name, found.parameter_openapi_schema, parameters, partial=True)
+    at, parameters = backend(), _support.parameters(pairs, text)
     options: dict[str, Any] = {"timezone": timezone, "active": active, "parameters": parameters, "slug": slug}
     if cron is not None:
         made = Cron(cron, day_or=day_or, **options)
@@ -253,8 +247,9 @@ def create(
         made = RRule(str(rrule), **options)
     made = replace(made, catchup=catchup, catchup_max=catchup_max, max_late=max_late)
     if replaces:
-        deployments.clear_schedules(db, name)
-    _support.emit(deployments.add_schedule(db, name, made))
+        deployed.check_some(at.read_deployment(name), parameters)
+        at.clear_schedules(name)
+    _support.emit(at.add_schedule(name, made))
 
 
 @schedule.command("pause")
@@ -262,7 +257,7 @@ def create(
 @_schedule
 def pause_schedule(name: str, schedule_name: str) -> None:
     """Let one schedule not fire until `resume`."""
-    deployments.set_active(database(), name, schedule_name, False)
+    backend().set_schedule_active(name, schedule_name, False)
     _support.say(f"schedule {schedule_name} of {name} is paused")
 
 
@@ -271,7 +266,7 @@ def pause_schedule(name: str, schedule_name: str) -> None:
 @_schedule
 def resume_schedule(name: str, schedule_name: str) -> None:
     """Let a paused schedule fire again."""
-    deployments.set_active(database(), name, schedule_name, True)
+    backend().set_schedule_active(name, schedule_name, True)
     _support.say(f"schedule {schedule_name} of {name} is resumed")
 
 
@@ -280,7 +275,7 @@ def resume_schedule(name: str, schedule_name: str) -> None:
 @_schedule
 def delete_schedule(name: str, schedule_name: str) -> None:
     """Delete one schedule of a deployment."""
-    deployments.delete_schedule(database(), name, schedule_name)
+    backend().delete_schedule(name, schedule_name)
     _support.say(f"schedule {schedule_name} of {name} is deleted")
 
 
@@ -288,7 +283,7 @@ def delete_schedule(name: str, schedule_name: str) -> None:
 @_name
 def clear(name: str) -> None:
     """Delete all schedules of a deployment."""
-    _support.say(f"{deployments.clear_schedules(database(), name)} schedules of {name} are deleted")
+    _support.say(f"{backend().clear_schedules(name)} schedules of {name} are deleted")
 
 
 # -- words -------------------------------------------------------------------------------------------------------

@@ -6,11 +6,9 @@ import sys
 
 import rich_click as click
 
-from orchestra import accounts
 from orchestra.accounts import Scope
 from orchestra.cli import _support
-from orchestra.store import access
-from orchestra.store.database import database
+from orchestra.client.backend import backend
 
 scope_option = click.option(
     "--scope",
@@ -39,7 +37,7 @@ def create(name: str, scope: str, password_stdin: bool) -> None:
       orchestra user create ada
       pass show orchestra/bob | orchestra user create bob --scope run --password-stdin
     """
-    accounts.create_user(database(), name, _password(password_stdin), Scope(scope))
+    backend().create_user(name, _password(password_stdin), Scope(scope))
     _support.say(f"user {name!r} may log in now, with scope {scope!r}")
 
 
@@ -47,7 +45,7 @@ def create(name: str, scope: str, password_stdin: bool) -> None:
 @_support.output_option
 def ls(output: str) -> None:
     """List all users."""
-    found = access.list_users(database())
+    found = backend().list_users()
     if output == "json":
         _support.emit_json(found)
     else:
@@ -72,12 +70,8 @@ def update(name: str, scope: str | None, password: bool, password_stdin: bool, d
     """
     if scope is None and disabled is None and not (password or password_stdin):
         raise click.UsageError("say what to change: --scope, --password, --disable or --enable")
-    if password or password_stdin:
-        accounts.set_password(database(), name, _password(password_stdin))
-    if scope is not None:
-        accounts.set_scope(database(), name, Scope(scope))
-    if disabled is not None:
-        accounts.set_disabled(database(), name, disabled)
+    new = _password(password_stdin) if password or password_stdin else None
+    backend().update_user(name, password=new, scope=None if scope is None else Scope(scope), disabled=disabled)
     _support.say(f"user {name!r} is changed, and logged out everywhere")
 
 
@@ -85,7 +79,7 @@ def update(name: str, scope: str | None, password: bool, password_stdin: bool, d
 @click.argument("name")
 def delete(name: str) -> None:
     """Delete a user; they are logged out at once."""
-    access.delete_user(database(), name)
+    backend().delete_user(name)
     _support.say(f"user {name!r} is deleted")
 
 

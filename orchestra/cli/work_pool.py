@@ -9,10 +9,7 @@ import rich_click as click
 from orchestra import work_pools as types
 from orchestra.cli import _pool_views, _support
 from orchestra.client.backend import backend
-from orchestra.engine import upcoming
-from orchestra.engine import work_pools as acting
-from orchestra.store import queries, work_pools
-from orchestra.store.database import database
+from orchestra.errors import AlreadyThere
 
 
 @click.group("work-pool", cls=_support.Group)
@@ -60,11 +57,15 @@ def create(
         "concurrency_limit": concurrency_limit,
         "base_job_template": base,
     }
-    if overwrite and work_pools.find(database(), name) is not None:
-        acting.change(database(), name, type=kind, **values)
+    at = backend()
+    try:
+        at.create_pool(name, kind, **values)
+    except AlreadyThere:
+        if not overwrite:
+            raise
+        at.change_pool(name, type=kind, **values)
         _support.say(f"work pool {name!r} of type {kind} is changed")
         return
-    work_pools.create(database(), name, kind, **values)
     _support.say(f"work pool {name!r} of type {kind} is made; start a worker: orchestra worker start --pool {name}")
 
 
@@ -106,7 +107,7 @@ def update(name: str, description: str | None, template: str | None, concurrency
         changes["base_job_template"] = _read_template(template)
     if not changes:
         raise click.UsageError("nothing to change: give --description, --concurrency-limit or --base-job-template")
-    acting.change(database(), name, **changes)
+    backend().change_pool(name, **changes)
     _support.say(f"work pool {name!r} is changed")
 
 
@@ -114,7 +115,7 @@ def update(name: str, description: str | None, template: str | None, concurrency
 @_name
 def pause(name: str) -> None:
     """Start nothing in a pool until `resume`; what has begun goes on."""
-    acting.change(database(), name, paused=True)
+    backend().change_pool(name, paused=True)
     _support.say(f"work pool {name!r} is paused")
 
 
@@ -122,7 +123,7 @@ def pause(name: str) -> None:
 @_name
 def resume(name: str) -> None:
     """Let a paused pool go on."""
-    acting.change(database(), name, paused=False)
+    backend().change_pool(name, paused=False)
     _support.say(f"work pool {name!r} goes on")
 
 
@@ -130,7 +131,7 @@ def resume(name: str) -> None:
 @_name
 def delete(name: str) -> None:
     """Delete a work pool and its queues; its deployments stay, NOT_READY."""
-    acting.delete(database(), name)
+    backend().delete_pool(name)
     _support.say(f"work pool {name!r} is deleted")
 
 
@@ -139,7 +140,7 @@ def delete(name: str) -> None:
 @click.argument("limit", type=click.IntRange(min=1))
 def set_limit(name: str, limit: int) -> None:
     """Let at most so many runs be at work at once."""
-    acting.change(database(), name, concurrency_limit=limit)
+    backend().change_pool(name, concurrency_limit=limit)
     _support.say(f"work pool {name!r} has a concurrency limit of {limit}")
 
 
@@ -147,7 +148,7 @@ def set_limit(name: str, limit: int) -> None:
 @_name
 def clear_limit(name: str) -> None:
     """Let any number of runs be at work at once."""
-    acting.change(database(), name, concurrency_limit=None)
+    backend().change_pool(name, concurrency_limit=None)
     _support.say(f"work pool {name!r} has no concurrency limit")
 
 
@@ -164,10 +165,7 @@ def default_template(kind: str) -> None:
 @_support.output_option
 def preview(name: str, limit: int, output: str) -> None:
     """Show the runs that wait to start in a pool, the first due first, and those that schedules will make there."""
-    db = database()
-    queues = [each.celery_queue for each in work_pools.list_queues(db, name)]
-    found = queries.waiting_runs(db, queues, limit=limit)
-    _pool_views.show_waiting(found, upcoming.of_pool(db, name, limit)[: limit - len(found)], output)
+    _pool_views.show_waiting(name, None, limit, output)
 
 
 @work_pool.command()
@@ -175,7 +173,7 @@ def preview(name: str, limit: int, output: str) -> None:
 @_support.output_option
 def slots(name: str, output: str) -> None:
     """Show, of each queue of a pool, its workers' slots, who is at work there, and who waits for a slot."""
-    _pool_views.show_slots(database(), name, work_pools.list_queues(database(), name), output)
+    _pool_views.show_slots(name, None, output)
 
 
 def _read_template(text: str) -> dict[str, Any]:

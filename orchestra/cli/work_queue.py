@@ -8,10 +8,6 @@ import rich_click as click
 
 from orchestra.cli import _pool_views, _support
 from orchestra.client.backend import backend
-from orchestra.engine import upcoming
-from orchestra.engine import work_pools as acting
-from orchestra.store import queries, work_pools
-from orchestra.store.database import database
 
 
 @click.group("work-queue", cls=_support.Group)
@@ -36,9 +32,7 @@ def create(name: str, pool: str, description: str, priority: int, limit: int | N
     Example:
       orchestra work-queue create urgent --pool etl --priority 0
     """
-    made = work_pools.create_queue(
-        database(), pool, name, description=description, priority=priority, concurrency_limit=limit
-    )
+    made = backend().create_queue(pool, name, description=description, priority=priority, concurrency_limit=limit)
     _support.say(f"work queue {name!r} of pool {pool!r} is made: the Celery queue {made.celery_queue!r}")
 
 
@@ -47,7 +41,7 @@ def create(name: str, pool: str, description: str, priority: int, limit: int | N
 @_support.output_option
 def ls(pool: str | None, output: str) -> None:
     """List work queues by pool, in the order in which they are served."""
-    found = work_pools.list_queues(database(), pool)
+    found = backend().list_queues(pool)
     if output == "json":
         _support.emit_json(found)
         return
@@ -72,9 +66,10 @@ def ls(pool: str | None, output: str) -> None:
 @_support.output_option
 def inspect(name: str, pool: str, output: str) -> None:
     """Show one work queue."""
-    found = work_pools.read_queue(database(), pool, name)
+    at = backend()
+    found = at.read_queue(pool, name)
     (_support.emit_json if output == "json" else _support.emit_record)(found)
-    _pool_views.say_unheard(backend(), found.celery_queue)
+    _pool_views.say_unheard(at, found.celery_queue)
 
 
 @work_queue.command()
@@ -96,12 +91,12 @@ def update(name: str, pool: str, description: str | None, priority: int | None) 
 @_pool
 def delete(name: str, pool: str) -> None:
     """Delete a work queue; what waits there waits on."""
-    acting.delete_queue(database(), pool, name)
+    backend().delete_queue(pool, name)
     _support.say(f"work queue {name!r} of pool {pool!r} is deleted")
 
 
 def _change(pool: str, name: str, done: str, **changes: Any) -> None:
-    acting.change_queue(database(), pool, name, **changes)
+    backend().change_queue(pool, name, **changes)
     _support.say(f"work queue {name!r} of pool {pool!r} {done}")
 
 
@@ -145,11 +140,7 @@ def clear_limit(name: str, pool: str) -> None:
 @_support.output_option
 def preview(name: str, pool: str, limit: int, output: str) -> None:
     """Show the runs that wait to start in a queue, the first due first, and those that schedules will make there."""
-    db = database()
-    queue = work_pools.read_queue(db, pool, name).celery_queue
-    found = queries.waiting_runs(db, [queue], limit=limit)
-    coming = upcoming.of_pool(db, pool, limit, queue=queue)
-    _pool_views.show_waiting(found, coming[: limit - len(found)], output)
+    _pool_views.show_waiting(pool, name, limit, output)
 
 
 @work_queue.command()
@@ -158,4 +149,4 @@ def preview(name: str, pool: str, limit: int, output: str) -> None:
 @_support.output_option
 def slots(name: str, pool: str, output: str) -> None:
     """Show a queue's slots, who is at work there, and who waits for a slot."""
-    _pool_views.show_slots(database(), pool, [work_pools.read_queue(database(), pool, name)], output)
+    _pool_views.show_slots(pool, name, output)

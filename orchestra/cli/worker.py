@@ -128,8 +128,8 @@ def ls(work_pool_name: str | None, limit: int, after: str | None, output: str) -
     Example:
       orchestra worker ls --pool etl -o json
     """
-    records = lazy.resolve("orchestra.store.worker_records")
-    page = records.list_workers(lazy.load("database")(), limit=limit, after=after, pool=work_pool_name)
+    at = lazy.resolve("orchestra.client.backend:backend")()
+    page = at.list_workers(limit=limit, after=after, pool=work_pool_name)
     if output == "json":
         _support.emit_json(page.items)
     else:
@@ -155,7 +155,7 @@ def ls(work_pool_name: str | None, limit: int, after: str | None, output: str) -
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show one worker: what it consumes, and what it is at work on. The part of its name before the @ is enough."""
-    found = lazy.resolve("orchestra.store.worker_records:read")(lazy.load("database")(), name)
+    found = lazy.resolve("orchestra.client.backend:backend")().read_worker(name)
     if output == "json":
         _support.emit_json(found)
         return

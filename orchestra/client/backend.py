@@ -6,21 +6,20 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestra import lazy, settings
+from orchestra import artifacts as kept
+from orchestra import settings
 from orchestra import variables as setting
+from orchestra.client.database_operations import DatabaseOperations
 from orchestra.client.endings import ending
 from orchestra.client.http import HttpBackend
 from orchestra.client.schemas.filters import Filters, LogFilter
-from orchestra.concurrency import limits
-from orchestra.concurrency.limits import HolderRecord, Limit
-from orchestra.engine import acts, leases, operations
+from orchestra.engine import leases, operations
 from orchestra.errors import StoreUnavailable
 from orchestra.events import emit_event
 from orchestra.states import State, StateType
 from orchestra.store import (
     artifacts,
     behind,
-    deployments,
     events,
     journal,
     logs,
@@ -28,12 +27,9 @@ from orchestra.store import (
     runs,
     search,
     variables,
-    work_pools,
-    workers,
 )
 from orchestra.store.artifacts import Artifact
-from orchestra.store.database import Database, database
-from orchestra.store.deployments import Deployment
+from orchestra.store.database import database
 from orchestra.store.events import EventFilter, EventRecord
 from orchestra.store.logs import LogLine, Tail
 from orchestra.store.queries import (
@@ -49,7 +45,6 @@ from orchestra.store.queries import (
     page_of,
 )
 from orchestra.store.variables import Variable
-from orchestra.store.work_pools import WorkPool, WorkQueue
 
 #: Seconds between two looks for new events.
 _LOOK = 0.3
@@ -70,11 +65,8 @@ def backend(*, of_runs: bool = False) -> DatabaseBackend | HttpBackend:
     return DatabaseBackend(db)
 
 
-class DatabaseBackend:
+class DatabaseBackend(DatabaseOperations):
     """Asks the database. Each method is one of `HttpBackend` too, with the same meaning, records and errors."""
-
-    def __init__(self, db: Database) -> None:
-        self.db = db
 
     # -- flow runs -----------------------------------------------------------------------------------------------
 
@@ -203,73 +195,6 @@ class DatabaseBackend:
         """As `search.count_flows`."""
         return search.count_flows(self.db, wanted.selection())
 
-    # -- deployments, pools, workers -----------------------------------------------------------------------------
-
-    def list_deployments(self, **wanted: Any) -> Page[Deployment]:
-        """As `deployments.list_deployments`."""
-        return deployments.list_deployments(self.db, **wanted)
-
-    def read_deployment(self, name: str) -> Deployment:
-        """As `deployments.read`."""
-        return deployments.read(self.db, name)
-
-    def set_paused(self, name: str, paused: bool) -> None:
-        """As `deployments.set_paused`."""
-        deployments.set_paused(self.db, name, paused)
-
-    def start_deployment(self, name: str, parameters: Mapping[str, Any], **options: Any) -> str:
-        """Start a run of a deployment; gives its id. As `run_deployment` otherwise."""
-        return str(lazy.load("start_deployment")(name, parameters, **options).id)
-
-    def list_pools(self, *, limit: int, after: str | None) -> Page[WorkPool]:
-        """As `work_pools.list_pools`."""
-        return work_pools.list_pools(self.db, limit=limit, after=after)
-
-    def read_pool(self, name: str) -> WorkPool:
-        """As `work_pools.read`."""
-        return work_pools.read(self.db, name)
-
-    def list_queues(self, pool: str) -> list[WorkQueue]:
-        """As `work_pools.list_queues`."""
-        return work_pools.list_queues(self.db, pool)
-
-    def slots_by_queue(self) -> dict[str, int]:
-        """As `workers.slots_by_queue`."""
-        return workers.slots_by_queue(self.db)
-
-    # -- concurrency limits --------------------------------------------------------------------------------------
-
-    def create_limit(self, name: str, limit: int, *, active: bool, slot_decay_per_second: float) -> Limit:
-        """As `limits.create_limit`."""
-        return limits.create_limit(name, limit, active=active, slot_decay_per_second=slot_decay_per_second)
-
-    def list_limits(self) -> list[Limit]:
-        """As `limits.list_limits`."""
-        return limits.list_limits()
-
-    def read_limit(self, name: str) -> Limit:
-        """As `limits.read_limit`."""
-        return limits.read_limit(name)
-
-    def read_holders(self, name: str) -> list[HolderRecord]:
-        """As `limits.read_holders`."""
-        return limits.read_holders(name)
-
-    def update_limit(
-        self,
-        name: str,
-        *,
-        limit: int | None = None,
-        active: bool | None = None,
-        slot_decay_per_second: float | None = None,
-    ) -> Limit:
-        """As `limits.update_limit`."""
-        return limits.update_limit(name, limit=limit, active=active, slot_decay_per_second=slot_decay_per_second)
-
-    def delete_limit(self, name: str) -> None:
-        """As `limits.delete_limit`."""
-        limits.delete_limit(name)
-
     # -- artifacts and variables ---------------------------------------------------------------------------------
 
     def list_artifacts(
@@ -292,7 +217,7 @@ class DatabaseBackend:
 
     def delete_artifact(self, artifact_id: str) -> None:
         """As `artifacts.delete`."""
-        acts.alone(acts.removal(lambda connection, moment: artifacts.delete(connection, artifact_id)))
+        kept.delete(artifact_id)
 
     def delete_artifacts_of_key(self, key: str) -> int:
         """As `artifacts.delete_key`."""
@@ -309,6 +234,10 @@ class DatabaseBackend:
     def set_variable(self, name: str, value: Any, *, tags: Iterable[str], overwrite: bool) -> None:
         """As `Variable.set`."""
         setting.set_variable(name, value, tags, overwrite=overwrite)
+
+    def change_variable(self, name: str, **given: Any) -> None:
+        """As `variables.change_variable`."""
+        setting.change_variable(name, **given)
 
     def unset_variable(self, name: str) -> None:
         """As `variables.remove_variable`."""

@@ -14,12 +14,9 @@ from orchestra.client.backend import Backend
 from orchestra.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from orchestra.client.schemas.objects import Deployment, DeploymentSchedule, FlowRun, Worker, WorkPool, WorkQueue
 from orchestra.deployment_options import schedule_from
-from orchestra.engine import deployed
-from orchestra.engine import work_pools as acting
 from orchestra.errors import ConfigurationError
 from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
-from orchestra.store import deployments, work_pools, workers
 from orchestra.store.deployments import NewDeployment
 from orchestra.work_pools import check_template, type_named
 
@@ -95,7 +92,7 @@ class DeploymentMethods:
         except TypeError as error:
             raise ConfigurationError(f"create_deployment() was given what no deployment has: {error}") from error
         wanted = None if schedules is None else [schedule_from(each) for each in schedules]
-        return self._seen("create_deployment", _ID, lambda at: acting.keep_deployment(at.db, new, wanted))
+        return self._seen("create_deployment", _ID, lambda at: at.keep_deployment(new, wanted))
 
     def read_deployment(self, deployment_id: Id) -> Deployment:
         """A deployment with its schedules.
@@ -146,15 +143,8 @@ class DeploymentMethods:
             DeploymentNotFound: There is none with this id.
             ParameterTypeError: The parameters do not fit its schema.
         """
-
-        def act(at: Backend) -> None:
-            changes = deployment.model_dump(exclude_unset=True)
-            found = at.read_deployment(str(deployment_id))
-            if "parameters" in changes and changes.get("enforce_parameter_schema", found.enforce_parameter_schema):
-                deployed.check(found.full_name, found.parameter_openapi_schema, changes["parameters"], partial=True)
-            acting.change_deployment(at.db, str(deployment_id), **changes)
-
-        self._act("update_deployment", act)
+        changes = deployment.model_dump(exclude_unset=True)
+        self._act("update_deployment", lambda at: at.change_deployment(str(deployment_id), **changes))
 
     def delete_deployment(self, deployment_id: Id) -> None:
         """Delete a deployment with its schedules; its runs stay.
@@ -162,7 +152,7 @@ class DeploymentMethods:
         Raises:
             DeploymentNotFound: There is none with this id.
         """
-        self._act("delete_deployment", lambda at: acting.delete_deployment(at.db, str(deployment_id)))
+        self._act("delete_deployment", lambda at: at.delete_deployment(str(deployment_id)))
 
     def pause_deployment(self, deployment_id: Id) -> None:
         """Let none of its schedules fire. Safe to repeat.
@@ -240,7 +230,7 @@ class DeploymentMethods:
         wanted = [_schedule(each) for each in schedules]
 
         def look(at: Backend) -> list[Any]:
-            made = [deployments.add_schedule(at.db, str(deployment_id), each) for each in wanted]
+            made = [at.add_schedule(str(deployment_id), each) for each in wanted]
             return [each for each in at.read_deployment(str(deployment_id)).schedules if each.id in made]
 
         return self._seen("create_schedules", _SCHEDULES, look)
@@ -258,7 +248,7 @@ class DeploymentMethods:
             ScheduleNotFound: It has no such schedule.
         """
         place = str(deployment_id), str(schedule_id), active
-        self._act("update_schedule", lambda at: deployments.set_active(at.db, *place))
+        self._act("update_schedule", lambda at: at.set_schedule_active(*place))
 
     def delete_deployment_schedule(self, deployment_id: Id, schedule_id: Id) -> None:
         """Delete a schedule of a deployment, by its id or slug.
@@ -267,9 +257,7 @@ class DeploymentMethods:
             DeploymentNotFound: There is no such deployment.
             ScheduleNotFound: It has no such schedule.
         """
-        self._act(
-            "delete_schedule", lambda at: deployments.delete_schedule(at.db, str(deployment_id), str(schedule_id))
-        )
+        self._act("delete_schedule", lambda at: at.delete_schedule(str(deployment_id), str(schedule_id)))
 
     # -- work pools ----------------------------------------------------------------------------------------------
 
@@ -293,7 +281,7 @@ class DeploymentMethods:
             "base_job_template": template,
         }
         return self._seen(
-            "create_work_pool", _POOL, lambda at: work_pools.create(at.db, work_pool.name, work_pool.type, **values)
+            "create_work_pool", _POOL, lambda at: at.create_pool(work_pool.name, work_pool.type, **values)
         )
 
     def read_work_pool(self, work_pool_name: str) -> WorkPool:
@@ -325,7 +313,7 @@ class DeploymentMethods:
             changes["paused"] = changes.pop("is_paused")
         if "base_job_template" in changes:
             check_template(changes["base_job_template"])
-        self._act("update_work_pool", lambda at: acting.change(at.db, work_pool_name, **changes))
+        self._act("update_work_pool", lambda at: at.change_pool(work_pool_name, **changes))
 
     def delete_work_pool(self, work_pool_name: str) -> None:
         """Delete a work pool and its queues; its deployments stay, NOT_READY.
@@ -333,7 +321,7 @@ class DeploymentMethods:
         Raises:
             WorkPoolNotFound: There is none of this name.
         """
-        self._act("delete_work_pool", lambda at: acting.delete(at.db, work_pool_name))
+        self._act("delete_work_pool", lambda at: at.delete_pool(work_pool_name))
 
     def read_work_queues(self, work_pool_name: str | None = None) -> list[WorkQueue]:
         """The queues of a work pool, or of all, in the order in which they are served.
@@ -341,7 +329,7 @@ class DeploymentMethods:
         Raises:
             WorkPoolNotFound: There is no such pool.
         """
-        return self._seen("read_work_queues", _QUEUES, lambda at: _queues(at, work_pool_name))
+        return self._seen("read_work_queues", _QUEUES, lambda at: at.list_queues(work_pool_name))
 
     def read_workers_for_work_pool(self, work_pool_name: str) -> list[Worker]:
         """The live workers that consume a queue of a work pool, by name.
@@ -351,8 +339,9 @@ class DeploymentMethods:
         """
 
         def look(at: Backend) -> list[Any]:
-            queues = {each.celery_queue for each in at.list_queues(work_pool_name)}
-            return [each for each in workers.live(at.db) if queues.intersection(each.queues)]
+            at.read_pool(work_pool_name)
+            found = at.list_workers(limit=LIMIT, after=None, pool=work_pool_name).items
+            return [each for each in found if each.status == "ONLINE"]
 
         return self._seen("read_workers", _WORKERS, look)
 
@@ -362,7 +351,3 @@ def _schedule(given: Schedule | Mapping[str, Any] | tuple[Schedule, bool]) -> Sc
         schedule, active = given
         return replace(schedule_from(schedule), active=active)
     return schedule_from(given)
-
-
-def _queues(at: Backend, pool: str | None) -> list[Any]:
-    return list(work_pools.list_queues(at.db) if pool is None else at.list_queues(pool))

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter
 
-from orchestra import artifacts, clock, lazy, settings, variables
+from orchestra import artifacts, clock, lazy, settings
 from orchestra.client.backend import Backend, DatabaseBackend, backend
 from orchestra.client.deployments import DeploymentMethods
 from orchestra.client.schemas.actions import (
@@ -72,11 +72,12 @@ from orchestra.errors import (
     OrchestraError,
     VariableNotFound,
 )
-from orchestra.events import EventPage, read_events
+from orchestra.events import EventPage, event_of
 from orchestra.flows import Flow as FlowDefinition
 from orchestra.handles import durable_body
 from orchestra.store import behind, search
-from orchestra.store.database import Database
+from orchestra.store.database import Database, database
+from orchestra.store.events import EventFilter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -104,6 +105,7 @@ _COLLECTIONS: TypeAdapter[list[ArtifactCollection]] = TypeAdapter(list[ArtifactC
 _VARIABLE: TypeAdapter[Variable] = TypeAdapter(Variable)
 _MAYBE_VARIABLE: TypeAdapter[Variable | None] = TypeAdapter(Variable | None)
 _VARIABLES: TypeAdapter[list[Variable]] = TypeAdapter(list[Variable])
+_EVENTS: TypeAdapter[EventPage] = TypeAdapter(EventPage)
 _DONE: TypeAdapter[None] = TypeAdapter(None)
 
 
@@ -558,8 +560,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             ArtifactNotFound: There is none with this id.
         """
-        self._need_database()
-        artifacts.delete(str(artifact_id))
+        self._do(lambda at: at.delete_artifact(str(artifact_id)))
 
     def create_variable(self, variable: VariableCreate) -> Variable:
         """Set a variable that is not set.
@@ -568,9 +569,9 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             VariableExists: There is one of this name: update it.
             InvalidVariable: Its name, its value or its tags cannot be kept.
         """
-        self._need_database()
-        variables.set_variable(variable.name, variable.value, variable.tags, overwrite=False)
-        return self._seen("read_variable", _VARIABLE, lambda at: at.read_variable(variable.name))
+        name, tags = variable.name, variable.tags or ()
+        self._do(lambda at: at.set_variable(name, variable.value, tags=tags, overwrite=False))
+        return self._seen("read_variable", _VARIABLE, lambda at: at.read_variable(name))
 
     def read_variable_by_name(self, name: str) -> Variable | None:
         """A variable; None where there is none of this name."""
@@ -602,8 +603,8 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             InvalidVariable: Its value or its tags cannot be kept.
         """
         given = variable.model_dump(exclude_unset=True)
-        self._need_database()
-        variables.change_variable(given.pop("name"), **given)
+        name = given.pop("name")
+        self._do(lambda at: at.change_variable(name, **given))
 
     def delete_variable_by_name(self, name: str) -> None:
         """Delete a variable.
@@ -611,8 +612,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             VariableNotFound: There is none of this name.
         """
-        self._need_database()
-        variables.remove_variable(name)
+        self._do(lambda at: at.unset_variable(name))
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -638,16 +638,19 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             limit: Most events of the page.
             after: `next` of the page before.
         """
-        self._need_database()
-        return read_events(
-            events=events,
-            resources=resources,
-            since=since,
-            until=until,
-            flow_run_id=flow_run_id,
-            limit=limit,
-            after=after,
+        wanted = EventFilter(
+            tuple(events),
+            tuple(resources),
+            None if since is None else clock.to_instant(since),
+            None if until is None else clock.to_instant(until),
+            None if flow_run_id is None else str(flow_run_id),
         )
+
+        def look(at: Backend) -> EventPage:
+            found, following = at.list_events(wanted, limit=limit, after=after)
+            return EventPage([event_of(record) for record in found], following)
+
+        return self._seen("read_events", _EVENTS, look)
 
     # -- concurrency limits --------------------------------------------------------------------------------------
 
@@ -753,6 +756,10 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             act(at)
 
         self._seen(name, _DONE, once)
+
+    def _do(self, act: Callable[[Backend], object]) -> None:
+        """Change something; in a flow's body on a worker in the database of its run, where a replay repeats nothing."""
+        act(self._backend() if durable_body() is None else DatabaseBackend(database()))
 
     def _one_flow(self, wanted: FlowFilter, asked: str) -> Flow:
         found = self.read_flows(flow_filter=wanted, limit=1)

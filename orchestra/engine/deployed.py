@@ -133,6 +133,16 @@ def check(deployment: str, schema: Mapping[str, Any], values: Mapping[str, Any],
         raise ParameterTypeError(f"the parameters of deployment {deployment!r} do not fit: {'; '.join(problems)}")
 
 
+def check_some(deployment: Deployment, values: Mapping[str, Any]) -> None:
+    """Refuse parameters that do not fit the schema of a deployment, where it is to be kept to; others may be missing.
+
+    Raises:
+        ParameterTypeError: Names each misfit.
+    """
+    if deployment.enforce_parameter_schema:
+        check(deployment.full_name, deployment.parameter_openapi_schema, values, partial=True)
+
+
 def entrypoint_here(database: Database, row: Mapping[str, Any]) -> str:
     """By what this process loads a run of a deployment: what its pull steps bring is brought here.
 

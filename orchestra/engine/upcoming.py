@@ -11,7 +11,7 @@ from itertools import islice
 
 from orchestra import clock
 from orchestra.fire_times import fire_times
-from orchestra.store import deployments
+from orchestra.store import deployments, work_pools
 from orchestra.store.database import Database
 from orchestra.store.deployments import Deployment, ScheduleRecord
 
@@ -45,12 +45,18 @@ def of_pool(database: Database, pool: str, number: int, *, queue: str | None = N
     """The next so many runs of the deployments of a work pool, the first first.
 
     Args:
-        queue: Only those of this Celery queue.
+        queue: Only those of this queue of the pool.
+
+    Raises:
+        WorkPoolNotFound: There is no such pool.
+        WorkQueueNotFound: The pool has no such queue.
     """
+    celery_queue = None if queue is None else work_pools.read_queue(database, pool, queue).celery_queue
+    work_pools.read(database, pool)
     now, found, after = database.now(), list[UpcomingRun](), None
     while True:
         page = deployments.list_deployments(database, work_pool_name=pool, after=after)
-        wanted = [each for each in page.items if queue in (None, each.queue)]
+        wanted = [each for each in page.items if celery_queue in (None, each.queue)]
         found = sorted([*found, *of_deployments(wanted, number, now)])[:number]
         if (after := page.next) is None:
             return found

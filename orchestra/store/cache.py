@@ -6,7 +6,7 @@ own. Entries are found by one key; one that has expired is not found, and goes w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,22 +60,6 @@ class Found:
     data: bytes
     #: The name of its blob, where it is large.
     blob: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An entry as people see it. Instants are seconds since the epoch."""
-
-    key: str
-    policy_key: str
-    task: str
-    task_name: str
-    size: int
-    run_id: str | None
-    step_id: str | None
-    created_at: float
-    expires_at: float | None
-    expired: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,30 +132,14 @@ def write(connection: Connection, entry: NewEntry, data: bytes, kept: str | None
     blobs.drop_unused(connection, unused)
 
 
-def entries(database: Database, query: Query, *, limit: int, after: tuple[float, str] | None = None) -> Sequence[Entry]:
-    """Entries, the newest first.
-
-    Args:
-        limit: Most of them.
-        after: `(created_at, key)` of the last one that was seen.
-    """
-    columns = [cache_entries.c[name] for name in Entry.__slots__ if name != "expired"]
-    expired = sa.and_(cache_entries.c.expires_at.is_not(None), cache_entries.c.expires_at <= now())
-    statement = sa.select(*columns, expired.label("expired")).where(*_conditions(query))
-    if after is not None:
-        statement = statement.where(sa.tuple_(cache_entries.c.created_at, cache_entries.c.key) < sa.tuple_(*after))
-    newest = statement.order_by(cache_entries.c.created_at.desc(), cache_entries.c.key.desc()).limit(limit)
-    return database.read(lambda connection: [Entry(**row) for row in connection.execute(newest).mappings()])
-
-
 def clear(database: Database, query: Query) -> int:
     """Delete entries, in batches; returns how many. Calls that ask for them compute anew."""
-    return sum(_cleared(database, _conditions(query)))
+    return sum(_cleared(database, conditions(query)))
 
 
-def _cleared(database: Database, conditions: Collection[Any]) -> Iterator[int]:
+def _cleared(database: Database, which: Collection[Any]) -> Iterator[int]:
     def work(connection: Connection) -> int:
-        count, unused = _delete(connection, conditions, _BATCH)
+        count, unused = _delete(connection, which, _BATCH)
         blobs.drop_unused(connection, unused)
         return count
 
@@ -179,9 +147,9 @@ def _cleared(database: Database, conditions: Collection[Any]) -> Iterator[int]:
         yield count
 
 
-def _delete(connection: Connection, conditions: Collection[Any], most: int) -> tuple[int, set[str]]:
+def _delete(connection: Connection, which: Collection[Any], most: int) -> tuple[int, set[str]]:
     """Delete entries that nobody writes just now; how many, and the blobs that they referred to."""
-    chosen = sa.select(cache_entries.c.key).where(*conditions).limit(most).with_for_update(skip_locked=True)
+    chosen = sa.select(cache_entries.c.key).where(*which).limit(most).with_for_update(skip_locked=True)
     keys = list(connection.scalars(chosen))
     if not keys:
         return 0, set()
@@ -189,7 +157,8 @@ def _delete(connection: Connection, conditions: Collection[Any], most: int) -> t
     return len(keys), {name for name in connection.scalars(gone) if name is not None}
 
 
-def _conditions(query: Query) -> list[sa.ColumnElement[bool]]:
+def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
+    """What a row must meet to be meant by `query`."""
     column = cache_entries.c
     found: list[sa.ColumnElement[bool]] = []
     if query.task is not None:

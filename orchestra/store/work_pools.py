@@ -277,6 +277,17 @@ def list_queues(database: Database, pool: str | None = None) -> list[WorkQueue]:
     return database.read(lambda connection: _queues(connection, query))
 
 
+def celery_queues(database: Database, pool: str, name: str | None = None) -> list[str]:
+    """The Celery queues of a work pool, or that of one of its queues.
+
+    Raises:
+        WorkPoolNotFound: There is no such pool.
+        WorkQueueNotFound: The pool has no such queue.
+    """
+    found = list_queues(database, pool) if name is None else [read_queue(database, pool, name)]
+    return [each.celery_queue for each in found]
+
+
 def update_queue(database: Database, pool: str, name: str, **changes: Any) -> WorkQueue:
     """Change a queue of a work pool; its columns by name, those not named stay. Safe to repeat.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from orchestra import flow, get_client, get_run_logger, pause_flow_run, task
+from orchestra.artifacts import create_markdown_artifact
+from orchestra.cache_policies import INPUTS
 from orchestra.client.schemas.actions import ArtifactCreate, VariableCreate
 from orchestra.client.schemas.filters import FlowFilter
 from orchestra.input import RunInput
 from orchestra.states import Cancelled
+from orchestra.transactions import transaction
 
 
 @task
@@ -18,6 +21,26 @@ def double(number: int) -> int:
 @task
 def refuse(number: int) -> int:
     raise ValueError(f"{number} is refused")
+
+
+@task(cache_policy=INPUTS)
+def keep(number: int) -> int:
+    create_markdown_artifact("**all** is well", key="report")
+    return number
+
+
+@flow
+def kept(number: int) -> int:
+    """Keeps two results for later calls."""
+    return keep(number) + keep(number + 1)
+
+
+@flow
+def rolled_back(number: int) -> None:
+    """Undoes what a task did, as a later one fails."""
+    with transaction():
+        double.with_options(name="undone")(number)
+        refuse(number)
 
 
 @flow

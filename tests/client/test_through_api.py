@@ -42,7 +42,7 @@ def refuse(*_: object) -> None:
 def through_api(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A server answers at the network's edge; the command line and clients know only its address."""
     with TestClient(create_app(), base_url="http://127.0.0.1:4200") as web:
-        monkeypatch.setattr("orchestra.client.http._client", lambda url, headers: web)
+        monkeypatch.setattr("orchestra.client.caller._client", lambda url, headers: web)
         monkeypatch.setattr("orchestra.client.backend.database", refuse)
         monkeypatch.setenv("ORCHESTRA_API_URL", API)
         settings.reset()
@@ -171,14 +171,11 @@ def test_a_server_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "command",
     [
-        "cache ls",
-        "transaction ls",
-        "work-queue ls",
-        "deployment delete --all",
+        f"deploy {flows.__name__}:doubled --name nightly",
         f"flow-run create --flow {flows.__name__}:doubled",
     ],
 )
-def test_what_needs_the_database_says_so(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_what_loads_code_says_that_it_needs_the_database(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     """In the place of asking another one than the server's."""
     monkeypatch.setenv("ORCHESTRA_API_URL", API)
     settings.reset()

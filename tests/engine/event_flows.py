@@ -6,6 +6,7 @@ from pydantic import SecretStr
 
 from orchestra import flow, get_run_logger, task
 from orchestra.events import emit_event, read_events
+from orchestra.masking import hide
 
 #: The ids of the events as the bodies saw them, start by start.
 seen: list[str] = []
@@ -49,3 +50,13 @@ def secretive(token: SecretStr):
     get_run_logger().info("flow with %s", token.get_secret_value())
     call.submit(token).result()
     raise ValueError(f"no entry for {token.get_secret_value()}")
+
+
+@flow
+def fetching():
+    """Fetches a secret, and fails with it."""
+    hide("fetched-secret")
+    try:
+        raise ValueError("the cause: fetched-secret")
+    except ValueError as error:
+        raise RuntimeError("no answer of amqp://me:pass-word@host") from error

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from orchestra.store import cache
+from orchestra.store import cache, cache_records
 from orchestra.store.database import Database
 from orchestra.store.tables import Phase, slots, steps
 from tests.drive import Driver, Killed
@@ -24,7 +24,7 @@ def driver(database: Database) -> Driver:
 
 
 def entries(database: Database) -> int:
-    return len(cache.entries(database, cache.Query(task="double"), limit=9))
+    return len(cache_records.list_entries(database, cache.Query(task="double"), limit=9).items)
 
 
 def computed(database: Database) -> int:

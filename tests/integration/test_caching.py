@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from orchestra.store import cache
+from orchestra.store import cache, cache_records
 from orchestra.store.database import Database
 from orchestra.store.tables import slots, steps
 from tests.conftest import WorkerFactory
@@ -119,4 +119,4 @@ def test_where_the_worker_that_computes_is_killed_a_waiting_step_does(
 
     assert [handle.result(timeout=60) for handle in handles] == [2] * 4
     assert len(flows.notes(file)) == 2
-    assert len(cache.entries(database, cache.Query(task="slow"), limit=9)) == 1
+    assert len(cache_records.list_entries(database, cache.Query(task="slow"), limit=9).items) == 1

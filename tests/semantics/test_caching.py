@@ -15,7 +15,7 @@ from orchestra.cache_policies import DEFAULT, FLOW_PARAMETERS, INPUTS, NO_CACHE,
 from orchestra.context import get_run_context
 from orchestra.errors import DefinitionError
 from orchestra.runtime import task_run
-from orchestra.store import cache
+from orchestra.store import cache, cache_records
 from orchestra.store.database import Database
 from orchestra.transactions import transaction
 from tests.semantics.conftest import EFFECTS, Run
@@ -358,7 +358,7 @@ def test_an_expired_result_is_computed_anew(run: Run) -> None:
     time.sleep(0.2)  # by the database's clock
 
     assert run.value(briefly) == "Completed"
-    assert len(cache.entries(run.driver.database, cache.Query(), limit=9)) == 1
+    assert len(cache_records.list_entries(run.driver.database, cache.Query(), limit=9).items) == 1
 
 
 refreshing = double.with_options(refresh_cache=True)
@@ -590,6 +590,6 @@ def tells() -> list[str]:
 def test_a_key_function_is_told_of_the_run(run: Run) -> None:
     """As Prefect's context tells it."""
     run.value(tells)
-    entry = cache.entries(run.driver.database, cache.Query(task="told"), limit=9)[-1]
+    entry = cache_records.list_entries(run.driver.database, cache.Query(task="told"), limit=9).items[-1]
 
-    assert entry.policy_key.split("/")[:2] == ["told", entry.run_id]
+    assert entry.policy_key.split("/")[:2] == ["told", entry.flow_run_id]

@@ -86,7 +86,7 @@ def test_work_pools_and_their_queues(api: TestClient) -> None:
     assert [each["name"] for each in ask(api, "GET", "work_queues")] == ["urgent", "default"]
     assert {each["worker_slots"] for each in ask(api, "GET", "work_pools/etl/slots")} == {0}
     assert ask(api, "GET", "work_pools/etl/waiting") == []
-    assert ask(api, "GET", "workers") == []
+    assert ask(api, "GET", "workers")["items"] == []
     ask(api, "DELETE", "work_pools/etl/queues/urgent", 204)
     ask(api, "DELETE", "work_pools/etl", 204)
     assert ask(api, "GET", "work_pools")["items"] == []

@@ -303,21 +303,27 @@ class WorkQueue(_Record):
 
 
 class Worker(_Record):
-    """A live worker. Instants are seconds since the epoch."""
+    """A worker."""
 
     #: Celery's node name, `celery@host`.
     name: str
+    #: "ONLINE" where it gave a heartbeat within the last lease, else "OFFLINE".
+    status: str
+    #: It lives, and takes no more work.
+    stopping: bool
+    work_pools: tuple[str, ...]
+    queues: tuple[str, ...]
+    slots: int
+    #: How many runs and tasks it is at work on.
+    running: int
+    last_heartbeat_time: datetime | None
+    started: datetime | None
     host: str
     pid: int
-    queues: list[str]
-    slots: int
-    #: Celery's, as "prefork".
-    pool: str
+    #: Celery's pool, as "prefork".
+    type: str
     #: Of orchestra.
     version: str
-    started_at: float
-    heartbeat_at: float
-    stopping: bool
 
 
 class SetStateStatus(enum.StrEnum):

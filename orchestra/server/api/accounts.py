@@ -17,6 +17,12 @@ from orchestra.store.access import ApiKey, User
 router = APIRouter(tags=["access"])
 
 
+#: Checked where it is hashed, which says the same to everybody.
+_Password = Annotated[
+    str, Field(json_schema_extra={"minLength": accounts.SHORTEST_PASSWORD, "maxLength": accounts.LONGEST_PASSWORD})
+]
+
+
 class Me(BaseModel):
     """As whom one is known, and what one may do."""
 
@@ -29,19 +35,14 @@ class NewUser(BaseModel):
     """A user to add."""
 
     name: Annotated[str, Field(max_length=128, examples=["ada"])]
-    password: Annotated[
-        str,
-        Field(min_length=accounts.SHORTEST_PASSWORD, max_length=accounts.LONGEST_PASSWORD, examples=["a long secret"]),
-    ]
+    password: Annotated[_Password, Field(examples=["a long secret"])]
     scope: Scope = Scope.READ
 
 
 class UserChanges(BaseModel):
     """What to change of a user; what is left out stays. They are logged out everywhere."""
 
-    password: Annotated[
-        str | None, Field(min_length=accounts.SHORTEST_PASSWORD, max_length=accounts.LONGEST_PASSWORD)
-    ] = None
+    password: _Password | None = None
     scope: Scope | None = None
     disabled: bool | None = None
 
@@ -90,12 +91,7 @@ def update_user(asker: Admin, db: Db, name: str, changes: UserChanges) -> None:
     """Change a user."""
 
     def act() -> None:
-        if changes.password is not None:
-            accounts.set_password(db, name, changes.password)
-        if changes.scope is not None:
-            accounts.set_scope(db, name, changes.scope)
-        if changes.disabled is not None:
-            accounts.set_disabled(db, name, changes.disabled)
+        accounts.update_user(db, name, **changes.model_dump())
 
     perform(asker, "update", f"user {name}", act, needs=Scope.ADMIN)
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from orchestra import artifacts as kept
 from orchestra.errors import ArtifactNotFound
 from orchestra.server.acts import perform
-from orchestra.server.api.shapes import After, Body, Id, Limit, Name, Page
+from orchestra.server.api.shapes import After, Deleted, Id, Limit, Name, Page
 from orchestra.server.dependencies import Asker, Db
 from orchestra.store import artifacts
 from orchestra.store.artifacts import Artifact
@@ -19,12 +19,6 @@ router = APIRouter(prefix="/artifacts", tags=["artifacts"])
 
 _Type = Annotated[Name | None, Query(description="Only of this type, as table.")]
 _WithData = Annotated[bool, Query(description="False: without their data, which may be large.")]
-
-
-class Deleted(Body):
-    """How many were deleted."""
-
-    deleted: int
 
 
 @router.get("")

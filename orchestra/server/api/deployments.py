@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from orchestra.server.api.shapes import (
     MOST,
     After,
     Body,
+    Deleted,
     FlowRunRead,
     Id,
     IdempotencyKey,
@@ -158,8 +160,7 @@ def list_schedules(db: Db, deployment_id: Id) -> list[ScheduleRecord]:
 def create_schedule(db: Db, who: Asker, deployment_id: Id, new: NewSchedule) -> ScheduleRecord:
     """Give a deployment one more schedule."""
     found = deployments.read(db, deployment_id)
-    if found.enforce_parameter_schema:
-        deployed.check(found.full_name, found.parameter_openapi_schema, new.parameters, partial=True)
+    deployed.check_some(found, new.parameters)
     rule = new.rule()
     schedule_id = perform(
         who, "add a schedule to", f"deployment {deployment_id}", lambda: deployments.add_schedule(db, found.id, rule)
@@ -186,6 +187,13 @@ def delete_schedule(db: Db, who: Asker, deployment_id: Id, schedule: Id) -> None
         deployments.delete_schedule(db, deployment_id, schedule)
 
     perform(who, "delete", f"schedule {schedule} of deployment {deployment_id}", act)
+
+
+@router.delete("/{deployment_id}/schedules")
+def clear_schedules(db: Db, who: Asker, deployment_id: Id) -> Deleted:
+    """Delete all schedules of a deployment."""
+    what = f"all schedules of deployment {deployment_id}"
+    return Deleted(deleted=perform(who, "delete", what, lambda: deployments.clear_schedules(db, deployment_id)))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
@@ -251,30 +259,45 @@ class NewDeployment(Body):
     job_variables: Values = Field(default_factory=dict)
     concurrency_limit: Positive | None = None
     collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"] = "ENQUEUE"
-    paused: bool = False
-    schedules: Annotated[list[NewSchedule], Field(max_length=100)] = Field(default_factory=list)
+    paused: bool | None = Field(default=None, description="Null: as it is; a new one is not paused.")
+    schedules: Annotated[list[NewSchedule], Field(max_length=100)] | None = Field(
+        default=None, description="All that it is to have; null: those that it has."
+    )
 
 
 @router.post("", status_code=201)
 def create_deployment(db: Db, who: Asker, new: NewDeployment) -> Deployment:
     """Write a deployment of a flow down. One of its name is not changed by it."""
-    rules = [each.rule() for each in new.schedules]
+    full_name, keep = f"{new.flow_name}/{new.name}", _keeping(db, new)
+
+    def act() -> str:
+        if deployments.find(db, full_name) is not None:
+            raise AlreadyThere("deployment", full_name, "change it by PATCH, or take another name")
+        return keep()
+
+    return deployments.read(db, perform(who, "create", f"deployment {full_name}", act, needs=Scope.ADMIN))
+
+
+@router.put("")
+def keep_deployment(db: Db, who: Asker, new: NewDeployment) -> Deployment:
+    """Write a deployment of a flow down, in place of one of its name, which keeps its id."""
+    what, keep = f"deployment {new.flow_name}/{new.name}", _keeping(db, new)
+    return deployments.read(db, perform(who, "write", what, keep, needs=Scope.ADMIN))
+
+
+def _keeping(db: Database, new: NewDeployment) -> Callable[[], str]:
+    """What writes it, once it is known to be right; gives its id."""
+    rules = None if new.schedules is None else [each.rule() for each in new.schedules]
     given = new.model_dump(exclude={"schedules", "parameter_openapi_schema"})
     row = deployments.NewDeployment(
         **given,
         parameter_schema=new.parameter_openapi_schema,
         queue=_queue(db, new.work_pool_name, new.work_queue_name),
     )
-    full_name = f"{new.flow_name}/{new.name}"
     if new.enforce_parameter_schema:
-        deployed.check(full_name, new.parameter_openapi_schema, new.parameters, partial=True)
-
-    def act() -> str:
-        if deployments.find(db, full_name) is not None:
-            raise AlreadyThere("deployment", full_name, "change it by PATCH, or take another name")
-        return acting.keep_deployment(db, row, rules, announcing.announce)
-
-    return deployments.read(db, perform(who, "create", f"deployment {full_name}", act, needs=Scope.ADMIN))
+        name = f"{new.flow_name}/{new.name}"
+        deployed.check(name, new.parameter_openapi_schema, new.parameters, partial=True)
+    return lambda: acting.keep_deployment(db, row, rules, announcing.announce)
 
 
 @router.patch("/{deployment_id}")
@@ -282,8 +305,8 @@ def update_deployment(db: Db, who: Asker, deployment_id: Id, change: DeploymentC
     """Change a deployment; runs that are written already stay as they are."""
     found = deployments.read(db, deployment_id)
     changes = change.changes()
-    if found.enforce_parameter_schema and "parameters" in changes:
-        deployed.check(found.full_name, found.parameter_openapi_schema, changes["parameters"], partial=True)
+    if "parameters" in changes and changes.get("enforce_parameter_schema", True):
+        deployed.check_some(found, changes["parameters"])
     if changes.get("work_queue_name") is not None and found.work_pool_name is not None:
         work_pools.read_queue(db, found.work_pool_name, changes["work_queue_name"])
 

@@ -19,7 +19,7 @@ from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Id, Key, Limit, Name, Page, Text, Values
 from orchestra.server.dependencies import Asker, Db, hidden_kinds
 from orchestra.server.streams import stream
-from orchestra.store import events
+from orchestra.store import behind, events
 from orchestra.store.database import Database
 from orchestra.store.events import EventFilter
 
@@ -122,14 +122,18 @@ async def follow(
             await closing.wait()
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=201)
 def create_event(who: Asker, new: NewEvent) -> Event:
-    """Tell that something happened; it is written within a quarter of a second."""
+    """Tell that something happened; it is written when this answers."""
     occurred = new.occurred if new.occurred is None or new.occurred.tzinfo else new.occurred.replace(tzinfo=UTC)
 
     def act() -> Event:
-        return emit_event(
+        told = emit_event(
             new.event, new.resource, occurred=occurred, related=new.related, payload=new.payload, id=new.id
         )
+        # Killed before: nobody was answered, and the same id may be sent again.
+        if not behind.flush():
+            raise StoreUnavailable("the database does not answer: the event is not written")
+        return told
 
     return perform(who, "emit", f"event {new.event}", act)

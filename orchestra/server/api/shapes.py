@@ -61,6 +61,12 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Deleted(BaseModel):
+    """How many were deleted."""
+
+    deleted: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowRunRead(queries.FlowRun):
     """A flow run, with what only its own page shows. What is stored is shown as plain JSON; pickles by their size."""

@@ -9,19 +9,22 @@ from pydantic import ConfigDict, Field
 
 from orchestra import work_pools as types
 from orchestra.accounts import Scope
+from orchestra.engine import upcoming
 from orchestra.engine import work_pools as acting
+from orchestra.engine.upcoming import UpcomingRun
 from orchestra.server import announcing
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Count, Id, Limit, Name, Page, Positive, Text, Values
 from orchestra.server.dependencies import Asker, Db
 from orchestra.store import queries, slot_records, work_pools
 from orchestra.store.queries import FlowRun
-from orchestra.store.slot_records import Slots
+from orchestra.store.slot_records import SlotRecord, Slots
 from orchestra.store.work_pools import WorkPool, WorkQueue
 
 router = APIRouter(tags=["work pools"])
 
-_Most = Annotated[int, Query(ge=1, le=200, description="Most runs given.")]
+_Most = Annotated[int, Query(ge=1, le=1000, description="Most runs given.")]
+_Queue = Annotated[Name | None, Query(description="Only those of this queue of the pool.")]
 
 
 class NewPool(Body):
@@ -40,6 +43,7 @@ class NewPool(Body):
 class PoolChange(Body):
     """What to change of a work pool; what is not named stays."""
 
+    type: Name | None = None
     description: Text | None = None
     is_paused: bool | None = None
     concurrency_limit: Positive | None = Field(default=None, description="Null takes it away.")
@@ -115,6 +119,8 @@ def read_work_pool(db: Db, name: Id) -> WorkPool:
 def update_work_pool(db: Db, who: Asker, name: Id, change: PoolChange) -> WorkPool:
     """Change a work pool; runs that are written already stay as they are."""
     changes = _changes(change)
+    if "type" in changes:
+        types.type_named(changes["type"])
     if "base_job_template" in changes:
         types.check_template(changes["base_job_template"])
     if not changes:
@@ -156,11 +162,22 @@ def read_work_pool_slots(db: Db, name: Id) -> list[Slots]:
     return slot_records.slots(db, work_pools.list_queues(db, name))
 
 
+@router.get("/work_pools/{name}/holders")
+def list_slot_holders(db: Db, name: Id) -> list[SlotRecord]:
+    """The runs at work in a pool, then those that wait for a slot, in their order; 1,000 of each kind at most."""
+    return slot_records.holders(db, name, [each.name for each in work_pools.list_queues(db, name)])
+
+
 @router.get("/work_pools/{name}/waiting")
-def list_waiting_runs(db: Db, name: Id, limit: _Most = 20) -> list[FlowRun]:
+def list_waiting_runs(db: Db, name: Id, limit: _Most = 20, queue: _Queue = None) -> list[FlowRun]:
     """The runs that wait to start in a pool, or to go on, the first due first."""
-    found = [each.celery_queue for each in work_pools.list_queues(db, name)]
-    return queries.waiting_runs(db, found, limit=limit)
+    return queries.waiting_runs(db, work_pools.celery_queues(db, name, queue), limit=limit)
+
+
+@router.get("/work_pools/{name}/upcoming")
+def list_upcoming_runs(db: Db, name: Id, limit: _Most = 20, queue: _Queue = None) -> list[UpcomingRun]:
+    """The next runs that the schedules of a pool's deployments will make, the first first."""
+    return upcoming.of_pool(db, name, limit, queue=queue)
 
 
 # -- queues ------------------------------------------------------------------------------------------------------

@@ -1,55 +1,31 @@
-"""`/api/workers`: the workers that live, and what waits for them."""
+"""`/api/workers`: the workers, what they consume, and what they are at work on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
-from orchestra import clock
+from orchestra.server.api.shapes import After, Id, Limit, Name, Page
 from orchestra.server.dependencies import Db
-from orchestra.store import workers
+from orchestra.store import queries, worker_records
+from orchestra.store.worker_records import WorkerRecord
 
 router = APIRouter(prefix="/workers", tags=["workers"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """A worker that gave a heartbeat within the last lease."""
-
-    #: Celery's node name.
-    name: str
-    host: str
-    pid: int
-    queues: tuple[str, ...]
-    #: How many runs and tasks it can carry out at once.
-    slots: int
-    #: Celery's name of its pool.
-    pool: str
-    version: str
-    started: datetime | None
-    last_heartbeat: datetime | None
-    #: Whether it takes nothing more.
-    stopping: bool
+@router.get("", response_model=Page[WorkerRecord])
+def list_workers(
+    db: Db,
+    limit: Limit = 50,
+    after: After = None,
+    work_pool_name: Annotated[Name | None, Query(description="Only those that consume a queue of this pool.")] = None,
+) -> queries.Page[WorkerRecord]:
+    """Workers by name: those that live, and those that died lately."""
+    return worker_records.list_workers(db, limit=limit, after=after, pool=work_pool_name)
 
 
-@router.get("")
-def list_workers(db: Db) -> list[Worker]:
-    """The workers that live, by name."""
-    return [_worker(each) for each in workers.live(db)]
-
-
-def _worker(row: workers.LiveWorker) -> Worker:
-    return Worker(
-        name=row.name,
-        host=row.host,
-        pid=row.pid,
-        queues=row.queues,
-        slots=row.slots,
-        pool=row.pool,
-        version=row.version,
-        started=clock.to_datetime(row.started_at),
-        last_heartbeat=clock.to_datetime(row.heartbeat_at),
-        stopping=row.stopping,
-    )
+@router.get("/{name}")
+def read_worker(db: Db, name: Id) -> WorkerRecord:
+    """A worker by its name, or by the part of it before the `@`."""
+    return worker_records.read(db, name)

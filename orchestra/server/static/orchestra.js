@@ -106,13 +106,35 @@
   });
 
   // -- live parts -------------------------------------------------------------------------------------------------
-  // A list whose rows are being chosen, or a part in which something is typed, stays as it is.
+  // A list whose rows are being chosen, or a part in which something is typed, stays as it is until that is over.
+  const typing = "input:not([type=checkbox]), textarea, select";
+  const isBusy = (part) => part.querySelector("input[name=run]:checked")
+    || part.contains(document.activeElement) && document.activeElement.matches(typing);
+  const missed = new Map();
   document.addEventListener("htmx:before:request", (event) => {
     const part = event.target;
-    if (!(part instanceof Element) || !part.matches("[data-live]")) return;
-    const busy = part.querySelector("input[name=run]:checked") || part.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox]), textarea, select");
-    if (busy) event.preventDefault();
+    if (!(part instanceof Element) || !part.matches("[data-live]") || !isBusy(part)) return;
+    event.preventDefault();
+    missed.set(part.id, event.detail.ctx.sourceEvent.type);
   });
+  function catchUp() {
+    for (const [id, change] of missed) {
+      const part = document.getElementById(id);
+      if (part && isBusy(part)) continue;
+      missed.delete(id);
+      htmx.trigger(document.body, change);
+    }
+  }
+  for (const name of ["change", "focusout"]) document.addEventListener(name, () => setTimeout(catchUp));
+  // What a busy server did not answer is asked for again: a part by the change that it missed, the stream by itself.
+  function onFailure(event) {
+    const { target: part, detail: { ctx } } = event;
+    if (!(part instanceof Element) || !ctx || ctx.response && ctx.response.status < 500) return;
+    const stream = part.getAttribute("hx-sse:connect");
+    if (stream) setTimeout(() => part.isConnected && !part._htmx?.sse && htmx.ajax("GET", stream, { source: part }), 2000);
+    else if (part.matches("[data-live]")) setTimeout(() => htmx.trigger(document.body, ctx.sourceEvent.type), 2000);
+  }
+  for (const name of ["htmx:error", "htmx:response:error"]) document.addEventListener(name, onFailure);
   // Whose session is over is sent to the login page, which is no part of this one.
   document.addEventListener("htmx:before:swap", (event) => {
     const answer = event.detail?.ctx?.response?.raw;
