@@ -38,6 +38,7 @@ from orchestra.store.queries import (
     StepCount,
     TaskRun,
     TaskRunDetails,
+    full_page,
 )
 from orchestra.store.tables import Kind
 from orchestra.store.variables import Variable
@@ -506,14 +507,12 @@ class HttpBackend:
 
     def _page(self, noun: str, shape: type[T], wanted: Mapping[str, Any], limit: int, after: str | None) -> Page[T]:
         """A page of as many records as asked for, by as many requests as that takes."""
-        found: list[T] = []
-        while True:
-            most = min(_MOST, limit - len(found))
-            page = self._get(noun, {**wanted, "limit": most, "after": after})
-            found += _all(shape, page["items"])
-            after = page["next"]
-            if after is None or len(found) >= limit:
-                return Page(tuple(found), after)
+
+        def ask(most: int, after: str | None) -> Page[T]:
+            page = self._get(noun, {**wanted, "limit": min(_MOST, most), "after": after})
+            return Page(tuple(_all(shape, page["items"])), page["next"])
+
+        return full_page(ask, limit, after)
 
     def _found(
         self, noun: str, shape: type[T], body: dict[str, Any], sort: str, limit: int | None, offset: int
