@@ -471,6 +471,12 @@ def list_flows(db: Database, *, limit: int = 50, after: str | None = None) -> Pa
     return Page(tuple(found[:limit]), found[limit - 1].name if len(found) > limit else None)
 
 
+def flow_names(db: Database, *, limit: int) -> list[str]:
+    """The names of flows, in their order."""
+    query = select(flows.c.name).order_by(flows.c.name).limit(limit)
+    return db.read(lambda conn: list(conn.scalars(query)))
+
+
 def task_run_names(db: Database, flow_run_id: str) -> dict[str, str]:
     """The names of all task runs of a flow run, by id."""
     query = select(steps.c.id, steps.c.name).where(steps.c.run_id == flow_run_id)
