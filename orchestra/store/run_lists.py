@@ -12,14 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, RowMapping
 
-from orchestra import identifiers
 from orchestra.errors import FlowRunNotFound
 from orchestra.states import StateType
 from orchestra.store import queries, spans
 from orchestra.store.database import Database, instant
 from orchestra.store.queries import FlowRun
 from orchestra.store.spans import Found, Part, unindexed
-from orchestra.store.tables import Phase, flow_runs, has_tag, is_tagged, phase_is, steps
+from orchestra.store.tables import Phase, flow_runs, has_tag, is_tagged, phase_is
 
 _Condition = ColumnElement[bool]
 #: Types of state in which runs end badly, of themselves.
@@ -235,47 +234,11 @@ def ended_since(db: Database, since: float, until: float, *, parts: int) -> list
 def ended_badly(db: Database, since: float, *, limit: int = 20) -> list[FlowRun]:
     """Runs that failed or crashed at `since` (seconds since the epoch) or later, the last first."""
     column = flow_runs.c
-    conditions = (column.end_time.is_not(None), column.end_time >= since, unindexed(column.state_type).in_(_BAD))
-    query = queries.select_runs().where(*conditions).order_by(column.end_time.desc()).limit(limit)
+    # In the words of the index over such runs.
+    failed = column.state_type.in_([sa.literal_column(f"'{kind}'") for kind in _BAD])
+    query = queries.select_runs().where(failed, column.end_time >= since)
+    query = query.order_by(column.end_time.desc(), column.id.desc()).limit(limit)
     return [queries.flow_run_of(row) for row in db.read(lambda connection: queries.mappings(connection, query))]
-
-
-@dataclass(frozen=True, slots=True)
-class AtWork:
-    """A run or step whose body runs now."""
-
-    #: Of the task run; None: the flow run itself.
-    step_id: str | None
-    run_id: str
-    name: str
-    queue: str | None
-    host: str
-    process: int
-    #: Seconds since the epoch.
-    start: float | None
-
-
-def at_work(db: Database, *, limit: int = 500) -> list[AtWork]:
-    """What runs now, by the process that runs it."""
-
-    def look(connection: Connection) -> list[AtWork]:
-        found: list[AtWork] = []
-        for table, step_id, run_id in (
-            (flow_runs, sa.null(), flow_runs.c.id),
-            (steps, steps.c.id, steps.c.run_id),
-        ):
-            column = table.c
-            shown = (step_id, run_id, column.name, column.queue, column.owner, column.start_time)
-            query = sa.select(*shown).where(phase_is(table, Phase.CLAIMED)).order_by(column.lease_until).limit(limit)
-            found.extend(_at_work(*row) for row in connection.execute(query))
-        return found
-
-    return sorted(db.read(look), key=lambda each: (each.host, each.process, each.start or 0.0))
-
-
-def _at_work(step_id: str | None, run_id: str, name: str, queue: str | None, owner: str, start: float | None) -> AtWork:
-    host, process, _ = identifiers.process_of(owner)
-    return AtWork(step_id, run_id, name, queue, host, process, start)
 
 
 def stamp(db: Database) -> tuple[object, ...]:

@@ -105,8 +105,8 @@ def show(request: Request, db: Db, who: Reader, wanted: Wanted, range: str = "",
         kinds=KINDS,
         range=range,
         ranges=[(name, label) for name, label, _ in RANGES],
-        flow_names=[each.name for each in queries.list_flows(db, limit=100).items],
-        deployments=deployments.list_deployments(db, limit=200).items,
+        flow_names=queries.flow_names(db, limit=100),
+        deployments=deployments.names(db, limit=200),
         span=spans.SPAN,
     )
 
