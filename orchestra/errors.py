@@ -682,6 +682,20 @@ class StoreUnavailable(StoreError):
     """The database did not answer in time."""
 
 
+class SearchTooLong(OrchestraError):
+    """A search would have looked through very many records, and was broken off."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"this search was broken off after {self.seconds:g} s: there is much to look through. Ask for less, as for "
+            "one flow, deployment or run, for a state, or for a time; or sort by CREATED"
+        )
+
+
 class DbTransactionError(OrchestraError):
     """Rows cannot be committed together with the end of a task; nothing of them was."""
 

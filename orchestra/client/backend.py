@@ -42,6 +42,7 @@ from orchestra.store.queries import (
     StepCount,
     TaskRun,
     TaskRunDetails,
+    full_page,
     page_of,
 )
 from orchestra.store.variables import Variable
@@ -70,9 +71,13 @@ class DatabaseBackend(DatabaseOperations):
 
     # -- flow runs -----------------------------------------------------------------------------------------------
 
-    def list_flow_runs(self, **wanted: Any) -> Page[FlowRun]:
-        """As `queries.list_flow_runs`."""
-        return queries.list_flow_runs(self.db, **wanted)
+    def list_flow_runs(self, *, limit: int, after: str | None = None, **wanted: Any) -> Page[FlowRun]:
+        """As `queries.list_flow_runs`, and looks on until the page is full."""
+
+        def ask(most: int, after: str | None) -> Page[FlowRun]:
+            return queries.list_flow_runs(self.db, limit=most, after=after, **wanted)
+
+        return full_page(ask, limit, after)
 
     def read_flow_run(self, flow_run_id: str) -> FlowRunDetails:
         """As `queries.read_flow_run`."""
@@ -142,9 +147,13 @@ class DatabaseBackend(DatabaseOperations):
 
     # -- task runs and logs --------------------------------------------------------------------------------------
 
-    def list_task_runs(self, **wanted: Any) -> Page[TaskRun]:
-        """As `queries.list_task_runs`."""
-        return queries.list_task_runs(self.db, **wanted)
+    def list_task_runs(self, *, limit: int, after: str | None = None, **wanted: Any) -> Page[TaskRun]:
+        """As `queries.list_task_runs`, and looks on until the page is full."""
+
+        def ask(most: int, after: str | None) -> Page[TaskRun]:
+            return queries.list_task_runs(self.db, limit=most, after=after, **wanted)
+
+        return full_page(ask, limit, after)
 
     def read_task_run(self, task_run_id: str) -> TaskRunDetails:
         """As `queries.read_task_run`."""

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from orchestra import errors
 from orchestra.errors import OrchestraError, StoreUnavailable
-from orchestra.store.queries import Page
+from orchestra.store.queries import Page, full_page
 
 T = TypeVar("T")
 
@@ -68,14 +68,12 @@ class Caller:
 
     def _page(self, noun: str, shape: type[T], wanted: Mapping[str, Any], limit: int, after: str | None) -> Page[T]:
         """A page of as many records as asked for, by as many requests as that takes."""
-        found: list[T] = []
-        while True:
-            most = min(MOST, limit - len(found))
-            page = self._get(noun, {**wanted, "limit": most, "after": after})
-            found += read_all(shape, page["items"])
-            after = page["next"]
-            if after is None or len(found) >= limit:
-                return Page(tuple(found), after)
+
+        def ask(most: int, after: str | None) -> Page[T]:
+            page = self._get(noun, {**wanted, "limit": min(MOST, most), "after": after})
+            return Page(tuple(read_all(shape, page["items"])), page["next"])
+
+        return full_page(ask, limit, after)
 
     def _found(
         self, noun: str, shape: type[T], body: dict[str, Any], sort: str, limit: int | None, offset: int

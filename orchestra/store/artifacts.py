@@ -18,12 +18,15 @@ from orchestra import clock
 from orchestra.errors import ArtifactNotFound
 from orchestra.store import events
 from orchestra.store.database import Database, insert
+from orchestra.store.spans import unindexed
 from orchestra.store.tables import artifact_collections, artifacts, flow_runs
 
 #: Most versions of a key that one transaction deletes.
 _CHUNK = 500
 #: In lists they may be left out.
 _CONTENT = ("data", "metadata")
+#: What a list is asked for by: of the fewest artifacts first.
+_NARROWEST = ("task_run_id", "flow_run_id", "key", "type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +257,11 @@ def page(
         ArtifactNotFound: `after` is not there any more.
     """
     column = artifacts.c
-    given = {name: value for name in Query.__slots__ if (value := getattr(query, name)) is not None}
-    wanted = sa.select(*_columns(with_data)).where(*(column[name] == value for name, value in given.items()))
+    # The narrowest is to be looked for by its index.
+    given = [name for name in _NARROWEST if getattr(query, name) is not None]
+    found = [column[name] == getattr(query, name) for name in given[:1]]
+    found += [unindexed(column[name]) == getattr(query, name) for name in given[1:]]
+    wanted = sa.select(*_columns(with_data)).where(*found)
     wanted = wanted.order_by(column.created_at.desc(), column.id.desc()).limit(limit)
 
     def look(connection: Connection) -> Sequence[Any]:

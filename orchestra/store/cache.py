@@ -166,12 +166,16 @@ def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
     if query.key is not None:
         found.append(sa.or_(column.key.startswith(query.key, autoescape=True), column.policy_key == query.key))
     if query.older_than is not None:
-        found.append(column.created_at < now() - query.older_than)
+        found.append(column.created_at < _MOMENT - query.older_than)
     return found + (_expired() if query.expired_only else [])
 
 
+#: The present, looked at once: by a clock that goes on PostgreSQL takes no index.
+_MOMENT = sa.select(now()).scalar_subquery()
+
+
 def _expired() -> list[sa.ColumnElement[bool]]:
-    return [cache_entries.c.expires_at.is_not(None), cache_entries.c.expires_at <= now()]
+    return [cache_entries.c.expires_at.is_not(None), cache_entries.c.expires_at <= _MOMENT]
 
 
 def _row(entry: NewEntry, size: int) -> dict[str, Any]:

@@ -8,11 +8,13 @@ after a fork the child makes its own.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -29,6 +31,7 @@ from orchestra.errors import (
     DatabaseNeeded,
     DbTransactionError,
     SchemaMismatch,
+    SearchTooLong,
     SecretKeyMismatch,
     StoreError,
     StoreUnavailable,
@@ -50,8 +53,10 @@ _QUIET = 2.0
 #: idle for too long within a transaction, serialization failure, deadlock, lock not available, too many connections.
 _TRANSIENT_STATES = ("08", "57P", "25P03", "40001", "40P01", "55P03", "53300")
 _SQLITE_BUSY = (5, 6)
+#: After so many steps of its machine SQLite looks whether a search takes too long.
+_LOOKED_AT = 50_000
 #: Version of the schema this code works with: the newest revision under `migrations/`.
-SCHEMA_VERSION = "0019_ended_runs"
+SCHEMA_VERSION = "0020_long_lists"
 
 #: The threads of this process, by ident, that hold SQLite's write lock for a transaction of a user's code.
 holding: dict[int, str] = {}
@@ -124,6 +129,24 @@ class Database:
 
         def run() -> T:
             with self._reader.connect() as connection:
+                return work(connection)
+
+        return self._repeat(run)
+
+    def search(self, work: Callable[[Connection], T], *, seconds: float) -> T:
+        """Run `work` as `read` does, and break it off when it takes too long: nobody knows what people search for.
+
+        Args:
+            work: Gets the connection.
+            seconds: How long it may take; on PostgreSQL, each of its statements.
+
+        Raises:
+            SearchTooLong: It would have taken longer.
+            StoreUnavailable: No answer within `patience`.
+        """
+
+        def run() -> T:
+            with self._reader.connect() as connection, _broken_off_after(connection, seconds):
                 return work(connection)
 
         return self._repeat(run)
@@ -244,6 +267,27 @@ def is_transient(error: Exception) -> bool:
         return code & 0xFF in _SQLITE_BUSY
     # psycopg gives no SQLSTATE where the connection was refused or broke.
     return type(cause).__name__ == "OperationalError"
+
+
+@contextmanager
+def _broken_off_after(connection: Connection, seconds: float) -> Iterator[None]:
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        end = clock.monotonic() + seconds
+        driver.set_progress_handler(lambda: clock.monotonic() > end, _LOOKED_AT)
+    else:
+        driver.execute(f"SET statement_timeout = {math.ceil(seconds * 1000)}")
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == "57014" or getattr(error.orig, "sqlite_errorcode", None) == 9:
+            raise SearchTooLong(seconds) from error
+        raise
+    finally:
+        if connection.dialect.name == "sqlite":
+            driver.set_progress_handler(None, 0)
+        elif not driver.closed:
+            driver.execute("RESET statement_timeout")
 
 
 # -- engines -----------------------------------------------------------------------------------------------------

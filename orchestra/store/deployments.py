@@ -230,6 +230,14 @@ def list_deployments(
     return page_of(database.read(look), limit, lambda each: each.full_name)
 
 
+def names(database: Database, *, limit: int) -> list[tuple[str, str]]:
+    """Ids of deployments with their full names, in the order of these."""
+    column = deployments.c
+    query = sa.select(column.id, column.flow_name, column.name).order_by(column.flow_name, column.name).limit(limit)
+    rows = database.read(lambda connection: connection.execute(query).all())
+    return [(row.id, f"{row.flow_name}/{row.name}") for row in rows]
+
+
 def set_paused(database: Database, deployment: str, paused: bool) -> None:
     """Pause or resume all schedules of a deployment; each keeps whether it is active. Safe to repeat.
 

@@ -399,7 +399,9 @@ def _kinds(connection: Connection, text: str) -> Iterator[list[Condition]]:
         yield [_begins(events.c.resource_id, text)]
         return
     for kind in found:
-        if f"{kind}.".startswith(text) or text.startswith(kind):
+        if kind and f"{kind}.".startswith(text):
+            yield [column == kind]
+        elif text.startswith(kind):
             yield [column == kind, _begins(events.c.resource_id, text)]
 
 

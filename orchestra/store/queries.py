@@ -1,7 +1,8 @@
 """What people ask of the database: lists and single records, read only, with Prefect's field names.
 
 Lists are paged by key: a page starts after the record whose id is given, so that the last page of a million
-runs costs what the first does. Values are shown as previews: no type is imported and nothing is unpickled.
+runs costs what the first does. A page that no index serves may hold fewer records than it might, and even none, and
+still name a next one (`spans.py`). Values are shown as previews: no type is imported and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, and_, func, or_, select
 
 from orchestra import clock, serializers
 from orchestra.errors import FlowRunNotFound, TaskRunNotFound
 from orchestra.states import StateType
+from orchestra.store import spans
 from orchestra.store.database import Database, instant
 from orchestra.store.interventions import OpenPause, labels, read_pauses
+from orchestra.store.spans import Found, Part, unindexed
 from orchestra.store.tables import (
     Kind,
     Phase,
@@ -276,31 +279,31 @@ def list_flow_runs(
     Raises:
         FlowRunNotFound: `after` is not there (any more).
     """
-    conditions: list[ColumnElement[bool]] = []
-    if deployment_id:
-        conditions.append(flow_runs.c.deployment_id == deployment_id)
-    if flow_name:
-        conditions.append(flow_runs.c.flow_name == flow_name)
-    if parent_flow_run_id:
-        conditions.append(flow_runs.c.parent_run_id == parent_flow_run_id)
+    column = flow_runs.c
     names, types = tuple(state_names), _types(state_types, state_names)
-    if names:
-        conditions.append(flow_runs.c.state_name.in_(names))
-    conditions.extend(_tagged(flow_runs, tags))
+    named = [column.state_name.in_(names)] if names else []
+    tagged = _tagged(flow_runs, tags)
+    of_flow = [unindexed(column.flow_name) == flow_name] if flow_name else []
+    of_types = [unindexed(column.state_type).in_(types)] if types else []
+    if parent_flow_run_id:
+        # These few are sorted.
+        of_deployment = [unindexed(column.deployment_id) == deployment_id] if deployment_id else []
+        other = [*of_deployment, *of_flow, *of_types, *named, *tagged]
+        parts = [Part([column.parent_run_id == parent_flow_run_id], other)]
+    elif deployment_id:
+        parts = [Part([column.deployment_id == deployment_id], [*of_flow, *of_types, *named, *tagged])]
+    elif flow_name:
+        parts = [Part([column.flow_name == flow_name], [*of_types, *named, *tagged])]
+    elif types:
+        parts = [Part([column.state_type == kind], [*named, *tagged]) for kind in types]
+    else:
+        parts = [Part(tagged[:1], [*named, *tagged[1:]])]
 
-    def page(conn: Connection) -> list[RowMapping]:
-        begin = [*conditions, *_after(conn, flow_runs.c, after, FlowRunNotFound)]
-        newest = (flow_runs.c.created_at.desc(), flow_runs.c.id.desc())
-        query = select_runs().order_by(*newest).limit(limit + 1)
-        # One query a type, merged here: an IN would make the database sort every run of these types.
-        found = [
-            row
-            for kind in types or (None,)
-            for row in mappings(conn, query.where(*begin, *([flow_runs.c.state_type == kind] if kind else [])))
-        ]
-        return sorted(found, key=lambda row: (row["created_at"], row["id"]), reverse=True)
+    def page(conn: Connection) -> Found:
+        start = place_of(conn, flow_runs, after, FlowRunNotFound)
+        return spans.newest(conn, select_runs(), flow_runs, parts, limit=limit + 1, start=start)
 
-    return _page([flow_run_of(row) for row in db.read(page)], limit)
+    return _spanned(db.read(page), flow_run_of, limit)
 
 
 def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
@@ -405,32 +408,28 @@ def list_task_runs(
         TaskRunNotFound: `after` is not there (any more).
     """
     kinds, names, types = tuple(kinds), tuple(state_names), _types(state_types, state_names)
-    conditions: list[ColumnElement[bool]] = []
+    tagged = _tagged(steps, tags)
+    other: list[ColumnElement[bool]] = []
     if kinds:
-        conditions.append(steps.c.kind.in_(kinds))
+        other.append(steps.c.kind.in_(kinds))
     if names:
-        conditions.append(steps.c.state_name.in_(names))
+        other.append(steps.c.state_name.in_(names))
     if types:
-        conditions.append(steps.c.state_type.in_(types))
-    conditions.extend(_tagged(steps, tags))
+        other.append(steps.c.state_type.in_(types))
 
-    def page(conn: Connection) -> Sequence[RowMapping]:
-        query = select(*STEP_LISTED).where(*conditions).limit(limit + 1)
-        if flow_run_id is None:
-            return mappings(
-                conn,
-                query.where(*_after(conn, steps.c, after, TaskRunNotFound)).order_by(
-                    steps.c.created_at.desc(), steps.c.id.desc()
-                ),
-            )
-        return mappings(
-            conn,
-            query.where(*_of_run(conn, flow_run_id, every_attempt), *_after_step(conn, after)).order_by(
-                steps.c.run_attempt, steps.c.sequence
-            ),
-        )
+    def newest(conn: Connection) -> Found:
+        start = place_of(conn, steps, after, TaskRunNotFound)
+        parts = [Part(tagged[:1], [*other, *tagged[1:]])]
+        return spans.newest(conn, select(*STEP_LISTED), steps, parts, limit=limit + 1, start=start)
 
-    return _page([task_run_of(row) for row in db.read(page)], limit)
+    def of_run(conn: Connection) -> Sequence[RowMapping]:
+        mine = (*_of_run(conn, str(flow_run_id), every_attempt), *_after_step(conn, after))
+        query = select(*STEP_LISTED).where(*mine, *other, *tagged)
+        return mappings(conn, query.order_by(steps.c.run_attempt, steps.c.sequence).limit(limit + 1))
+
+    if flow_run_id is None:
+        return _spanned(db.read(newest), task_run_of, limit)
+    return _page([task_run_of(row) for row in db.read(of_run)], limit)
 
 
 def read_task_run(db: Database, task_run_id: str) -> TaskRunDetails:
@@ -470,6 +469,12 @@ def list_flows(db: Database, *, limit: int = 50, after: str | None = None) -> Pa
         query = query.where(flows.c.name > after)
     found = [flow_of(row) for row in db.read(lambda conn: mappings(conn, query))]
     return Page(tuple(found[:limit]), found[limit - 1].name if len(found) > limit else None)
+
+
+def flow_names(db: Database, *, limit: int) -> list[str]:
+    """The names of flows, in their order."""
+    query = select(flows.c.name).order_by(flows.c.name).limit(limit)
+    return db.read(lambda conn: list(conn.scalars(query)))
 
 
 def task_run_names(db: Database, flow_run_id: str) -> dict[str, str]:
@@ -619,14 +624,18 @@ def _tagged(table: Table, tags: Iterable[str]) -> list[ColumnElement[bool]]:
     return [is_tagged(table), *wanted] if wanted else []
 
 
-def _after(conn: Connection, columns: Any, last: str | None, missing: type[Exception]) -> list[ColumnElement[bool]]:
-    """Rows that come after `last` where the newest come first."""
+def place_of(conn: Connection, table: Table, last: str | None, missing: type[Exception]) -> tuple[float, str] | None:
+    """When the row `last` was created, and its id: the place behind which the newest rows of a page begin.
+
+    Raises:
+        Exception: One of type `missing`: it is not there (any more).
+    """
     if last is None:
-        return []
-    created = conn.execute(select(columns.created_at).where(columns.id == last)).scalar_one_or_none()
+        return None
+    created = conn.execute(select(table.c.created_at).where(table.c.id == last)).scalar_one_or_none()
     if created is None:
         raise missing(last)
-    return [tuple_(columns.created_at, columns.id) < tuple_(created, last)]
+    return float(created), last
 
 
 def _after_step(conn: Connection, last: str | None) -> list[ColumnElement[bool]]:
@@ -691,6 +700,29 @@ def page_of(found: list[T], limit: int, key: Callable[[T], str]) -> Page[T]:
     """
     more = len(found) > limit > 0
     return Page(tuple(found[:limit]), key(found[limit - 1]) if more else None)
+
+
+def full_page(ask: Callable[[int, str | None], Page[T]], limit: int, after: str | None) -> Page[T]:
+    """A page as full as it can be, by as many pages as that takes: one may hold less than was asked for.
+
+    Args:
+        ask: Gives a page of at most so many records behind a key.
+        limit: Most records of the page.
+        after: The `next` of the page before.
+    """
+    found: list[T] = []
+    while True:
+        page = ask(limit - len(found), after)
+        found += page.items
+        after = page.next
+        if after is None or len(found) >= limit:
+            return Page(tuple(found), after)
+
+
+def _spanned(found: Found, record: Callable[[RowMapping], T], limit: int) -> Page[T]:
+    if len(found.rows) > limit > 0:
+        return Page(tuple(map(record, found.rows[:limit])), found.rows[limit - 1]["id"])
+    return Page(tuple(map(record, found.rows)), found.floor)
 
 
 def _page(found: list[Any], limit: int) -> Page[Any]:

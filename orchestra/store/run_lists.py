@@ -1,8 +1,6 @@
 """Lists of flow runs as people filter them, paged by key; read only.
 
-A page looks at a bounded number of runs, however many there are: what no index serves (text, tags, a state of one flow)
-is looked for among the newest `SPAN` runs that one index does serve, and the page says where to go on. So a page of a
-million runs costs what one of a thousand does.
+A page looks at a bounded number of runs, however many there are (`spans.py`).
 """
 
 from __future__ import annotations
@@ -14,16 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, RowMapping
 
-from orchestra import identifiers
 from orchestra.errors import FlowRunNotFound
 from orchestra.states import StateType
-from orchestra.store import queries
+from orchestra.store import queries, spans
 from orchestra.store.database import Database, instant
 from orchestra.store.queries import FlowRun
-from orchestra.store.tables import Phase, flow_runs, has_tag, is_tagged, phase_is, steps
-
-#: How many runs of one index a page looks through at most.
-SPAN = 10_000
+from orchestra.store.spans import Found, Part, unindexed
+from orchestra.store.tables import Phase, flow_runs, has_tag, is_tagged, phase_is
 
 _Condition = ColumnElement[bool]
 #: Types of state in which runs end badly, of themselves.
@@ -82,19 +77,18 @@ def list_runs(db: Database, wanted: RunFilter, *, limit: int = 50, after: str | 
     Raises:
         FlowRunNotFound: `after` is not there (any more).
     """
-    shown = queries.select_runs()
-    rows, floor = db.read(lambda connection: _look(connection, shown, wanted, limit + 1, after))
-    more = len(rows) > limit
-    items = tuple(queries.flow_run_of(row) for row in rows[:limit])
-    return RunPage(items, items[-1].id if more else floor, cut=not more and floor is not None)
+    found = db.read(lambda connection: _look(connection, queries.select_runs(), wanted, limit + 1, after))
+    more = len(found.rows) > limit
+    items = tuple(queries.flow_run_of(row) for row in found.rows[:limit])
+    return RunPage(items, items[-1].id if more else found.floor, cut=not more and found.floor is not None)
 
 
 def matching(db: Database, wanted: RunFilter, *, limit: int) -> list[RunName]:
     """The newest runs that fit, at most `limit`, looked for as a page does."""
     names = ("id", "name", "flow_name", "state_type", "state_name", "created_at")
     shown = sa.select(*(flow_runs.c[name] for name in names))
-    rows, _ = db.read(lambda connection: _look(connection, shown, wanted, limit, None))
-    return [_name(row) for row in rows]
+    found = db.read(lambda connection: _look(connection, shown, wanted, limit, None))
+    return [_name(row) for row in found.rows]
 
 
 def named(db: Database, ids: Sequence[str]) -> list[RunName]:
@@ -112,35 +106,13 @@ def _name(row: RowMapping) -> RunName:
 # -- how a page is looked for ------------------------------------------------------------------------------------
 
 
-def _look(
-    connection: Connection, shown: sa.Select[Any], wanted: RunFilter, limit: int, after: str | None
-) -> tuple[list[RowMapping], str | None]:
-    """Rows of a page, and where the next begins if this one ended because it had looked through enough."""
-    column = flow_runs.c
-    start = _place(connection, after)
-    found: list[RowMapping] = []
-    floors: list[tuple[float, str]] = []
-    # One query a type of state, merged here: an IN would make the database sort every run of these types.
-    for indexed, other in _parts(wanted):
-        begin = [*indexed, *([] if start is None else [sa.tuple_(column.created_at, column.id) < sa.tuple_(*start)])]
-        newest = (column.created_at.desc(), column.id.desc())
-        # Of the index alone, so that going so far costs little.
-        key = sa.select(column.created_at, column.id).where(*begin).order_by(*newest)
-        floor = connection.execute(key.offset(SPAN).limit(1)).one_or_none() if other else None
-        if floor is not None:
-            begin.append(sa.tuple_(column.created_at, column.id) >= sa.tuple_(*floor))
-            floors.append((floor[0], floor[1]))
-        query = shown.where(*begin, *other).order_by(*newest).limit(limit)
-        found.extend(queries.mappings(connection, query))
-    found.sort(key=lambda row: (row["created_at"], row["id"]), reverse=True)
-    highest = max(floors, default=None)
-    if highest is not None:
-        found = [row for row in found if (row["created_at"], row["id"]) >= highest]
-    return found[:limit], None if highest is None else highest[1]
+def _look(connection: Connection, shown: sa.Select[Any], wanted: RunFilter, limit: int, after: str | None) -> Found:
+    start = queries.place_of(connection, flow_runs, after, FlowRunNotFound)
+    return spans.newest(connection, shown, flow_runs, _parts(wanted), limit=limit, start=start)
 
 
-def _parts(wanted: RunFilter) -> list[tuple[list[_Condition], list[_Condition]]]:
-    """Of each query that is made: what an index serves, and the rest."""
+def _parts(wanted: RunFilter) -> list[Part]:
+    """The queries that are made."""
     column = flow_runs.c
     types, names = _states(wanted.states)
     rest = _rest(wanted)
@@ -148,15 +120,18 @@ def _parts(wanted: RunFilter) -> list[tuple[list[_Condition], list[_Condition]]]
     since = [] if begin is None else [column.created_at >= begin]
     if names:
         rest.append(column.state_name.in_(names))
+    if wanted.parent_run_id:
+        # These few are sorted.
+        return [Part([column.parent_run_id == wanted.parent_run_id], since + rest + _flow(wanted) + _type_in(types))]
     if wanted.deployment_id:
-        return [([column.deployment_id == wanted.deployment_id, *since], rest + _flow(wanted) + _type_in(types))]
+        return [Part([column.deployment_id == wanted.deployment_id, *since], rest + _flow(wanted) + _type_in(types))]
     if wanted.flow_name:
-        return [([column.flow_name == wanted.flow_name, *since], rest + _type_in(types))]
+        return [Part([column.flow_name == wanted.flow_name, *since], rest + _type_in(types))]
     if types:
-        return [([column.state_type == kind, *since], rest) for kind in types]
+        return [Part([column.state_type == kind, *since], rest) for kind in types]
     if wanted.tags:
-        return [([is_tagged(flow_runs), *since], rest)]
-    return [(since, rest)]
+        return [Part([is_tagged(flow_runs), *since], rest)]
+    return [Part(since, rest)]
 
 
 def _rest(wanted: RunFilter) -> list[_Condition]:
@@ -167,24 +142,17 @@ def _rest(wanted: RunFilter) -> list[_Condition]:
         found.append(sa.or_(column.id == wanted.text.lower(), *like))
     if wanted.since is not None and wanted.by_end:
         found.append(column.end_time >= wanted.since)
-    if wanted.parent_run_id:
-        found.append(column.parent_run_id == wanted.parent_run_id)
     if wanted.top_only:
         found.append(column.parent_run_id.is_(None))
     return found
 
 
 def _flow(wanted: RunFilter) -> list[_Condition]:
-    return [_unindexed(flow_runs.c.flow_name) == wanted.flow_name] if wanted.flow_name else []
+    return [unindexed(flow_runs.c.flow_name) == wanted.flow_name] if wanted.flow_name else []
 
 
 def _type_in(types: Sequence[str]) -> list[_Condition]:
-    return [_unindexed(flow_runs.c.state_type).in_(types)] if types else []
-
-
-def _unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
-    """The column, in words that no index serves: the one that bounds the page is to be taken."""
-    return column.concat("")
+    return [unindexed(flow_runs.c.state_type).in_(types)] if types else []
 
 
 def _states(given: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -203,15 +171,6 @@ def _states(given: Sequence[str]) -> tuple[list[str], list[str]]:
 def _names_of(types: Sequence[str]) -> list[str]:
     """All names that states of these types may have."""
     return [name for kind in types for name in queries.names_of_type(kind)]
-
-
-def _place(connection: Connection, after: str | None) -> tuple[float, str] | None:
-    if after is None:
-        return None
-    created = connection.scalar(sa.select(flow_runs.c.created_at).where(flow_runs.c.id == after))
-    if created is None:
-        raise FlowRunNotFound(after)
-    return float(created), after
 
 
 # -- what a dashboard counts -------------------------------------------------------------------------------------
@@ -275,47 +234,11 @@ def ended_since(db: Database, since: float, until: float, *, parts: int) -> list
 def ended_badly(db: Database, since: float, *, limit: int = 20) -> list[FlowRun]:
     """Runs that failed or crashed at `since` (seconds since the epoch) or later, the last first."""
     column = flow_runs.c
-    conditions = (column.end_time.is_not(None), column.end_time >= since, _unindexed(column.state_type).in_(_BAD))
-    query = queries.select_runs().where(*conditions).order_by(column.end_time.desc()).limit(limit)
+    # In the words of the index over such runs.
+    failed = column.state_type.in_([sa.literal_column(f"'{kind}'") for kind in _BAD])
+    query = queries.select_runs().where(failed, column.end_time >= since)
+    query = query.order_by(column.end_time.desc(), column.id.desc()).limit(limit)
     return [queries.flow_run_of(row) for row in db.read(lambda connection: queries.mappings(connection, query))]
-
-
-@dataclass(frozen=True, slots=True)
-class AtWork:
-    """A run or step whose body runs now."""
-
-    #: Of the task run; None: the flow run itself.
-    step_id: str | None
-    run_id: str
-    name: str
-    queue: str | None
-    host: str
-    process: int
-    #: Seconds since the epoch.
-    start: float | None
-
-
-def at_work(db: Database, *, limit: int = 500) -> list[AtWork]:
-    """What runs now, by the process that runs it."""
-
-    def look(connection: Connection) -> list[AtWork]:
-        found: list[AtWork] = []
-        for table, step_id, run_id in (
-            (flow_runs, sa.null(), flow_runs.c.id),
-            (steps, steps.c.id, steps.c.run_id),
-        ):
-            column = table.c
-            shown = (step_id, run_id, column.name, column.queue, column.owner, column.start_time)
-            query = sa.select(*shown).where(phase_is(table, Phase.CLAIMED)).order_by(column.lease_until).limit(limit)
-            found.extend(_at_work(*row) for row in connection.execute(query))
-        return found
-
-    return sorted(db.read(look), key=lambda each: (each.host, each.process, each.start or 0.0))
-
-
-def _at_work(step_id: str | None, run_id: str, name: str, queue: str | None, owner: str, start: float | None) -> AtWork:
-    host, process, _ = identifiers.process_of(owner)
-    return AtWork(step_id, run_id, name, queue, host, process, start)
 
 
 def stamp(db: Database) -> tuple[object, ...]:

@@ -31,6 +31,8 @@ _asked = _asked_at.label("asked")
 _FINAL = frozenset(kind.value for kind in FINAL)
 #: A node has no more edges to those that were asked for before it.
 _MOST_EDGES = 24
+#: How many lines a page of logs looks through for a level or a text.
+LINES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,15 @@ def attempts(db: Database, run_id: str) -> int:
     return int(found)
 
 
+def counts(db: Database, run_id: str) -> dict[str, int]:
+    """How many steps of a run's present attempt that people see are in states of each type."""
+    column = steps.c
+    current = sa.select(flow_runs.c.run_attempt).where(flow_runs.c.id == run_id).scalar_subquery()
+    mine = (column.run_id == run_id, column.run_attempt == current, column.kind.in_(SHOWN_KINDS))
+    query = sa.select(column.state_type, sa.func.count()).where(*mine).group_by(column.state_type)
+    return db.read(lambda connection: _pairs(connection, query))
+
+
 def timeline(db: Database, run_id: str, attempt: int, *, most: int = 120) -> Timeline:
     """The steps that one attempt of a run made, as bars in the order of asking.
 
@@ -127,16 +138,25 @@ def timeline(db: Database, run_id: str, attempt: int, *, most: int = 120) -> Tim
     made = (*of_attempt, column.recorded_attempt == attempt)
 
     def look(connection: Connection) -> Timeline:
-        total = int(connection.scalar(sa.select(sa.func.count()).select_from(steps).where(*made)) or 0)
-        kept_query = sa.select(sa.func.count()).select_from(steps)
-        kept_query = kept_query.where(*of_attempt, column.run_attempt == attempt, column.recorded_attempt < attempt)
-        kept = int(connection.scalar(kept_query) or 0)
-        if total > most:
-            return Timeline(_grouped_bars(connection, made)[:most], kept, True, total)
-        query = sa.select(*queries.STEP_LISTED).where(*made).order_by(column.sequence)
-        return Timeline(tuple(_bar(row) for row in queries.mappings(connection, query)), kept, False, total)
+        kept = _kept(connection, (*of_attempt, column.run_attempt == attempt), attempt)
+        # In the order of the index; that of asking is made here.
+        query = sa.select(*queries.STEP_LISTED).where(*made).order_by(column.run_attempt, column.sequence)
+        rows = queries.mappings(connection, query.limit(most + 1))
+        if len(rows) <= most:
+            asked = sorted(rows, key=lambda row: row["sequence"])
+            return Timeline(tuple(_bar(row) for row in asked), kept, False, len(rows))
+        groups = _grouped_bars(connection, made)
+        return Timeline(groups[:most], kept, True, sum(each.count for each in groups))
 
     return db.read(look)
+
+
+def _kept(connection: Connection, conditions: Sequence[ColumnElement[bool]], attempt: int) -> int:
+    """How many steps of an attempt of a run earlier ones had done."""
+    if attempt == 1:
+        return 0
+    query = sa.select(sa.func.count()).select_from(steps).where(*conditions, steps.c.recorded_attempt < attempt)
+    return int(connection.scalar(query) or 0)
 
 
 def _bar(row: RowMapping) -> Bar:
@@ -418,6 +438,8 @@ class LogPage:
     earlier: int | None
     #: The names of the task runs among them, by id.
     names: dict[str, str]
+    #: `LINES` lines were looked through, and there are more.
+    cut: bool = False
 
 
 def log_page(
@@ -439,27 +461,29 @@ def log_page(
         before: Id of the first line of the page behind this one.
     """
     column = logs.c
-    conditions = [column.run_id == run_id]
-    if level:
-        conditions.append(column.level >= level)
-    if text:
-        conditions.append(column.message.icontains(text, autoescape=True))
-    if step_id:
-        conditions.append(column.step_id == step_id)
+    lines_of = [column.run_id == run_id, *([column.step_id == step_id] if step_id else [])]
     if before is not None:
-        conditions.append(column.id < before)
+        lines_of.append(column.id < before)
+    other = [column.level >= level] if level else []
+    if text:
+        other.append(column.message.icontains(text, autoescape=True))
     shown = (column.id, column.run_id, column.step_id, column.logger, column.level, column.message, column.timestamp)
-    query = sa.select(*shown).where(*conditions).order_by(column.id.desc()).limit(limit + 1)
+    query = sa.select(*shown).where(*lines_of, *other).order_by(column.id.desc()).limit(limit + 1)
+    place = sa.select(column.id).where(*lines_of).order_by(column.id.desc()).offset(LINES).limit(1)
 
-    def look(connection: Connection) -> tuple[list[LogLine], dict[str, str]]:
-        lines = [LogLine(*row) for row in connection.execute(query)]
+    def look(connection: Connection) -> tuple[list[LogLine], dict[str, str], int | None]:
+        floor = connection.scalar(place) if other else None
+        some = query if floor is None else query.where(column.id >= floor)
+        lines = [LogLine(*row) for row in connection.execute(some)]
         ids = {line.step_id for line in lines if line.step_id is not None}
         named = sa.select(steps.c.id, steps.c.name).where(steps.c.id.in_(ids))
-        return lines, _pairs(connection, named) if ids else {}
+        return lines, _pairs(connection, named) if ids else {}, floor
 
-    lines, names = db.read(look)
+    lines, names, floor = db.read(look)
     kept = lines[:limit][::-1]
-    return LogPage(tuple(kept), kept[0].id if len(lines) > limit else None, names)
+    if len(lines) > limit:
+        return LogPage(tuple(kept), kept[0].id, names)
+    return LogPage(tuple(kept), floor, names, cut=floor is not None)
 
 
 def _pairs(connection: Connection, query: sa.Select[Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Free search over flows, runs, log lines and artifacts: by tests on fields with Prefect's names. Read only.
 
-For clients that ask what they like; lists that people page through are in `queries`. Each search is one query, however
-many rows it gives.
+For clients that ask what they like; lists that people page through are in `queries`. What no index serves takes as long
+as there are rows to look through, and is broken off after `LONGEST` seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Select
+from sqlalchemy import ColumnElement, Connection, Select
 
 from orchestra import clock
 from orchestra.store import artifacts as kept
@@ -33,6 +33,9 @@ from orchestra.store.tables import (
 )
 
 Condition = ColumnElement[bool]
+
+#: For how many seconds a search may look through rows.
+LONGEST = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,8 @@ def find_flow_runs(db: Database, wanted: Selection, *, sort: str, limit: int | N
         limit: Most runs given; None: all.
         offset: How many to leave out before.
     """
-    query = queries.select_runs().where(*_run_conditions(wanted)).order_by(*FLOW_RUN_SORTS[sort])
-    return [queries.flow_run_of(row) for row in _rows(db, query, limit, offset)]
+    query = queries.select_runs().where(*_run_conditions(wanted))
+    return [queries.flow_run_of(row) for row in _rows(db, query, FLOW_RUN_SORTS[sort], limit, offset)]
 
 
 def page_of_run_ids(
@@ -83,7 +86,7 @@ def page_of_run_ids(
     query = sa.select(flow_runs.c.created_at, flow_runs.c.id).where(*_run_conditions(wanted)).limit(limit)
     if after is not None:
         query = query.where(place < sa.tuple_(sa.literal(after[0]), sa.literal(after[1])))
-    query = query.order_by(*FLOW_RUN_SORTS["CREATED_DESC"])
+    query = query.order_by(*FLOW_RUN_SORTS["CREATED_DESC"].by)
     return db.read(lambda connection: [(row.created_at, row.id) for row in connection.execute(query)])
 
 
@@ -94,8 +97,8 @@ def count_flow_runs(db: Database, wanted: Selection) -> int:
 
 def find_task_runs(db: Database, wanted: Selection, *, sort: str, limit: int | None, offset: int = 0) -> list[TaskRun]:
     """Task runs; `sort` is a name of `TASK_RUN_SORTS`. As `find_flow_runs` otherwise."""
-    query = sa.select(*queries.STEP_LISTED).where(*_step_conditions(wanted)).order_by(*TASK_RUN_SORTS[sort])
-    return [queries.task_run_of(row) for row in _rows(db, query, limit, offset)]
+    query = sa.select(*queries.STEP_LISTED).where(*_step_conditions(wanted))
+    return [queries.task_run_of(row) for row in _rows(db, query, TASK_RUN_SORTS[sort], limit, offset)]
 
 
 def count_task_runs(db: Database, wanted: Selection) -> int:
@@ -105,8 +108,8 @@ def count_task_runs(db: Database, wanted: Selection) -> int:
 
 def find_flows(db: Database, wanted: Selection, *, sort: str, limit: int | None, offset: int = 0) -> list[Flow]:
     """Flows; `sort` is a name of `FLOW_SORTS`. As `find_flow_runs` otherwise."""
-    query = queries.select_flows().where(*_flow_conditions(wanted)).order_by(*FLOW_SORTS[sort])
-    return [queries.flow_of(row) for row in _rows(db, query, limit, offset)]
+    query = queries.select_flows().where(*_flow_conditions(wanted))
+    return [queries.flow_of(row) for row in _rows(db, query, FLOW_SORTS[sort], limit, offset)]
 
 
 def count_flows(db: Database, wanted: Selection) -> int:
@@ -118,7 +121,7 @@ def find_logs(db: Database, tests: Iterable[Test], *, sort: str, limit: int | No
     """Log lines; `sort` is a name of `LOG_SORTS`. As `find_flow_runs` otherwise."""
     names = ("id", "run_id", "step_id", "logger", "level", "message", "timestamp")
     query = sa.select(*(logs.c[name] for name in names)).where(*_conditions(_LOG_FIELDS, tests))
-    return [LogLine(**row) for row in _rows(db, query.order_by(*LOG_SORTS[sort]), limit, offset)]
+    return [LogLine(**row) for row in _rows(db, query, LOG_SORTS[sort], limit, offset)]
 
 
 def find_artifacts(
@@ -131,7 +134,7 @@ def find_artifacts(
         of: On the runs that made them.
     """
     query = sa.select(artifacts).where(*_conditions(_ARTIFACT_FIELDS, tests), *_made_by(of))
-    return [kept.record(row) for row in _rows(db, query.order_by(*ARTIFACT_SORTS[sort]), limit, offset)]
+    return [kept.record(row) for row in _rows(db, query, ARTIFACT_SORTS[sort], limit, offset)]
 
 
 def find_latest_artifacts(
@@ -139,7 +142,7 @@ def find_latest_artifacts(
 ) -> list[kept.Artifact]:
     """The newest artifact of each key, as far as it fits; `sort` is a name of `LATEST_SORTS`. As `find_artifacts`."""
     query = kept.select_latest().where(*_conditions(_ARTIFACT_FIELDS, tests), *_made_by(of))
-    return [kept.record(row) for row in _rows(db, query.order_by(*LATEST_SORTS[sort]), limit, offset)]
+    return [kept.record(row) for row in _rows(db, query, LATEST_SORTS[sort], limit, offset)]
 
 
 # -- what is meant -----------------------------------------------------------------------------------------------
@@ -194,9 +197,22 @@ def _conditions(fields: Mapping[str, Any], tests: Iterable[Test]) -> list[Condit
 
 def _condition(fields: Mapping[str, Any], test: Test) -> Condition:
     field = fields[test.field]
+    if field is flow_runs.c.state_name and test.operator == "any":
+        return _named(test.value)
+    if field is logs.c.step_id:
+        # Its run has an index.
+        runs = sa.select(steps.c.run_id).where(steps.c.id.in_(test.value))
+        return sa.and_(logs.c.run_id.in_(runs), field.in_(test.value))
     if isinstance(field, sa.Table):
         return _of_tags(field, test)
     return _OPERATORS[test.operator](field, _plain(test.value))
+
+
+def _named(names: Sequence[str]) -> Condition:
+    """Flow runs in states of these names; by the index over their types, where these are known."""
+    types = {queries.type_of_name(name) for name in names}
+    named = flow_runs.c.state_name.in_(names)
+    return named if None in types else sa.and_(flow_runs.c.state_type.in_(sorted(map(str, types))), named)
 
 
 def _of_tags(table: sa.Table, test: Test) -> Condition:
@@ -230,7 +246,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Condition]] = {
     "exists": lambda column, there: column.is_not(None) if there else column.is_(None),
 }
 
-_IS_TASK = steps.c.kind == Kind.TASK.value
+_IS_TASK = steps.c.kind == sa.literal_column(f"'{Kind.TASK.value}'")
 _RUN_EXPECTED = sa.func.coalesce(flow_runs.c.scheduled_at, flow_runs.c.start_time, flow_runs.c.created_at)
 _STEP_EXPECTED = sa.func.coalesce(steps.c.start_time, steps.c.due_at, steps.c.created_at)
 
@@ -283,67 +299,97 @@ _ARTIFACT_FIELDS: dict[str, Any] = {
     "task_run_id": artifacts.c.task_run_id,
 }
 
-_Order = Sequence[ColumnElement[Any]]
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    by: Sequence[ColumnElement[Any]]
+    #: What is sorted by, where rows may be without it: these come last.
+    value: ColumnElement[Any] | None = None
+
+
+def _by(*columns: ColumnElement[Any], value: ColumnElement[Any] | None = None) -> _Order:
+    return _Order(columns, value)
+
+
 FLOW_RUN_SORTS: dict[str, _Order] = {
-    "CREATED_DESC": (flow_runs.c.created_at.desc(), flow_runs.c.id.desc()),
-    "CREATED_ASC": (flow_runs.c.created_at, flow_runs.c.id),
-    "ID_DESC": (flow_runs.c.id.desc(),),
-    "NAME_ASC": (flow_runs.c.name, flow_runs.c.id),
-    "NAME_DESC": (flow_runs.c.name.desc(), flow_runs.c.id.desc()),
-    "START_TIME_ASC": (flow_runs.c.start_time.asc().nulls_last(), flow_runs.c.id),
-    "START_TIME_DESC": (flow_runs.c.start_time.desc().nulls_last(), flow_runs.c.id.desc()),
-    "END_TIME_DESC": (flow_runs.c.end_time.desc().nulls_last(), flow_runs.c.id.desc()),
-    "EXPECTED_START_TIME_ASC": (_RUN_EXPECTED, flow_runs.c.id),
-    "EXPECTED_START_TIME_DESC": (_RUN_EXPECTED.desc(), flow_runs.c.id.desc()),
+    "CREATED_DESC": _by(flow_runs.c.created_at.desc(), flow_runs.c.id.desc()),
+    "CREATED_ASC": _by(flow_runs.c.created_at, flow_runs.c.id),
+    "ID_DESC": _by(flow_runs.c.id.desc()),
+    "NAME_ASC": _by(flow_runs.c.name, flow_runs.c.id),
+    "NAME_DESC": _by(flow_runs.c.name.desc(), flow_runs.c.id.desc()),
+    "START_TIME_ASC": _by(flow_runs.c.start_time, flow_runs.c.id, value=flow_runs.c.start_time),
+    "START_TIME_DESC": _by(flow_runs.c.start_time.desc(), flow_runs.c.id.desc(), value=flow_runs.c.start_time),
+    "END_TIME_DESC": _by(flow_runs.c.end_time.desc(), flow_runs.c.id.desc(), value=flow_runs.c.end_time),
+    "EXPECTED_START_TIME_ASC": _by(_RUN_EXPECTED, flow_runs.c.id),
+    "EXPECTED_START_TIME_DESC": _by(_RUN_EXPECTED.desc(), flow_runs.c.id.desc()),
 }
 TASK_RUN_SORTS: dict[str, _Order] = {
-    "CREATED_DESC": (steps.c.created_at.desc(), steps.c.id.desc()),
+    "CREATED_DESC": _by(steps.c.created_at.desc(), steps.c.id.desc()),
     #: In order of asking, where it is one run's.
-    "CREATED_ASC": (steps.c.created_at, steps.c.run_id, steps.c.run_attempt, steps.c.sequence),
-    "ID_DESC": (steps.c.id.desc(),),
-    "NAME_ASC": (steps.c.name, steps.c.id),
-    "NAME_DESC": (steps.c.name.desc(), steps.c.id.desc()),
-    "START_TIME_ASC": (steps.c.start_time.asc().nulls_last(), steps.c.id),
-    "START_TIME_DESC": (steps.c.start_time.desc().nulls_last(), steps.c.id.desc()),
-    "END_TIME_DESC": (steps.c.end_time.desc().nulls_last(), steps.c.id.desc()),
-    "EXPECTED_START_TIME_ASC": (_STEP_EXPECTED, steps.c.id),
-    "EXPECTED_START_TIME_DESC": (_STEP_EXPECTED.desc(), steps.c.id.desc()),
+    "CREATED_ASC": _by(steps.c.created_at, steps.c.run_id, steps.c.run_attempt, steps.c.sequence),
+    "ID_DESC": _by(steps.c.id.desc()),
+    "NAME_ASC": _by(steps.c.name, steps.c.id),
+    "NAME_DESC": _by(steps.c.name.desc(), steps.c.id.desc()),
+    "START_TIME_ASC": _by(steps.c.start_time, steps.c.id, value=steps.c.start_time),
+    "START_TIME_DESC": _by(steps.c.start_time.desc(), steps.c.id.desc(), value=steps.c.start_time),
+    "END_TIME_DESC": _by(steps.c.end_time.desc(), steps.c.id.desc(), value=steps.c.end_time),
+    "EXPECTED_START_TIME_ASC": _by(_STEP_EXPECTED, steps.c.id),
+    "EXPECTED_START_TIME_DESC": _by(_STEP_EXPECTED.desc(), steps.c.id.desc()),
 }
 FLOW_SORTS: dict[str, _Order] = {
-    "NAME_ASC": (flows.c.name,),
-    "NAME_DESC": (flows.c.name.desc(),),
-    "CREATED_DESC": (flows.c.created_at.desc(), flows.c.id.desc()),
-    "UPDATED_DESC": (flows.c.updated_at.desc(), flows.c.id.desc()),
+    "NAME_ASC": _by(flows.c.name),
+    "NAME_DESC": _by(flows.c.name.desc()),
+    "CREATED_DESC": _by(flows.c.created_at.desc(), flows.c.id.desc()),
+    "UPDATED_DESC": _by(flows.c.updated_at.desc(), flows.c.id.desc()),
 }
 LOG_SORTS: dict[str, _Order] = {
-    "TIMESTAMP_ASC": (logs.c.timestamp, logs.c.id),
-    "TIMESTAMP_DESC": (logs.c.timestamp.desc(), logs.c.id.desc()),
+    "TIMESTAMP_ASC": _by(logs.c.timestamp, logs.c.id),
+    "TIMESTAMP_DESC": _by(logs.c.timestamp.desc(), logs.c.id.desc()),
 }
 ARTIFACT_SORTS: dict[str, _Order] = {
-    "CREATED_DESC": (artifacts.c.created_at.desc(), artifacts.c.id.desc()),
-    "UPDATED_DESC": (artifacts.c.updated_at.desc(), artifacts.c.id.desc()),
-    "UPDATED_ASC": (artifacts.c.updated_at, artifacts.c.id),
-    "ID_DESC": (artifacts.c.id.desc(),),
-    "KEY_ASC": (artifacts.c.key, artifacts.c.created_at, artifacts.c.id),
-    "KEY_DESC": (artifacts.c.key.desc(), artifacts.c.created_at.desc(), artifacts.c.id.desc()),
+    "CREATED_DESC": _by(artifacts.c.created_at.desc(), artifacts.c.id.desc()),
+    "UPDATED_DESC": _by(artifacts.c.updated_at.desc(), artifacts.c.id.desc()),
+    "UPDATED_ASC": _by(artifacts.c.updated_at, artifacts.c.id),
+    "ID_DESC": _by(artifacts.c.id.desc()),
+    "KEY_ASC": _by(artifacts.c.key, artifacts.c.created_at, artifacts.c.id),
+    "KEY_DESC": _by(artifacts.c.key.desc(), artifacts.c.created_at.desc(), artifacts.c.id.desc()),
 }
 LATEST_SORTS: dict[str, _Order] = {
-    "CREATED_DESC": (artifact_collections.c.created_at.desc(), artifact_collections.c.key.desc()),
-    "UPDATED_DESC": (artifacts.c.updated_at.desc(), artifact_collections.c.key.desc()),
-    "UPDATED_ASC": (artifacts.c.updated_at, artifact_collections.c.key),
-    "ID_DESC": (artifacts.c.id.desc(),),
-    "KEY_ASC": (artifact_collections.c.key,),
-    "KEY_DESC": (artifact_collections.c.key.desc(),),
+    "CREATED_DESC": _by(artifact_collections.c.created_at.desc(), artifact_collections.c.key.desc()),
+    "UPDATED_DESC": _by(artifacts.c.updated_at.desc(), artifact_collections.c.key.desc()),
+    "UPDATED_ASC": _by(artifacts.c.updated_at, artifact_collections.c.key),
+    "ID_DESC": _by(artifacts.c.id.desc()),
+    "KEY_ASC": _by(artifact_collections.c.key),
+    "KEY_DESC": _by(artifact_collections.c.key.desc()),
 }
 
 
 # -- asking ------------------------------------------------------------------------------------------------------
 
 
-def _rows(db: Database, query: Select[Any], limit: int | None, offset: int) -> Sequence[Any]:
-    return db.read(lambda connection: queries.mappings(connection, query.limit(limit).offset(offset or None)))
+def _rows(db: Database, query: Select[Any], order: _Order, limit: int | None, offset: int) -> Sequence[Any]:
+    def look(connection: Connection) -> Sequence[Any]:
+        if order.value is None:
+            return _some(connection, query.order_by(*order.by), limit, offset)
+        # Two queries, since an index of PostgreSQL has those without a value at its other end.
+        valued = query.where(order.value.is_not(None))
+        found = _some(connection, valued.order_by(*order.by), limit, offset)
+        if len(found) == limit:
+            return found
+        passed = 0 if found or not offset else offset - int(connection.scalar(_counted(valued)) or 0)
+        rest = query.where(order.value.is_(None)).order_by(*order.by)
+        return [*found, *_some(connection, rest, None if limit is None else limit - len(found), passed)]
+
+    return db.search(look, seconds=LONGEST)
+
+
+def _some(connection: Connection, query: Select[Any], limit: int | None, offset: int) -> Sequence[Any]:
+    return queries.mappings(connection, query.limit(limit).offset(offset or None))
 
 
 def _count(db: Database, query: Select[Any]) -> int:
-    counted = sa.select(sa.func.count()).select_from(query.subquery())
-    return int(db.read(lambda connection: connection.scalar(counted)) or 0)
+    return int(db.search(lambda connection: connection.scalar(_counted(query)), seconds=LONGEST) or 0)
+
+
+def _counted(query: Select[Any]) -> Select[Any]:
+    return sa.select(sa.func.count()).select_from(query.subquery())

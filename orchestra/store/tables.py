@@ -188,7 +188,9 @@ flow_runs = Table(
     Index("ix_flow_runs_created", "created_at", "id"),
     Index("ix_flow_runs_flow", "flow_name", "created_at", "id"),
     Index("ix_flow_runs_state", "state_type", "created_at", "id"),
+    _partial("ix_flow_runs_started", "start_time", "id", where="start_time IS NOT NULL"),
     _partial("ix_flow_runs_ended", "end_time", "state_type", where="end_time IS NOT NULL"),
+    _partial("ix_flow_runs_failed", "end_time", "id", where="state_type IN ('FAILED', 'CRASHED')"),
     _partial("ix_flow_runs_tagged", "created_at", "id", where="tags <> '[]'"),
     _partial("ix_flow_runs_deployment", "deployment_id", "created_at", "id", where="deployment_id IS NOT NULL"),
     _partial("ix_flow_runs_queued", "queue", "due_at", where="phase = 'READY' AND deployment_id IS NOT NULL"),
@@ -488,6 +490,7 @@ logs = Table(
     Column("ordinal", Integer),
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_logs_run", "run_id", "id"),
+    Index("ix_logs_time", "timestamp", "id"),
     _partial("uq_logs_line", "run_id", "branch", "ordinal", unique=True, where="branch IS NOT NULL"),
 )
 

@@ -155,8 +155,13 @@ def live_queues(connection: Connection) -> frozenset[str]:
 
 def slots_by_queue(database: Database) -> dict[str, int]:
     """How many slots live workers have for each queue."""
+    return slots_of(live(database))
+
+
+def slots_of(those: Iterable[LiveWorker]) -> dict[str, int]:
+    """How many slots these workers have for each queue; those that are stopping have none."""
     found: dict[str, int] = {}
-    for worker in live(database):
+    for worker in those:
         if worker.stopping:
             continue
         for queue in worker.queues:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from orchestra import serializers
 from orchestra.errors import FlowRunNotFound, TaskRunNotFound
-from orchestra.store import journal, queries
+from orchestra.store import journal, queries, spans
 from orchestra.store.database import Database
 from orchestra.store.tables import edges, flow_runs, flows, logs, states, steps
 
@@ -104,6 +104,28 @@ def test_runs_are_filtered_by_flow_state_and_parent(database: Database) -> None:
     assert names(state_names=["Late"]) == ["late"]
     assert names(state_names=["Late", "Unheard"]) == ["late"]
     assert names(state_names=["Failed"], flow_name="other") == []
+
+
+def test_a_page_looks_through_a_bounded_number_of_records(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it names the next one, though it holds less than it might; a page that is to be full goes on itself."""
+    monkeypatch.setattr(spans, "SPAN", 10)
+    runs = [add_run(database, f"r{number}", at=1_000.0 + number) for number in range(40)]
+    for number in (3, 31):
+        add_step(database, runs[number], number, state_type="FAILED", state_name="Odd")
+    for number in range(40, 60):
+        add_step(database, runs[0], number)
+
+    def of_runs(after: str | None) -> Any:
+        return queries.list_flow_runs(database, flow_name="etl", state_types=["FAILED"], after=after)
+
+    def of_steps(limit: int, after: str | None) -> Any:
+        return queries.list_task_runs(database, state_names=["Odd"], limit=limit, after=after)
+
+    assert pages(of_runs) == [[]] * 4
+    found = pages(lambda after: of_steps(9, after))
+    assert (found[0], [name for part in found for name in part]) == ([], ["work-31", "work-3"])
+    assert [each.name for each in queries.full_page(of_steps, 1, None).items] == ["work-31"]
+    assert [each.name for each in queries.full_page(of_steps, 9, None).items] == ["work-31", "work-3"]
 
 
 def test_a_page_after_a_run_that_is_gone_is_refused(database: Database) -> None:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestra import clock
-from orchestra.store import run_lists
+from orchestra.store import run_lists, spans
 from orchestra.store.database import Database
 from orchestra.store.run_lists import RunFilter
 from orchestra.store.tables import flow_runs
@@ -76,7 +76,7 @@ def test_runs_that_fit_come_page_by_page(seeded: Database, wanted: RunFilter, fi
 
 def test_a_page_looks_through_a_bounded_number_of_runs(seeded: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then it says that it was cut, and the next goes on from there."""
-    monkeypatch.setattr(run_lists, "SPAN", 10)
+    monkeypatch.setattr(spans, "SPAN", 10)
 
     found, pages, after = [], 0, None
     while pages == 0 or after is not None:

@@ -164,6 +164,21 @@ def test_log_lines_are_paged_backwards(small: Database) -> None:
     assert [line.message for line in run_views.log_page(small, RUN, level=30, text="LINE 3").lines] == ["line 3"]
 
 
+def test_a_search_of_the_log_looks_through_a_bounded_number_of_lines(
+    small: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it says so, and where to look on; those of one task run are all found."""
+    monkeypatch.setattr(run_views, "LINES", 2)
+
+    page = run_views.log_page(small, RUN, text="line 1")
+    assert (page.lines, page.cut) == ((), True)
+    while page.cut and not page.lines:
+        page = run_views.log_page(small, RUN, text="line 1", before=page.earlier)
+
+    assert [line.message for line in page.lines] == ["line 1"]
+    assert {line.step_id for line in run_views.log_page(small, RUN, step_id="step-0001").lines} == {"step-0001"}
+
+
 def test_a_run_says_what_it_waits_for(small: Database) -> None:
     """The steps that it cannot go on without."""
     assert [each.name for each in run_views.why_waiting(small, RUN).needed] == ["join-3"]

@@ -11,6 +11,7 @@ from orchestra import clock
 from orchestra.server.dependencies import Db, Reader
 from orchestra.server.pages.runs import RANGES
 from orchestra.server.rendering import PageRoute, render
+from orchestra.server.throughput import Throughput
 from orchestra.store import queries, run_lists, workers
 from orchestra.store.run_lists import Ended, RunFilter
 
@@ -22,6 +23,7 @@ LATE_AFTER = 15.0
 _RANGES = {name: (label, seconds) for name, label, seconds in RANGES if name and seconds}
 #: Bars of the throughput, and the drawing's size in its own units.
 _PARTS, _WIDTH, _HEIGHT = 48, 960, 80
+_throughput = Throughput()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,9 @@ def show(request: Request, db: Db, who: Reader, range: Annotated[str, Query()] =
     label, seconds = _RANGES[range]
     until = clock.now()
     since = until - seconds
-    ended = run_lists.ended_since(db, since, until, parts=_PARTS)
-    slots, waiting = workers.slots_by_queue(db), queries.waiting_by_queue(db)
+    ended = _throughput.ended(db, until, seconds, parts=_PARTS)
+    live, waiting = workers.live(db), queries.waiting_by_queue(db)
+    slots = workers.slots_of(live)
     return render(
         request,
         "dashboard.html",
@@ -64,7 +67,7 @@ def show(request: Request, db: Db, who: Reader, range: Annotated[str, Query()] =
         width=_WIDTH,
         height=_HEIGHT,
         queues=[(name, waiting.get(name, 0), slots.get(name, 0)) for name in sorted(set(slots) | set(waiting))],
-        workers=workers.live(db),
+        workers=live,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -33,9 +34,9 @@ _CHUNK = 2000
 @router.get("/runs/{run_id}")
 def show(request: Request, db: Db, who: Reader, run_id: str) -> Response:
     """The whole page."""
-    details = queries.read_flow_run(db, run_id)
-    run = details.run
-    parts = {name: value for each in _PARTS.values() for name, value in each(request, db, run_id).items()}
+    asked = _Asked(request, db, run_id)
+    run = asked.details.run
+    parts = {name: value for each in _PARTS.values() for name, value in each(asked).items()}
     return render(
         request,
         "run.html",
@@ -50,7 +51,7 @@ def show_part(request: Request, db: Db, who: Reader, run_id: str, part: str) -> 
     """One part of it, as it is now."""
     if part not in _PARTS:
         raise HTTPException(404, f"the page of a run has no part {part!r}")
-    return render(request, f"run/{part}.html", **_PARTS[part](request, db, run_id))
+    return render(request, f"run/{part}.html", **_PARTS[part](_Asked(request, db, run_id)))
 
 
 @router.get("/runs/{run_id}/graph.json")
@@ -104,110 +105,116 @@ def _place_of(run_id: str, vertex: run_views.Vertex) -> str:
 # -- parts -------------------------------------------------------------------------------------------------------
 
 
-def _head(request: Request, db: Database, run_id: str) -> dict[str, Any]:
+class _Asked:
+    """A run that is asked for, or a part of it; what several parts show is read once."""
+
+    def __init__(self, request: Request, db: Database, run_id: str) -> None:
+        self.request, self.db, self.run_id = request, db, run_id
+        self.words = request.query_params
+
+    @cached_property
+    def details(self) -> queries.FlowRunDetails:
+        """The run."""
+        return queries.read_flow_run(self.db, self.run_id)
+
+    @cached_property
+    def attempts(self) -> int:
+        """How many it has had."""
+        return run_views.attempts(self.db, self.run_id)
+
+    @property
+    def attempt(self) -> int:
+        """The one that is shown."""
+        wanted = _number(self.words.get("attempt"))
+        return self.attempts if wanted is None else min(max(wanted, 1), self.attempts)
+
+
+def _head(asked: _Asked) -> dict[str, Any]:
     """State, times, what it waits for, and what can be done."""
-    details = queries.read_flow_run(db, run_id)
-    waiting = run_views.Waiting() if details.run.is_final else run_views.why_waiting(db, run_id)
-    served = workers.slots_by_queue(db) if waiting.queues else {}
+    details = asked.details
+    waiting = run_views.Waiting() if details.run.is_final else run_views.why_waiting(asked.db, asked.run_id)
+    served = workers.slots_by_queue(asked.db) if waiting.queues else {}
     return {
         "details": details,
         "run": details.run,
         "waiting": waiting,
         "unserved": sorted(set(waiting.queues) - set(served)),
-        "counts": _counts(db, run_id),
+        "counts": run_views.counts(asked.db, asked.run_id),
         "is_paused": details.run.state_type == StateType.PAUSED,
     }
 
 
-def _result(request: Request, db: Database, run_id: str) -> dict[str, Any]:
-    details = queries.read_flow_run(db, run_id)
-    return {"details": details, "run": details.run}
+def _result(asked: _Asked) -> dict[str, Any]:
+    return {"details": asked.details, "run": asked.details.run}
 
 
-def _counts(db: Database, run_id: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for each in queries.step_counts(db, run_id):
-        if each.kind in run_views.SHOWN_KINDS:
-            found[each.state_type] = found.get(each.state_type, 0) + each.count
-    return found
-
-
-def _timeline(request: Request, db: Database, run_id: str) -> dict[str, Any]:
-    attempts = run_views.attempts(db, run_id)
-    attempt = _attempt(request, attempts)
-    found = run_views.timeline(db, run_id, attempt)
-    drawing = timeline.draw(run_id, attempt, found, clock.now())
+def _timeline(asked: _Asked) -> dict[str, Any]:
+    found = run_views.timeline(asked.db, asked.run_id, asked.attempt)
+    drawing = timeline.draw(asked.run_id, asked.attempt, found, clock.now())
     return {
-        "run_id": run_id,
+        "run_id": asked.run_id,
         "timeline": found,
         "drawing": drawing,
-        "attempt": attempt,
-        "attempts": attempts,
+        "attempt": asked.attempt,
+        "attempts": asked.attempts,
         "layout": timeline,
     }
 
 
-def _steps(request: Request, db: Database, run_id: str) -> dict[str, Any]:
-    attempts = run_views.attempts(db, run_id)
-    attempt = _attempt(request, attempts)
-    asked = request.query_params
-    after = asked.get("after") or None
-    states = asked.getlist("step_state")
+def _steps(asked: _Asked) -> dict[str, Any]:
+    words = asked.words
+    after = words.get("after") or None
+    states = words.getlist("step_state")
     page = run_views.list_steps(
-        db,
-        run_id,
-        attempt=attempt,
-        task=asked.get("task", ""),
+        asked.db,
+        asked.run_id,
+        attempt=asked.attempt,
+        task=words.get("task", ""),
         states=[each for each in states if each],
-        text=asked.get("step_text", ""),
+        text=words.get("step_text", ""),
         after=after,
     )
     return {
-        "run_id": run_id,
+        "run_id": asked.run_id,
         "steps": page,
         "steps_after": after,
-        "task": asked.get("task", ""),
-        "task_name": run_views.short_name(asked.get("task", "")),
+        "task": words.get("task", ""),
+        "task_name": run_views.short_name(words.get("task", "")),
         "step_states": states,
-        "step_text": asked.get("step_text", ""),
-        "attempt": attempt,
-        "attempts": attempts,
+        "step_text": words.get("step_text", ""),
+        "attempt": asked.attempt,
+        "attempts": asked.attempts,
         "kinds": [kind.value for kind in StateType],
     }
 
 
-def _logs(request: Request, db: Database, run_id: str) -> dict[str, Any]:
-    asked = request.query_params
-    level, text = asked.get("level", ""), asked.get("log_text", "")
-    page = run_views.log_page(db, run_id, level=_level(level), text=text, before=_number(asked.get("before")))
+def _logs(asked: _Asked) -> dict[str, Any]:
+    level, text = asked.words.get("level", ""), asked.words.get("log_text", "")
+    before = _number(asked.words.get("before"))
     return {
-        "run_id": run_id,
-        "log": page,
+        "run_id": asked.run_id,
+        "log": run_views.log_page(asked.db, asked.run_id, level=_level(level), text=text, before=before),
         "level": level,
         "levels": LEVELS,
         "log_text": text,
-        "before": asked.get("before", ""),
+        "before": asked.words.get("before", ""),
+        "span": run_views.LINES,
     }
 
 
-def _history(request: Request, db: Database, run_id: str) -> dict[str, Any]:
-    children = queries.list_flow_runs(db, parent_flow_run_id=run_id, limit=20)
-    return {"run_id": run_id, "states": queries.state_history(db, run_id), "children": children}
+def _history(asked: _Asked) -> dict[str, Any]:
+    children = queries.list_flow_runs(asked.db, parent_flow_run_id=asked.run_id, limit=20)
+    return {"run_id": asked.run_id, "states": asked.details.states, "children": children}
 
 
-def _artifacts(request: Request, db: Database, run_id: str) -> dict[str, Any]:
-    found = artifacts.page(db, artifacts.Query(flow_run_id=run_id), limit=10)
-    return {"run_id": run_id, "artifacts": [(each, table_of(each, ROWS)) for each in found]}
+def _artifacts(asked: _Asked) -> dict[str, Any]:
+    found = artifacts.page(asked.db, artifacts.Query(flow_run_id=asked.run_id), limit=10)
+    return {"run_id": asked.run_id, "artifacts": [(each, table_of(each, ROWS)) for each in found]}
 
 
-def _events(request: Request, db: Database, run_id: str) -> dict[str, Any]:
-    found, _ = events.page(db, events.EventFilter(flow_run_id=run_id), limit=12)
-    return {"run_id": run_id, "events": found}
-
-
-def _attempt(request: Request, newest: int) -> int:
-    wanted = _number(request.query_params.get("attempt"))
-    return newest if wanted is None else min(max(wanted, 1), newest)
+def _events(asked: _Asked) -> dict[str, Any]:
+    found, _ = events.page(asked.db, events.EventFilter(flow_run_id=asked.run_id), limit=12)
+    return {"run_id": asked.run_id, "events": found}
 
 
 def _level(text: str) -> int:
@@ -219,7 +226,7 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-_PARTS: dict[str, Callable[[Request, Database, str], dict[str, Any]]] = {
+_PARTS: dict[str, Callable[[_Asked], dict[str, Any]]] = {
     "head": _head,
     "timeline": _timeline,
     "steps": _steps,

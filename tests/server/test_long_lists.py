@@ -1,0 +1,144 @@
+"""Pages and lists cost what they show, however long the history is: each is asked over a short one and a long one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from starlette.testclient import TestClient
+
+from benchmarks import asked, history
+from benchmarks.history import Size
+from orchestra.server import create_app
+from orchestra.store import run_views, spans
+from orchestra.store.database import Database, database
+from orchestra.store.tables import flow_runs
+from tests.conftest import forget, fresh_database
+
+SHORT = Size(runs=2_000, open=100, tasks=400, lines=1_000)
+LONG = Size(runs=12_000, open=100, tasks=400, lines=1_000)
+#: Tables of which a page must not read all rows.
+GROWING = "flow_runs|steps|states|logs|events|artifacts|cache_entries|transactions"
+#: It counts the runs, by an index, once in five seconds at most.
+COUNTS_ALL = "/metrics"
+#: By how much more the long history may cost: pages that are full only there. Of SQLite's steps, of PostgreSQL's rows.
+MORE = {"sqlite": 25_000, "postgres": 1_200}
+
+
+@dataclass
+class Work:
+    """What a request made the database do: steps of SQLite's machine, or rows that PostgreSQL looked at."""
+
+    done: int = 0
+    #: Lines of plans that read whole tables.
+    scans: list[str] = field(default_factory=list)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def test_no_page_and_no_list_costs_more_over_a_longer_history(
+    kind: str, request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six times the history, the same work; and no plan reads a table from end to end."""
+    monkeypatch.setattr(spans, "SPAN", 200)
+    monkeypatch.setattr(run_views, "LINES", 200)
+    walks = []
+    for size in (SHORT, LONG):
+        with fresh_database(kind, request, home / str(size.runs)) as url:
+            monkeypatch.setenv("ORCHESTRA_DATABASE_URL", url)
+            forget()
+            assert list(history.fill(database(), size))
+            walks.append(walk(size))
+
+    assert [(name, work.scans) for name, work in walks[1] if work.scans] == []
+    pairs = zip(*walks, strict=True)
+    works = [(name, short.done, long.done) for (_, short), (name, long) in pairs]
+    assert [each for each in works if each[2] > each[1] * 1.5 + MORE[kind]] == []
+
+
+def test_a_list_that_scans_is_found_out(database: Database) -> None:
+    """By its plan, and by what it does; this holds the test above to what it says."""
+    assert list(history.fill(database, SHORT))
+    column = flow_runs.c
+    bad = sa.select(column.id).where(column.name == "none")
+    worse = sa.select(column.id).where(column.name == "none").order_by(column.created_at.desc()).limit(1)
+    good = sa.select(column.id).order_by(column.created_at.desc()).limit(1)
+
+    found = []
+    for query in (bad, worse, good):
+        with worked(database) as work:
+            database.read(lambda connection, query=query: connection.execute(query).all())
+        found.append(work)
+
+    assert [bool(work.scans) for work in found] == [True, False, False]
+    assert found[1].done > found[2].done + SHORT.runs * 0.9
+
+
+def walk(size: Size) -> list[tuple[str, Work]]:
+    """Ask for everything; gives the work of each request."""
+    found = []
+    with TestClient(create_app(), base_url="http://127.0.0.1:4200") as web:
+        for time in ("15m", "24h", "7d", "30d"):
+            # What the dashboard counts once.
+            web.get(f"/?range={time}")
+        for ask in itertools.chain(asked.pages(size), asked.lists(size), asked.searches(size)):
+            if ask.path != COUNTS_ALL:
+                with worked(database()) as work:
+                    answer = web.get(ask.address) if ask.body is None else web.post(ask.path, json=ask.body)
+                assert answer.status_code == 200, f"{ask}: {answer.text[-500:]}"
+                found.append((str(ask), work))
+    return found
+
+
+@contextmanager
+def worked(db: Database) -> Iterator[Work]:
+    """The work of the statements that are made within."""
+    work, statements = Work(), []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if not statement.lstrip().startswith(("SELECT", "WITH")):
+            return
+        statements.append((statement, parameters))
+        if db.dialect == "sqlite":
+            cursor.connection.set_progress_handler(count, 10)
+
+    def count() -> int:
+        work.done += 10
+        return 0
+
+    sa.event.listen(db._engine, "before_cursor_execute", note)
+    try:
+        yield work
+    finally:
+        sa.event.remove(db._engine, "before_cursor_execute", note)
+    explain = _explain_sqlite if db.dialect == "sqlite" else _explain_postgresql
+    db.write(lambda connection: [explain(connection, *each, work) for each in statements])
+
+
+def _explain_sqlite(connection: sa.Connection, statement: str, parameters: Any, work: Work) -> None:
+    connection.connection.driver_connection.set_progress_handler(None, 0)
+    for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters):
+        if re.fullmatch(rf"SCAN ({GROWING})", row[3]):
+            work.scans.append(f"{row[3]}: {statement}")
+
+
+def _explain_postgresql(connection: sa.Connection, statement: str, parameters: Any, work: Work) -> None:
+    # Of tables as small as these it would read all; of large ones it does so only where there is no other way.
+    connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+    plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar_one()
+    nodes = [(json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]]
+    for node in nodes:
+        nodes += node.get("Plans", [])
+        if "Scan" in node["Node Type"]:
+            seen = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+            work.done += int(seen * node["Actual Loops"])
+        if node["Node Type"] == "Seq Scan" and re.fullmatch(GROWING, node["Relation Name"]) and node["Actual Loops"]:
+            work.scans.append(f"{node['Relation Name']}: {statement}")
