@@ -51,7 +51,7 @@ _QUIET = 2.0
 _TRANSIENT_STATES = ("08", "57P", "25P03", "40001", "40P01", "55P03", "53300")
 _SQLITE_BUSY = (5, 6)
 #: Version of the schema this code works with: the newest revision under `migrations/`.
-SCHEMA_VERSION = "0019_ended_runs"
+SCHEMA_VERSION = "0020_retried_from"
 
 #: The threads of this process, by ident, that hold SQLite's write lock for a transaction of a user's code.
 holding: dict[int, str] = {}
