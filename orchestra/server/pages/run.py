@@ -16,7 +16,7 @@ from orchestra.server.pages import timeline
 from orchestra.server.pages.artifacts import table_of
 from orchestra.server.rendering import PageRoute, query, render
 from orchestra.states import StateType
-from orchestra.store import artifacts, events, logs, queries, run_views, workers
+from orchestra.store import artifacts, events, logs, queries, reruns, run_views, workers
 from orchestra.store.database import Database
 
 router = APIRouter(route_class=PageRoute)
@@ -147,6 +147,7 @@ def _timeline(request: Request, db: Database, run_id: str) -> dict[str, Any]:
 
 
 def _steps(request: Request, db: Database, run_id: str) -> dict[str, Any]:
+    run = queries.read_flow_run(db, run_id).run
     attempts = run_views.attempts(db, run_id)
     attempt = _attempt(request, attempts)
     asked = request.query_params
@@ -172,6 +173,8 @@ def _steps(request: Request, db: Database, run_id: str) -> dict[str, Any]:
         "attempt": attempt,
         "attempts": attempts,
         "kinds": [kind.value for kind in StateType],
+        "is_retryable": run.is_final and run.runner != "local",
+        "chosen_kinds": reruns.CHOSEN_KINDS,
     }
 
 
