@@ -81,6 +81,8 @@ class FlowRunContext:
     runner: Runner
     tags: tuple[str, ...] = ()
     run_attempt: int = 1
+    #: The attempt opened when a person last had it retried from a step: what it starts and sends since is new.
+    anew_since: int = 1
     parent_run_id: str | None = None
     root_run_id: str | None = None
     scheduled_start_time: float | None = None

@@ -207,5 +207,7 @@ def _act(name: str, act: Callable[[str | None], object]) -> None:
     if here is None or task_run_context.get() is not None:
         act(None)
         return
-    key = None if line is None else line.branch.peek(name).key
-    here.runner.observe(name, lambda: act(None if key is None else identifiers.idempotency_key(here.run_id, key)))
+    token = None
+    if line is not None:
+        token = identifiers.idempotency_key(here.run_id, line.branch.peek(name).key, here.anew_since)
+    here.runner.observe(name, lambda: act(token))

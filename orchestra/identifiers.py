@@ -44,7 +44,7 @@ def idempotency_key(flow_run_id: str, step_key: str, run_attempt: int = 1) -> st
 
     Args:
         run_attempt: Of a step inside a transaction: what was rolled back is done anew in the next attempt of its run,
-            and is another thing then.
+            and is another thing then. So is what a body starts or sends once it was retried from a step before that.
     """
     key = f"{flow_run_id}/{step_key}"
     return key if run_attempt == 1 else f"{key}#{run_attempt}"

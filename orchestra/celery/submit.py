@@ -153,7 +153,7 @@ def as_step(what: str, new: runs.NewRun, create: Callable[[], str]) -> str:
     if (line := current_line.get()) is not None and new.idempotency_key is None:
         # The step may be journaled after the run is created: a crash between the two must not make a second run.
         key = line.branch.peek(names.step_name(what)).key
-        new.idempotency_key = identifiers.idempotency_key(here.run_id, key)
+        new.idempotency_key = identifiers.idempotency_key(here.run_id, key, here.anew_since)
         new.key_of_step = True
     return here.runner.observe(what, create)
 

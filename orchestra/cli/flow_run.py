@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 
 import rich_click as click
@@ -9,7 +10,9 @@ import rich_click as click
 from orchestra import lazy
 from orchestra.cli import _drawing, _logs, _options, _pool_views, _support, _watch
 from orchestra.cli.deployment import start as start_deployment
-from orchestra.client.backend import backend
+from orchestra.client.backend import Backend, backend
+from orchestra.client.schemas.filters import Filters, TaskRunFilter, TaskRunFilterFlowRunId, TaskRunFilterName
+from orchestra.client.schemas.sorting import TaskRunSort
 from orchestra.engine.parameters import bind_named
 from orchestra.states import StateType
 from orchestra.store import runs
@@ -260,16 +263,58 @@ def resume(flow_run_ids: tuple[str, ...], text: str | None, key: str | None) -> 
 
 @flow_run.command()
 @_ids
+@click.option(
+    "--from-task",
+    "from_task",
+    metavar="TASK_RUN",
+    help="Id or name of a task run: it is run again, and all that the run asked for behind it (one run only).",
+)
 @click.option("-w", "--watch", "watched", is_flag=True, help="Wait for the end, with progress (one run only).")
 @_support.app_option
-def retry(flow_run_ids: tuple[str, ...], watched: bool) -> None:
-    """Run ended flow runs again in place: what completed is kept, what did not is run again."""
-    if watched and len(flow_run_ids) > 1:
-        raise click.UsageError("--watch takes one run")
+def retry(flow_run_ids: tuple[str, ...], from_task: str | None, watched: bool) -> None:
+    """Run ended flow runs again in place: what completed is kept, what did not is run again.
+
+    \b
+    Examples:
+      orchestra flow-run retry RUN_ID
+      orchestra flow-run retry RUN_ID --from-task load-0 --watch
+    """
+    if len(flow_run_ids) > 1 and (watched or from_task is not None):
+        raise click.UsageError("--watch and --from-task take one run")
     at = backend(of_runs=True)
-    _each(flow_run_ids, at.retry, "runs again")
+    chosen = None if from_task is None else _task_run_id(at, flow_run_ids[0], from_task)
+    _each(flow_run_ids, lambda run_id: at.retry(run_id, from_task_run_id=chosen), "runs again")
     if watched:
         _watch.watch(at, flow_run_ids[0])
+
+
+def _task_run_id(at: Backend, flow_run_id: str, id_or_name: str) -> str:
+    """The id of a task run of a flow run. Of one that was run in several attempts, any id stands for it."""
+    if _is_id(id_or_name):
+        return id_or_name
+    named = TaskRunFilter(
+        name=TaskRunFilterName(any_=[id_or_name]), flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id])
+    )
+    found = at.find_task_runs(Filters(task_runs=named), sort=TaskRunSort.CREATED_DESC.value, limit=None, offset=0)
+    ids = {each.dynamic_key: each.id for each in found}
+    if len(ids) == 1:
+        return next(iter(ids.values()))
+    if ids:
+        several = ", ".join(f"{run_id} ({key})" for key, run_id in sorted(ids.items()))
+        raise click.UsageError(f"several task runs are named {id_or_name!r}; give the id of one: {several}")
+    at.flow_run_state(flow_run_id)
+    raise click.UsageError(
+        f"flow run {flow_run_id} has no task run named {id_or_name!r}; "
+        f"`orchestra task-run ls --flow-run {flow_run_id}` lists them"
+    )
+
+
+def _is_id(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 @flow_run.command()

@@ -132,9 +132,9 @@ class DatabaseBackend(DatabaseOperations):
         """As `operations.resume`."""
         operations.resume(self.db, flow_run_id, run_input=run_input, key=key)
 
-    def retry(self, flow_run_id: str) -> None:
+    def retry(self, flow_run_id: str, *, from_task_run_id: str | None = None) -> None:
         """As `operations.retry`."""
-        operations.retry(self.db, flow_run_id)
+        operations.retry(self.db, flow_run_id, from_task_run_id=from_task_run_id)
 
     def delete(self, flow_run_id: str) -> None:
         """As `operations.delete`."""

@@ -142,9 +142,10 @@ class HttpBackend(HttpOperations):
         given = {"run_input": to_jsonable_python(run_input), "key": key}
         self._post(path_of("flow_runs", flow_run_id, "resume"), given)
 
-    def retry(self, flow_run_id: str) -> None:
-        """Run it again in place."""
-        self._post(path_of("flow_runs", flow_run_id, "retry"))
+    def retry(self, flow_run_id: str, *, from_task_run_id: str | None = None) -> None:
+        """Run it again in place, or anew from a task run on."""
+        given = None if from_task_run_id is None else {"from_task_run_id": from_task_run_id}
+        self._post(path_of("flow_runs", flow_run_id, "retry"), given)
 
     def delete(self, flow_run_id: str) -> None:
         """Delete it with all that belongs to it."""

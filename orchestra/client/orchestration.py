@@ -367,14 +367,20 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         given = run_input.model_dump(mode="json") if isinstance(run_input, BaseModel) else run_input
         self._act("resume", lambda at: at.resume(str(flow_run_id), run_input=given, key=key))
 
-    def retry_flow_run(self, flow_run_id: Id) -> None:
+    def retry_flow_run(self, flow_run_id: Id, *, from_task_run_id: Id | None = None) -> None:
         """Run an ended run again in place: what completed is kept.
+
+        Args:
+            from_task_run_id: A task run that is run again though it completed, and with it all that the body asked for
+                behind it.
 
         Raises:
             FlowRunNotFound: There is no such run.
-            IllegalTransition: It has not ended, or ran in a process of its own.
+            TaskRunNotFound: There is no such task run.
+            IllegalTransition: It has not ended, cannot be retried from there, or ran in a process of its own.
         """
-        self._act("retry", lambda at: at.retry(str(flow_run_id)))
+        chosen = None if from_task_run_id is None else str(from_task_run_id)
+        self._act("retry", lambda at: at.retry(str(flow_run_id), from_task_run_id=chosen))
 
     def delete_flow_run(self, flow_run_id: Id) -> None:
         """Delete an ended run with its child runs, steps, results and logs.

@@ -151,7 +151,7 @@ class Asking(Waiting):
         self.check("send_input")
         # The step may be journaled after the message is there: a crash between the two must not make a second one.
         step_key = self._line().peek(names.step_name(_SEND)).key
-        sent = replace(message, token=identifiers.idempotency_key(self.claim.run_id, step_key))
+        sent = replace(message, token=identifiers.idempotency_key(self.claim.run_id, step_key, self.context.anew_since))
         self.observe(_SEND, lambda: self._send(sent))
 
     def emit(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from orchestra.hooks import has_final_hooks, hooks_of
 from orchestra.journal import Asked
 from orchestra.runners.carrier import Carrier, RanInline
 from orchestra.serializers import StepRef, clean_text
-from orchestra.specs import Call, FlowSpec, TaskSpec, require_importable
+from orchestra.specs import Call, FlowSpec, TaskSpec, overridden, require_importable
 from orchestra.states import State
 from orchestra.store import claims, runs
 from orchestra.store.claims import Claimed
@@ -102,6 +102,7 @@ class DurableRunner(Holding):
         self.check(task.name)
         self._wait_for_futures(call)
         asked, record, inputs = self._ask_task(task, call)
+        task = self._anew(asked, task)
         started = None if record is not None else self._begin_inline(asked, task, call, inputs)
         if isinstance(started, State):
             return asked.key, started
@@ -133,6 +134,7 @@ class DurableRunner(Holding):
             await self._be_cancelled_again(record)
             await self._wait_for_keys_async([asked.key])
             return self._state(asked.key)
+        task = self._anew(asked, task)
         started = self._begin_inline(asked, task, call, inputs)
         if isinstance(started, State):
             return started
@@ -171,6 +173,10 @@ class DurableRunner(Holding):
             self.unheld.add(asked.key)
         upstreams = [self.key_of(future) for future, _ in _futures_of(call)]
         return asked, self._answer(asked, inputs, upstreams=upstreams), inputs
+
+    def _anew(self, asked: Asked, task: TaskSpec) -> TaskSpec:
+        """The task of a new step; with `refresh_cache` where a person had the run retried from there."""
+        return overridden(task, {"refresh_cache": True}) if self.is_retried_from(asked.key) else task
 
     def _begin_inline(
         self, asked: Asked, task: TaskSpec, call: Call, inputs: bytes | None
@@ -446,7 +452,7 @@ class DurableRunner(Holding):
             self.unheld.add(asked.key)
         if self._answer(asked, inputs, upstreams=[self.key_of(future) for future, _ in found]) is None:
             queue, priority = self.route(task.queue or self._runner_queue, task.priority, task.routed_as)
-            step = self._new(asked, task, inputs, queue=queue, priority=priority)
+            step = self._new(asked, self._anew(asked, task), inputs, queue=queue, priority=priority)
             step.edges = tuple(Edge(self.key_of(future), strict) for future, strict in found)
             step.most_in_flight = self.flow.most_in_flight
             self._unwritten.append(step)

@@ -355,6 +355,16 @@ class Journaled:
             place = Asked("", branch.id, branch.position)
             self._keeper.check(txn, branch.id, branch.position, self.replay.reaches(place))
 
+    def is_retried_from(self, key: str) -> bool:
+        """Whether a person had the run retried from this step, or from a block around what is asked for now."""
+        chosen = self.row["retried_from"]
+        if chosen is None or chosen == key:
+            return chosen is not None
+        block = transaction_here()
+        while block is not None and block.row_key != chosen:
+            block = block.parent
+        return block is not None
+
     def _transaction_key(self) -> str | None:
         """The innermost block that what is asked for now belongs to."""
         txn = transaction_here()

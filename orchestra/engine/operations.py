@@ -41,15 +41,22 @@ def cancel(database: Database, flow_run_id: str, announce: Announce | None = Non
     return str(runs.read(database, flow_run_id)["state_name"])
 
 
-def retry(database: Database, flow_run_id: str, announce: Announce | None = None) -> None:
+def retry(
+    database: Database, flow_run_id: str, announce: Announce | None = None, *, from_task_run_id: str | None = None
+) -> None:
     """Run an ended run again from where it failed, or replay one that is held as NonDeterministic.
+
+    Args:
+        announce: Tells the workers.
+        from_task_run_id: The task run, or the step of a subflow, from which it is run again though that completed.
 
     Raises:
         FlowRunNotFound: There is no such run.
-        IllegalTransition: It has not ended.
+        TaskRunNotFound: There is no such task run.
+        IllegalTransition: It has not ended, or cannot be retried from there.
     """
     _refuse_local(database, flow_run_id, "retried on a worker: it ran in a process of its own; call the flow again")
-    tell(database, interventions.retry(database, flow_run_id), announce)
+    tell(database, interventions.retry(database, flow_run_id, from_step=from_task_run_id), announce)
 
 
 def pause(database: Database, flow_run_id: str) -> None:

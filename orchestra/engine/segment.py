@@ -217,6 +217,7 @@ class Segment:
             runner=self.runner,
             tags=tuple(json.loads(self.row["tags"])),
             run_attempt=self.claim.run_attempt,
+            anew_since=self.row["retried_from_attempt"] or 1,
             parent_run_id=self.row["parent_run_id"],
             root_run_id=self.row["root_run_id"],
             scheduled_start_time=self.row["scheduled_at"],

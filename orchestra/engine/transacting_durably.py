@@ -109,7 +109,9 @@ class DurableKeeper:
         asked: Asked = runner._line().ask("txn")
         txn.row_key = asked.key
         if runner._answer(asked, None) is None:
-            was_committed = runner._read(lambda: is_committed_before(txn))
+            # One from which the run is retried is done anew, whatever is kept under its key.
+            is_new = runner.is_retried_from(asked.key)
+            was_committed = not is_new and runner._read(lambda: is_committed_before(txn))
             step = self._step(asked, Kind.TRANSACTION, was_committed)
             if not was_committed:
                 parent = None if txn.parent is None else txn.parent.row_key

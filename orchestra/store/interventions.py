@@ -25,6 +25,7 @@ from orchestra.store.claims import Claim, fence
 from orchestra.store.database import Database, now
 from orchestra.store.journal import Ending
 from orchestra.store.owed import Debt, owe
+from orchestra.store.reruns import rerun_from
 from orchestra.store.runs import next_attempt
 from orchestra.store.settle import cancelled, complete_open, ending_values
 from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
@@ -114,14 +115,20 @@ def _end_page(connection: Connection, run_id: str) -> bool:
     return rest is not None
 
 
-def retry(database: Database, run_id: str) -> list[Announcement]:
+def retry(database: Database, run_id: str, *, from_step: str | None = None) -> list[Announcement]:
     """Open a new run attempt of an ended run, or replay one that is held as NonDeterministic.
 
-    Completed steps are kept; what failed, and what depends on it, is run again.
+    Completed steps are kept; what failed, and what depends on it, is run again. Whoever asks a second time finds a run
+    that has not ended. A crash before leaves the run ended, one after a run that the sweeper announces.
+
+    Args:
+        from_step: The id of the step, a task or a subflow, that is run again although it completed, with all that the
+            body asked for behind it (`reruns`); None: what completed is kept.
 
     Raises:
         FlowRunNotFound: There is no such run.
-        IllegalTransition: It has not ended.
+        TaskRunNotFound: There is no such step.
+        IllegalTransition: It has not ended, or cannot be retried from this step.
     """
 
     first: list[Any] = []
@@ -132,15 +139,26 @@ def retry(database: Database, run_id: str) -> list[Announcement]:
         first.append(row)
         if row.run_attempt > first[0].run_attempt or _was_released(row, first[0]):
             return [of_run(row), *_announce_again(connection, run_id, row.run_attempt)]
+        if row.held == NONDETERMINISTIC and from_step is not None:
+            wanted = "retried from a task: it has not ended; mend its code and retry it without that, or cancel it"
+            raise IllegalTransition(run_id, row.state_name, wanted)
         if row.held == NONDETERMINISTIC:
             events.record(connection, _asked(row, "retry", event_id))
             return release(connection, run_id)
         if row.phase != Phase.DONE:
             raise IllegalTransition(run_id, row.state_type, "retried before it has ended")
-        events.record(connection, _asked(row, "retry", event_id))
-        return [next_attempt(connection, run_id, row.run_attempt, 0.0, "retried by hand")]
+        if from_step is None:
+            events.record(connection, _asked(row, "retry", event_id))
+            return [next_attempt(connection, run_id, row.run_attempt, 0.0, "retried by hand")]
+        rerun = rerun_from(connection, row, from_step)
+        events.record(connection, _asked(row, "retry", event_id, from_task_run_id=from_step))
+        message = f"retried by hand from {rerun.name}"
+        return [next_attempt(connection, run_id, row.run_attempt, 0.0, message, rerun)]
 
-    return database.write(work)
+    failpoint("before_retry")
+    announcements = database.write(work)
+    failpoint("after_retry")
+    return announcements
 
 
 def _was_released(row: Any, before: Any) -> bool:
@@ -382,9 +400,9 @@ def _children(connection: Connection, run_id: str) -> list[str]:
     return list(connection.scalars(sa.select(flow_runs.c.id).where(flow_runs.c.parent_run_id == run_id, going_on)))
 
 
-def _asked(row: Any, what: str, event_id: str) -> dict[str, Any]:
+def _asked(row: Any, what: str, event_id: str, **payload: str) -> dict[str, Any]:
     """The event of what was asked of a run."""
-    return events.act("flow-run", f"{what}-requested", row.id, row.name, id=event_id, run_id=row.id)
+    return events.act("flow-run", f"{what}-requested", row.id, row.name, id=event_id, run_id=row.id, **payload)
 
 
 def _mark(connection: Connection, run_id: str, event_id: str | None = None) -> list[Announcement]:

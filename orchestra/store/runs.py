@@ -23,6 +23,7 @@ from orchestra.store.journal import Ending, NewStep, keep_large, write
 from orchestra.store.owed import Debt, owe
 from orchestra.store.pass_ons import PassOn
 from orchestra.store.prepared import Prepared, prepare
+from orchestra.store.reruns import Rerun
 from orchestra.store.settle import ENDING, complete_open, ending_names
 from orchestra.store.tables import Phase, flow_runs, flows, phase_is_not, steps
 from orchestra.store.waits import Park, Parking, park
@@ -332,13 +333,24 @@ def _is_reopened(connection: Connection, claim: Claim) -> bool:
 
 
 def next_attempt(
-    connection: Connection, run_id: str, run_attempt: int, delay: float, message: str | None
+    connection: Connection,
+    run_id: str,
+    run_attempt: int,
+    delay: float,
+    message: str | None,
+    rerun: Rerun | None = None,
 ) -> Announcement:
     """Move a run's completed steps to its next run attempt and make it READY; the transaction holds its row.
 
     A run that was paused from outside stays so.
+
+    Args:
+        rerun: Only what comes before this is moved; None: all.
     """
     held, column = flow_runs.c.held.is_not(None), flow_runs.c
+    chosen: dict[str, Any] = {}
+    if rerun is not None:
+        chosen = {"retried_from": rerun.step_key, "retried_from_attempt": run_attempt + 1}
     connection.execute(
         sa.update(steps)
         .where(
@@ -346,6 +358,7 @@ def next_attempt(
             steps.c.run_attempt == run_attempt,
             steps.c.state_type == StateType.COMPLETED.value,
             transactions.stands(),
+            sa.true() if rerun is None else rerun.kept,
         )
         .values(run_attempt=run_attempt + 1)
     )
@@ -369,6 +382,7 @@ def next_attempt(
             lapses=0,
             streak_at=None,
             streak_parks=0,
+            **chosen,
         )
         .returning(*RUN_COLUMNS, column.held)
     )

@@ -180,6 +180,10 @@ flow_runs = Table(
     Column("deployment_id", String(36)),
     #: Its name was chosen: the template of the flow of a deployment does not make another one.
     Column("named", Boolean, nullable=False, server_default=text("false")),
+    #: The key of the step from which a person last had it retried: done anew, whatever a cache has. Null: nobody did.
+    Column("retried_from", String(LONGEST_KEY)),
+    #: The run attempt that this opened: what its body starts and sends from then on is something new.
+    Column("retried_from_attempt", Integer),
     #: JSON: what this run changes of the job variables of its deployment; null: nothing.
     Column("job_variables", Text),
     *_claim_columns(),

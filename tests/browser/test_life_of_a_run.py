@@ -119,6 +119,29 @@ def test_a_failure_is_seen_and_retried(page: Page, site: Site, tmp_path: Path) -
     expect(page.locator("#timeline rect.f-failed")).to_have_count(1)
 
 
+def test_a_run_is_retried_from_the_task_that_failed(page: Page, site: Site, tmp_path: Path) -> None:
+    """And once it has completed, from the one before that; by the keyboard, and without a reload in between."""
+    wanted = tmp_path / "wanted"
+    start(page, "fragile/glass", Path=str(wanted))
+    shows(page, "Failed")
+    wanted.touch()
+
+    page.get_by_role("button", name="Retry from here: needs-0").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("what came before that task is kept")).to_be_visible()
+    shows(page, "Completed")
+    expect(page.get_by_text("1 step kept from earlier attempts")).to_be_visible()
+
+    page.get_by_role("button", name="Retry from here: first-0").click()
+    shows(page, "Completed")
+    expect(page.locator("#head")).to_contain_text("attempt 3")
+    expect(page.locator("#timeline rect.f-completed")).to_have_count(2)
+    expect(page.get_by_text("kept from earlier attempts")).to_have_count(0)
+    expect(page.locator("#history")).to_contain_text("retried by hand from first-0")
+    page.get_by_role("link", name="attempt 2").click()
+    expect(page.get_by_role("button", name="Retry from here")).to_have_count(0)
+
+
 def test_a_run_is_cancelled(page: Page, site: Site, gates: Path) -> None:
     """Its page follows."""
     start(page, "through-gates/gates", Folder=str(gates))

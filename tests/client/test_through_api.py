@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from orchestra import get_client, settings
 from orchestra.cli import cli
-from orchestra.client.schemas.filters import FlowRunFilter, LogFilter
+from orchestra.client.schemas.filters import FlowRunFilter, LogFilter, TaskRunFilter
 from orchestra.client.schemas.sorting import FlowRunSort
 from orchestra.deployments import Deployment
 from orchestra.errors import (
@@ -23,12 +23,14 @@ from orchestra.errors import (
     InvalidRunInput,
     LimitNotFound,
     StoreUnavailable,
+    TaskRunNotFound,
 )
 from orchestra.server import create_app
 from orchestra.store import artifacts, behind
 from orchestra.store.database import database
 from tests.client import flows
 from tests.drive import Driver
+from tests.engine import rerun_flows
 
 API = "http://127.0.0.1:4200/api"
 
@@ -106,6 +108,35 @@ def test_what_cannot_be_done_raises_the_same(driver: Driver, through_api: None) 
         client.resume_flow_run(run_id, flows.Approval(yes=True))
     driver.sweep()
     assert driver.finish(run_id).result() is True
+
+
+def test_a_run_is_retried_from_a_task(driver: Driver, through_api: None) -> None:
+    """By its id or, on the command line, by its name; what no task run is called is said."""
+    run_id = driver.submit(rerun_flows.in_a_row)
+    driver.finish(run_id)
+    with get_client(sync_client=True) as client:
+        (last,) = client.read_task_runs(task_run_filter=TaskRunFilter.model_validate({"name": {"any_": ["step-2"]}}))
+        with pytest.raises(TaskRunNotFound):
+            client.retry_flow_run(run_id, from_task_run_id=run_id)
+        client.retry_flow_run(run_id, from_task_run_id=last.id)
+    driver.sweep()
+    counts = [value[-1] for value in driver.finish(run_id).result()]
+
+    assert "has no task run named 'load'" in said("flow-run", "retry", run_id, "--from-task", "load", code=2)
+    assert "--from-task take one run" in said("flow-run", "retry", run_id, run_id, "--from-task", "step-2", code=2)
+    assert "runs again" in said("flow-run", "retry", run_id, "--from-task", "step-2")
+    driver.sweep()
+    later = [value[-1] for value in driver.finish(run_id).result()]
+    assert (later[:2], int(later[2])) == (counts[:2], int(counts[2]) + 1)
+
+
+def test_a_name_that_several_tasks_have_is_refused(driver: Driver, through_api: None) -> None:
+    """With the ids of those that have it."""
+    run_id = driver.submit(rerun_flows.in_branches)
+    driver.finish(run_id)
+
+    refused = said("flow-run", "retry", run_id, "--from-task", "lone-0", code=2)
+    assert all(key in refused for key in ("main.1/lone-0", "main.2/lone-0"))
 
 
 def test_the_command_line_shows_and_acts(driver: Driver, through_api: None) -> None:

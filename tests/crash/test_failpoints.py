@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestra.handles import FlowRunHandle
-from orchestra.store.tables import flow_runs
+from orchestra.store.tables import flow_runs, steps
 from tests.crash import flows
 from tests.crash.conftest import IN_FLIGHT, RECOVERY, Arena
 from tests.helpers import ROOT, wait_until
@@ -64,6 +64,8 @@ IN_TRANSACTIONS = (
 )
 #: Those that a process passes which cancels a run.
 ON_CANCEL = ("before_cancel", "in_cancel")
+#: Those that a process passes which has a run retried.
+ON_RETRY = ("before_retry", "after_retry")
 #: Those passed by who answers a run, and by runs that send and receive (test_inputs.py).
 ON_INPUT = ("before_resume", "after_resume", "before_send", "after_send", "before_receive", "after_receive")
 #: Those around the commit of a task's own rows (test_db_transactions.py).
@@ -121,6 +123,7 @@ def test_every_point_is_killed_at() -> None:
         *IN_HOOKS,
         *ON_SUBMIT,
         *ON_CANCEL,
+        *ON_RETRY,
         *ON_INPUT,
         *ON_ARTIFACTS,
         *ON_RESULTS,
@@ -164,6 +167,33 @@ def test_a_run_is_cancelled_though_who_cancels_it_is_killed(arena: Arena, point:
     assert killed.returncode == -9
     assert handle.wait(RECOVERY).name == "Cancelled"
     assert FlowRunHandle(child.id).wait(RECOVERY).name == "Cancelled"
+
+
+RETRY = """
+from orchestra.engine import operations
+from orchestra.store.database import database
+operations.retry(database(), {run!r}, from_task_run_id={task!r})
+"""
+
+
+@pytest.mark.parametrize("point", ON_RETRY)
+def test_a_run_is_retried_once_though_who_retries_it_is_killed(arena: Arena, point: str) -> None:
+    """Before the commit it has ended as it was, and may be retried; after it, it goes on by itself."""
+    handle = flows.linear.delay()
+    assert handle.result(timeout=RECOVERY) == flows.ANSWERS[flows.linear]
+    (last,) = arena.rows(steps, steps.c.run_id == handle.id, steps.c.position == 5)
+
+    code = RETRY.format(run=handle.id, task=last.id)
+    env = {**os.environ, "ORCHESTRA_FAILPOINTS": f"{point}=kill"}
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=False)
+    if point == "before_retry":
+        assert handle.state.is_completed()
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+    assert killed.returncode == -9
+    assert arena.rows(flow_runs, flow_runs.c.id == handle.id, flow_runs.c.run_attempt == 2)
+    assert FlowRunHandle(handle.id).result(timeout=RECOVERY) == flows.ANSWERS[flows.linear]
+    assert sum(line.what == "start" for line in arena.lines(handle.id)) == 7
 
 
 SUBMIT = "from tests.crash import flows; print(flows.linear.apply_async(idempotency_key={key!r}).id)"

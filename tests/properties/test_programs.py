@@ -15,13 +15,14 @@ from hypothesis import Phase as HypothesisPhase
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from orchestra import settings
+from orchestra import identifiers, settings
 from orchestra.errors import IllegalTransition
-from orchestra.states import State
-from orchestra.store import interventions
+from orchestra.states import State, StateType
+from orchestra.store import interventions, reruns
 from orchestra.store.database import Database
 from orchestra.store.database import database as opened
-from orchestra.store.tables import Phase, edges, flow_runs, joins, steps
+from orchestra.store.journal import StepRecord
+from orchestra.store.tables import Kind, Phase, edges, flow_runs, joins, steps
 from tests import conftest
 from tests.drive import Driver, Killed, emptied
 from tests.exploring import tries
@@ -220,6 +221,50 @@ def test_retried_programs_run_nothing_again_that_ended_well(
     failures.update(rate=0.0)
     assert state.result() == plain(program)
     assert [key for key in repeated if key.startswith(run_id)] == []
+
+
+@few
+@given(runnable(peeks=False), seeds, st.lists(st.floats(0, 1), min_size=1, max_size=3))
+def test_programs_are_retried_from_any_task(
+    database: Database, given_program: Any, seed: int, places: list[float]
+) -> None:
+    """Time and again, with workers that die: what was first asked for before it is kept, all else is run again."""
+    flow, program = given_program
+    chaos = Chaos(emptied(database), seed, deaths=0)
+    run_id = chaos.submit(flow, program=program)
+    chaos.live(run_id)
+    first: dict[str, int] = {}
+
+    for attempt, place in enumerate(places, start=1):
+        before = chaos.steps(run_id, attempt)
+        for step in before:
+            first.setdefault(step.key, step.sequence)
+        tasks = [step for step in before if step.kind in reruns.CHOSEN_KINDS]
+        if not tasks:
+            return
+        chosen = tasks[round(place * (len(tasks) - 1))]
+        kept = {
+            step.key: step.recorded_attempt
+            for step in before
+            if step.state_type == StateType.COMPLETED and comes_before(step, chosen, first)
+        }
+        started.clear()
+        from_step = identifiers.step_id(run_id, chosen.recorded_attempt, chosen.key)
+        chaos.carrier.announce(interventions.retry(database, run_id, from_step=from_step))
+        chaos.deaths = 0.2
+
+        assert chaos.live(run_id) == plain(program)
+        after = {step.key: step.recorded_attempt for step in chaos.steps(run_id, attempt + 1)}
+        assert after == {step.key: kept.get(step.key, attempt + 1) for step in before}
+        done = {name for name in started if name.startswith(f"{run_id}/")}
+        assert done == {f"{run_id}/{s.key}" for s in before if s.kind == Kind.TASK and s.key not in kept}
+
+
+def comes_before(step: StepRecord, chosen: StepRecord, first: dict[str, int]) -> bool:
+    """Whether a step was asked for before another."""
+    if step.branch == chosen.branch:
+        return step.position < chosen.position
+    return first[step.key] < first[chosen.key]
 
 
 def open_rows(database: Database) -> list[Any]:

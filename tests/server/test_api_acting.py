@@ -11,6 +11,7 @@ from orchestra import settings
 from orchestra.deployments import Deployment
 from tests.client import flows
 from tests.drive import Driver
+from tests.engine import rerun_flows
 
 
 def deployed(**options: Any) -> str:
@@ -80,6 +81,26 @@ def test_a_failed_run_is_retried_and_deleted(driver: Driver, web: TestClient) ->
     assert web.get(f"/api/flow_runs/{run_id}").json()["run_count"] == 2
     assert web.delete(f"/api/flow_runs/{run_id}").status_code == 204
     assert web.get(f"/api/flow_runs/{run_id}").status_code == 404
+
+
+def test_a_run_is_retried_from_a_task(driver: Driver, web: TestClient) -> None:
+    """What came before is kept; a task run that is not there, or of another run, is refused."""
+    run_id, other = driver.submit(rerun_flows.in_a_row), driver.submit(flows.doubled, number=1)
+    driver.finish(run_id)
+    driver.finish(other)
+    first, second, third = (task["id"] for task in web.get(f"/api/flow_runs/{run_id}/task_runs").json()["items"])
+
+    def ask(flow_run_id: str, task_run_id: str) -> int:
+        given = {"from_task_run_id": task_run_id}
+        return int(web.post(f"/api/flow_runs/{flow_run_id}/retry", json=given).status_code)
+
+    assert (ask(run_id, "nothing"), ask(other, second)) == (404, 409)
+    assert ask(run_id, second) == 200
+    driver.sweep()
+    driver.finish(run_id)
+    now = [task["id"] for task in web.get(f"/api/flow_runs/{run_id}/task_runs").json()["items"]]
+    assert now[0] == first
+    assert {second, third}.isdisjoint(now)
 
 
 def test_a_run_is_given_what_it_waits_for(driver: Driver, web: TestClient) -> None:

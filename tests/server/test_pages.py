@@ -17,7 +17,7 @@ from orchestra.store.deployments import NewDeployment
 from orchestra.store.runs import NewRun
 from orchestra.store.workers import WorkerRow
 from tests.drive import Driver
-from tests.engine import slot_flows
+from tests.engine import rerun_flows, slot_flows
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -175,6 +175,29 @@ def test_an_act_that_cannot_be_done_says_why(web: TestClient) -> None:
 
     assert answer.status_code == 409
     assert "cancelled" in answer.text
+
+
+def test_an_ended_run_may_be_retried_from_each_of_its_tasks(driver: Driver, web: TestClient) -> None:
+    """On its page and on that of the task; not from other steps, and not from those of an old attempt."""
+    run_id, going_on = driver.submit(rerun_flows.with_child), driver.submit(rerun_flows.fanned_out)
+    address = f"/runs/{run_id}"
+    driver.finish(run_id, messages=2)
+    assert "step-0" in page(web, f"/runs/{going_on}")
+    assert "Retry from here" not in page(web, f"/runs/{going_on}")
+
+    text = page(web, address)
+    assert re.findall(r"Retry from here: ([^\"]+)", text) == ["step-0", "in-a-row", "step-1"]
+    chosen = re.findall(r'name="from_task_run_id" value="([^"]+)"', text)[2]
+    assert chosen in page(web, f"/task-runs/{chosen}")
+    answer = web.post(f"{address}/retry", data={"from_task_run_id": chosen})
+    driver.sweep()
+    driver.finish(run_id)
+
+    assert "what came before that task is kept" in answer.text
+    assert driver.final(run_id).result()[-1] == "after 2"
+    assert page(web, address).count("Retry from here:") == 3
+    assert "Retry from here" not in page(web, f"{address}?attempt=1")
+    assert "Retry from here" not in page(web, f"/runs/{run(failing)}")
 
 
 @pytest.mark.parametrize("verb", ["cancel", "retry", "pause", "resume"])

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestra import serializers
+from orchestra import identifiers, serializers
 from orchestra.engine import acts
 from orchestra.errors import FlowRunNotFound, IllegalTransition
-from orchestra.store import artifacts, inputs, interventions, removal, runs, settle, variables, waits
+from orchestra.store import artifacts, inputs, interventions, journal, removal, runs, settle, variables, waits
 from orchestra.store.artifacts import NewArtifact
 from orchestra.store.database import Database, instant
 from orchestra.store.interventions import NONDETERMINISTIC
@@ -20,7 +20,19 @@ from orchestra.store.waits import Park
 from tests import servers
 from tests.proxy import LossyProxy
 from tests.store.test_inputs import WANTED, answer, ask, message, pause_key, paused, receive_key, results
-from tests.store.test_races import BAD, announced, claimed, dispatch, key, new_run, phases, row, task, window
+from tests.store.test_races import (
+    BAD,
+    announced,
+    claimed,
+    completing,
+    dispatch,
+    key,
+    new_run,
+    phases,
+    row,
+    task,
+    window,
+)
 
 pytestmark = [pytest.mark.services, pytest.mark.parametrize("database_url", ["postgres"], indirect=True)]
 
@@ -51,6 +63,21 @@ def test_a_retry_opens_one_attempt(database: Database, far: Database, proxy: Los
 
     assert announced([interventions.retry(far, run.run_id)], "flow") == [run.run_id]
     assert (row(database, run)["run_attempt"], proxy.lost) == (2, 1)
+
+
+def test_a_retry_from_a_task_opens_one_attempt(database: Database, far: Database, proxy: LossyProxy) -> None:
+    """And keeps what came before it, once."""
+    run = new_run(database)
+    dispatch(database, run, *(task(number) for number in range(2)))
+    for each in claimed(database, run, 0, 1):
+        completing(database, each)()
+    runs.finish(database, run, BAD, [], window=window)
+    proxy.lose(1)
+
+    chosen = identifiers.step_id(run.run_id, 1, key(1))
+    assert announced([interventions.retry(far, run.run_id, from_step=chosen)], "flow") == [run.run_id]
+    assert (row(database, run)["run_attempt"], proxy.lost) == (2, 1)
+    assert [step.key for step in journal.load(database, run.run_id, 2)] == [key(0)]
 
 
 def test_a_retry_of_a_run_with_mended_code_is_no_error(database: Database, far: Database, proxy: LossyProxy) -> None:

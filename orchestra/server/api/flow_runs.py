@@ -254,10 +254,31 @@ def cancel_flow_run(db: Db, who: Asker, flow_run_id: Id) -> StateRecord:
     return queries.flow_run_state(db, flow_run_id)
 
 
+class RetryFrom(Body):
+    """Where a run is to begin anew."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"from_task_run_id": "9f0f3c1e-7a55-5c0e-9b8e-2d3f5f0a6c11"}]},
+    )
+
+    from_task_run_id: Id | None = Field(
+        default=None,
+        description="This task run is run again though it completed, and with it all that the run asked for behind it; "
+        "null: what completed is kept.",
+    )
+
+
 @router.post("/{flow_run_id}/retry")
-def retry_flow_run(db: Db, who: Asker, flow_run_id: Id) -> StateRecord:
-    """Run an ended run again in place: what completed is kept, what did not is run again."""
-    perform(who, "retry", f"flow run {flow_run_id}", lambda: operations.retry(db, flow_run_id, announcing.announce))
+def retry_flow_run(db: Db, who: Asker, flow_run_id: Id, given: RetryFrom | None = None) -> StateRecord:
+    """Run an ended run again in place: what completed is kept, what did not is run again, or all from a task run on."""
+    chosen = (given or RetryFrom()).from_task_run_id
+    what = f"flow run {flow_run_id}" + ("" if chosen is None else f" from task run {chosen}")
+
+    def act() -> None:
+        operations.retry(db, flow_run_id, announcing.announce, from_task_run_id=chosen)
+
+    perform(who, "retry", what, act)
     return queries.flow_run_state(db, flow_run_id)
 
 

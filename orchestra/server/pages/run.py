@@ -18,7 +18,7 @@ from orchestra.server.pages import timeline
 from orchestra.server.pages.artifacts import ROWS
 from orchestra.server.rendering import PageRoute, query, render
 from orchestra.states import StateType
-from orchestra.store import artifacts, events, logs, queries, run_views, workers
+from orchestra.store import artifacts, events, logs, queries, reruns, run_views, workers
 from orchestra.store.database import Database
 
 router = APIRouter(route_class=PageRoute)
@@ -162,7 +162,7 @@ def _timeline(asked: _Asked) -> dict[str, Any]:
 
 
 def _steps(asked: _Asked) -> dict[str, Any]:
-    words = asked.words
+    run, words = asked.details.run, asked.words
     after = words.get("after") or None
     states = words.getlist("step_state")
     page = run_views.list_steps(
@@ -185,6 +185,8 @@ def _steps(asked: _Asked) -> dict[str, Any]:
         "attempt": asked.attempt,
         "attempts": asked.attempts,
         "kinds": [kind.value for kind in StateType],
+        "is_retryable": run.is_final and run.runner != "local",
+        "chosen_kinds": reruns.CHOSEN_KINDS,
     }
 
 

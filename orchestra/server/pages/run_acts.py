@@ -27,10 +27,15 @@ def cancel(db: Db, who: Runner, run_id: str) -> Response:
 
 
 @router.post("/runs/{run_id}/retry")
-def retry(db: Db, who: Runner, run_id: str) -> Response:
-    """Run it again from where it failed."""
-    acts.perform(who, "retry", f"flow run {run_id}", lambda: operations.retry(db, run_id, announce))
-    return _back(run_id, "retry")
+def retry(db: Db, who: Runner, run_id: str, from_task_run_id: Annotated[str, Form()] = "") -> Response:
+    """Run it again from where it failed, or from a task run."""
+    what = f"flow run {run_id}" + (f" from task run {from_task_run_id}" if from_task_run_id else "")
+
+    def act() -> None:
+        operations.retry(db, run_id, announce, from_task_run_id=from_task_run_id or None)
+
+    acts.perform(who, "retry", what, act)
+    return _back(run_id, "retry-from" if from_task_run_id else "retry")
 
 
 @router.post("/runs/{run_id}/pause")

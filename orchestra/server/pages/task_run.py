@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from orchestra.server.dependencies import Db, Reader
 from orchestra.server.rendering import PageRoute, render
-from orchestra.store import queries, run_views
+from orchestra.store import queries, reruns, run_views
 
 router = APIRouter(route_class=PageRoute)
 
@@ -21,6 +21,7 @@ def show(request: Request, db: Db, who: Reader, task_run_id: str) -> Response:
         "task_run.html",
         details=details,
         step=details.run,
+        chosen_kinds=reruns.CHOSEN_KINDS,
         run=queries.find_flow_run(db, run_id),
         upstream=run_views.step_places(db, run_id, details.upstream[:50]),
         log=run_views.log_page(db, run_id, step_id=task_run_id, limit=500),
