@@ -7,7 +7,6 @@ that it holds no slot: the slot may be the one that the other run needs.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
@@ -23,6 +22,7 @@ from orchestra.states import NOT_KEPT, State, StateDetails
 from orchestra.store import interventions, journal, runs
 from orchestra.store.database import database
 from orchestra.store.tables import Phase
+from orchestra.store.wake import BACKSTOP, RUN, STEP, Hint
 
 T = TypeVar("T")
 
@@ -82,13 +82,22 @@ class FlowRunHandle:
         if (runner := durable_body()) is not None:
             return self._wait_in_body(runner, timeout)
         started = clock.monotonic()
-        while not (state := self.state).is_final():
-            waited = clock.monotonic() - started
-            if timeout is not None and waited >= timeout:
-                break
-            pause = min(max(waited * _PAUSE_SHARE, _FIRST_PAUSE), _LONGEST_PAUSE)
-            time.sleep(pause if timeout is None else min(pause, max(timeout - waited, 0.0)))
+        if (state := self.state).is_final():
+            return state
+        with database().wake.bell(*self._hints()) as bell:
+            while not (state := self.state).is_final():
+                waited = clock.monotonic() - started
+                if timeout is not None and waited >= timeout:
+                    break
+                left = float("inf") if timeout is None else timeout - waited
+                often = min(max(waited * _PAUSE_SHARE, _FIRST_PAUSE), _LONGEST_PAUSE, left)
+                seldom = min(max(waited, _FIRST_PAUSE), BACKSTOP, left)
+                bell.wait(often, seldom)
         return state
+
+    def _hints(self) -> list[Hint]:
+        """What is heard of when it ends."""
+        return [(RUN, self.flow_run_id)]
 
     def _wait_in_body(self, runner: Runner, timeout: float | None) -> State[Any]:
         waited, pause = 0.0, _BODY_PAUSE
@@ -184,6 +193,9 @@ class TaskRunHandle(FlowRunHandle):
     def task_run_id(self) -> str:
         """The task run's id."""
         return self.id
+
+    def _hints(self) -> list[Hint]:
+        return [(STEP, self.flow_run_id), *super()._hints()]
 
     def _look(self) -> tuple[State[Any], bool]:
         step = journal.latest(database(), self.flow_run_id, self._step_key)

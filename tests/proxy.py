@@ -1,4 +1,5 @@
-"""A TCP proxy before PostgreSQL that loses answers to COMMIT: the server commits, the client never hears of it."""
+"""TCP proxies before PostgreSQL: one loses answers to COMMIT, so that the server commits and the client never hears of
+it; one looks like a connection pooler."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 
 #: A simple query's text as it travels, with its closing NUL.
 _COMMIT = b"COMMIT\x00"
+#: How the message begins that tells the number of the server's process, with its length.
+_BACKEND_KEY = b"K\x00\x00\x00\x0c"
 
 
 class LossyProxy:
@@ -77,7 +80,11 @@ class LossyProxy:
                     # The server has answered, so it has committed.
                     self.lost += 1
                     return
-                client.sendall(data)
+                client.sendall(self.answer(data))
+
+    def answer(self, data: bytes) -> bytes:
+        """What the client gets in the place of what the server has sent."""
+        return data
 
     def _take(self) -> bool:
         with self._lock:
@@ -100,3 +107,15 @@ class LossyProxy:
             end.shutdown(socket.SHUT_RDWR)
         end.close()
         self._open.discard(end)
+
+
+class PoolerProxy(LossyProxy):
+    """Tells a client another process number than that of the server's process, as a connection pooler does."""
+
+    def answer(self, data: bytes) -> bytes:
+        """With another number in the server's message on how to cancel (BackendKeyData)."""
+        begin = data.find(_BACKEND_KEY)
+        if begin < 0:
+            return data
+        number = begin + len(_BACKEND_KEY)
+        return data[:number] + b"\x7f\xff\xff\xff" + data[number + 4 :]

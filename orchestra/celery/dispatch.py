@@ -50,6 +50,7 @@ from orchestra.specs import CELERY_TASK
 from orchestra.store import unsent, workers
 from orchestra.store.announcements import WAKE_SUFFIX, Announcement
 from orchestra.store.database import database
+from orchestra.store.wake_channels import Connect, use_broker
 
 logger = logging.getLogger("orchestra.dispatch")
 
@@ -59,6 +60,8 @@ _SLOTS_KEPT = 2.0
 _LONGEST_TIMER = 60.0
 #: Waits this much longer than asked, in seconds: a message that comes too early is dropped.
 _TIMER_MARGIN = 0.002
+#: Kombu's names of the transports to Redis and Valkey.
+_REDIS = frozenset({"redis", "rediss", "sentinel"})
 #: Failures to publish are logged once in so many seconds.
 _COMPLAIN_EVERY = 10.0
 #: One quick second try where the connection had broken; more is the sweeper's to do.
@@ -119,6 +122,7 @@ class CeleryCarrier:
         self._slots: tuple[float, dict[str, int]] = (float("-inf"), {})
         self._complained_at = self._silent_until = float("-inf")
         self._queues_lock = threading.Lock()
+        use_broker(_redis_of(app))
 
     @property
     def default_queue(self) -> str:
@@ -439,6 +443,19 @@ class _Producers:
             _close(producer.connection)
 
 
+def _redis_of(app: Celery) -> Connect | None:
+    """How hints connect to the app's broker; None where it is neither Redis nor Valkey."""
+    if app.connection_for_write().transport_cls not in _REDIS:
+        return None
+
+    def connect() -> Any:
+        # kombu knows about sockets, TLS and sentinels.
+        options = {**app.conf.broker_transport_options, **_CONNECT, "socket_timeout": _ANSWER}
+        return app.connection_for_write(connect_timeout=2, transport_options=options).default_channel.client
+
+    return connect
+
+
 def _was_closed(connection: Connection) -> bool:
     """Whether the broker has closed an idle AMQP connection, or wants to: the next message would be lost in it."""
     socket = getattr(connection.connection, "sock", None) if connection.transport.driver_type == "amqp" else None
@@ -556,6 +573,7 @@ def forget() -> None:
     """Close the carrier's connections and forget it (tests)."""
     global _carrier
     _close_producers()
+    use_broker(None)
     _carrier = None
     _others.clear()
 

@@ -29,6 +29,7 @@ from orchestra.store.announcements import Announcement
 from orchestra.store.claims import Claim
 from orchestra.store.database import database
 from orchestra.store.slots import Holder, Owner
+from orchestra.store.wake import SLOT, Bell
 
 T = TypeVar("T")
 
@@ -407,30 +408,45 @@ class _Watch:
         self._waiting: dict[str, tuple[pools.Future[None], tuple[str, ...]]] = {}
         self._pause = _LOOKS[0]
         self._sweep_at = 0.0
-        self._runs = False
+        self._is_called = False
+        #: Rings when somebody here has their turn; there is one while the thread runs.
+        self._bell: Bell | None = None
 
     def add(self, key: str, names: tuple[str, ...]) -> pools.Future[None]:
         """What is done once the holder has its slots."""
         future: pools.Future[None] = pools.Future()
         with self._changed:
             self._waiting[key] = future, names
-            if not self._runs:
-                self._runs = True
+            if self._bell is None:
+                self._bell = database().wake.bell(ring=self._call)
                 self._sweep_at = clock.monotonic() + _SWEEP_EVERY
                 threading.Thread(target=self._run, name="orchestra-turns", daemon=True).start()
+            self._bell.add(SLOT, key)
         self.look_now()
         return future
 
     def discard(self, key: str) -> None:
         """It waits no more."""
         with self._changed:
-            self._waiting.pop(key, None)
+            self._take(key)
 
     def look_now(self) -> None:
         """Somebody here has given slots back."""
         with self._changed:
             self._pause = _LOOKS[0]
+            self._call()
+
+    def _call(self) -> None:
+        with self._changed:
+            self._is_called = True
             self._changed.notify()
+
+    def _take(self, key: str) -> pools.Future[None] | None:
+        if (found := self._waiting.pop(key, None)) is None:
+            return None
+        if self._bell is not None:
+            self._bell.discard(SLOT, key)
+        return found[0]
 
     def _run(self) -> None:
         while keys := self._keys():
@@ -444,15 +460,21 @@ class _Watch:
     def _keys(self) -> list[str]:
         """Those who wait, after a pause; none: the thread ends."""
         with self._changed:
+            assert self._bell is not None
             if self._waiting:
-                self._changed.wait(self._pause)
-                self._pause = min(self._pause * 1.3, _LOOKS[1])
-            self._runs = bool(self._waiting)
+                self._changed.wait_for(lambda: self._is_called, self._pause)
+                self._is_called = False
+                # By its hint each hears of its turn; the others are looked for as seldom as dead holders.
+                self._pause = min(self._pause * 1.3, _SWEEP_EVERY if self._bell.is_live else _LOOKS[1])
+            if not self._waiting:
+                self._bell.close()
+                self._bell = None
             return list(self._waiting)
 
     def _end(self, done: dict[str, BaseException | None]) -> None:
         with self._changed:
-            found = [(self._waiting.pop(key)[0], error) for key, error in done.items() if key in self._waiting]
+            taken = [(self._take(key), error) for key, error in done.items()]
+            found = [(future, error) for future, error in taken if future is not None]
             if found:
                 self._pause = _LOOKS[0]
         for future, error in found:

@@ -47,6 +47,7 @@ from orchestra.store.claims import Claim
 from orchestra.store.database import Database
 from orchestra.store.journal import NewStep, StepRecord
 from orchestra.store.tables import Kind
+from orchestra.store.wake import BACKSTOP, STEP, Bell
 from orchestra.task_runners import CeleryTaskRunner
 
 _logger = logging.getLogger("orchestra.engine")
@@ -132,7 +133,9 @@ class RemoteRunner(LocalRunner):
         self._awaited: dict[str, _Submitted] = {}
         self._keys: set[str] = set()
         self._thread: threading.Thread | None = None
-        self._over = False
+        #: Rings when something of the run changes; there is one once there is the thread.
+        self._bell: Bell | None = None
+        self._has_rung = self._over = False
 
     def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:
         """Have a worker run the task when its upstreams have ended; returns at once.
@@ -193,6 +196,13 @@ class RemoteRunner(LocalRunner):
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(_AWAY)
+        if self._bell is not None:
+            self._bell.close()
+
+    def _ring(self) -> None:
+        with self._changed:
+            self._has_rung = True
+            self._changed.notify()
 
     # -- a call as a row -----------------------------------------------------------------------------------------
 
@@ -206,6 +216,7 @@ class RemoteRunner(LocalRunner):
             self._awaited[new.key] = _Submitted(future, call)
             if self._thread is None:
                 self._warn_of_slot()
+                self._bell = self._database.wake.bell((STEP, self._claim.run_id), ring=self._ring)
                 self._thread = threading.Thread(target=self._work, name="orchestra-submitted", daemon=True)
                 self._thread.start()
             self._changed.notify()
@@ -287,8 +298,8 @@ class RemoteRunner(LocalRunner):
 
     def _work(self) -> None:
         """Write what was submitted, and look for what has ended."""
-        pause = _PAUSES[0]
-        while (new := self._next(pause)) is not None:
+        least = pause = _PAUSES[0]
+        while (new := self._next(least, pause)) is not None:
             begun = clock.monotonic()
             try:
                 self._write(new)
@@ -296,7 +307,7 @@ class RemoteRunner(LocalRunner):
             except StoreUnavailable:
                 _logger.warning("the database is away; submitted tasks wait for it", exc_info=True)
                 self._take_back(new)
-                pause = _AWAY
+                least = pause = _AWAY
                 continue
             except CancelRequested as error:
                 self._give_up(states.from_exception(CancelledRun(str(error))))
@@ -307,14 +318,26 @@ class RemoteRunner(LocalRunner):
             except Exception as error:
                 self._fail(new, error)
                 continue
-            took = clock.monotonic() - begun
-            pause = _PAUSES[0] if has_news else min(max(pause * _GROWTH, took / _SHARE), _PAUSES[1])
+            least = max(_PAUSES[0], min((clock.monotonic() - begun) / _SHARE, _PAUSES[1]))
+            pause = _PAUSES[0] if has_news else min(max(pause * _GROWTH, least), _PAUSES[1])
 
-    def _next(self, pause: float) -> list[NewStep] | None:
-        """What was submitted, after `pause` seconds at the latest; None: the run is over."""
+    def _next(self, least: float, pause: float) -> list[NewStep] | None:
+        """What was submitted; None: the run is over.
+
+        It returns after `pause` seconds at the latest, where hints are heard after the first of them that comes; in any
+        case not before `least` seconds, unless there is something new.
+        """
+
+        def is_called() -> bool:
+            return bool(self._new) or self._over
+
         with self._changed:
-            if not self._new and not self._over:
-                self._changed.wait(pause if self._awaited else None)
+            if not self._awaited:
+                self._changed.wait_for(is_called)
+            elif not self._changed.wait_for(is_called, least):
+                rest = BACKSTOP if self._bell is not None and self._bell.is_live else max(pause - least, 0.0)
+                self._changed.wait_for(lambda: self._has_rung or is_called(), rest)
+            self._has_rung = False
             if self._over and not self._new:
                 return None
             new, self._new = self._new, []

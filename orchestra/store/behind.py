@@ -25,6 +25,7 @@ from orchestra import clock
 from orchestra.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from orchestra.store import database, tables
 from orchestra.store.database import Database
+from orchestra.store.wake import EVENT, RUN, STEP, Hint, note
 
 logger = logging.getLogger("orchestra.store")
 
@@ -319,8 +320,18 @@ class _Insertion:
             statement = database.insert(connection, group[0].table).on_conflict_do_nothing()
             connection.execute(statement, [item.row for item in group])
         for item in self._items:
+            note(connection, *_hint(item))
             if item.then is not None:
                 item.then(connection)
+
+
+def _hint(item: _Item) -> Hint:
+    """What there is to be seen where the row is written."""
+    if item.table is tables.events:
+        return EVENT, ""
+    row = item.row
+    run_id = row.get("run_id") or row.get("flow_run_id") or ""
+    return (RUN if item.table is tables.states and row["step_id"] is None else STEP), run_id
 
 
 def _shape(item: _Item) -> tuple[str, tuple[str, ...]]:

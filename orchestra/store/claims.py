@@ -21,6 +21,7 @@ from orchestra.store import events
 from orchestra.store.database import Database, now, unwaited
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Phase, flow_runs, owed_hooks, phase_is, steps
+from orchestra.store.wake import STEP, note
 
 #: What may be claimed, by the kind of the claim.
 _TABLES: dict[str, sa.Table] = {"flow": flow_runs, "step": steps, "hooks": owed_hooks}
@@ -203,6 +204,7 @@ def fence(connection: Connection, claim: Claim, *, going_on: bool = False, **val
         claim.cancelled = True
         if going_on:
             raise CancelRequested(f"{name_of(claim)} is being cancelled")
+    note(connection, STEP, claim.run_id)
     return float(found.moment)
 
 

@@ -38,6 +38,8 @@ from orchestra.errors import (
 )
 from orchestra.store import tables
 from orchestra.store.prepared import Prepared
+from orchestra.store.wake import WakeChannel, noted
+from orchestra.store.wake_channels import Chosen
 
 T = TypeVar("T")
 
@@ -91,6 +93,8 @@ class Database:
         self.dialect = self._engine.dialect.name
         #: For transactions that users' code takes part in; made when the first of them begins.
         self._joint: Engine | None = None
+        #: Hints to and from others that use this database.
+        self.wake = WakeChannel(Chosen(self._reader))
         #: What prepared statements raise, without Core around it.
         self.driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
 
@@ -177,12 +181,14 @@ class Database:
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
+        self.wake.close()
         self._engine.dispose()
         if self._joint is not None:
             self._joint.dispose()
 
     def abandon(self) -> None:
         """Forget connections that belong to the parent process, without closing them."""
+        self.wake.forget()
         self._engine.dispose(close=False)
         if self._joint is not None:
             self._joint.dispose(close=False)
@@ -190,7 +196,12 @@ class Database:
     def _transaction(self, work: Callable[[Connection], T], durable: bool, relaxed: bool) -> T:
         engine = self._durable if durable else self._relaxed if relaxed else self._engine
         with engine.begin() as connection:
-            return work(connection)
+            done = work(connection)
+            hints = noted(connection)
+        if hints:
+            # A crash before costs those who wait the pause until they look by themselves.
+            self.wake.tell(hints)
+        return done
 
     def _repeat(self, run: Callable[[], T]) -> T:
         end = clock.monotonic() + self.patience

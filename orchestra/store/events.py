@@ -23,6 +23,7 @@ from orchestra.states import FINAL
 from orchestra.store.behind import behind
 from orchestra.store.database import Database, insert
 from orchestra.store.tables import Kind, Phase, events, flow_runs, phase_is, states, steps
+from orchestra.store.wake import EVENT, note
 
 #: Resources of orchestra's own: `orchestra.flow-run.<id>`.
 FLOW_RUN, TASK_RUN = "orchestra.flow-run", "orchestra.task-run"
@@ -119,6 +120,7 @@ def record(connection: Connection, *rows: Row) -> None:
     """Write events within the transaction of what they tell of. One that is there already is not written again."""
     if rows:
         connection.execute(insert(connection, events).on_conflict_do_nothing(), list(rows))
+        note(connection, EVENT)
 
 
 def record_behind(row: Row) -> None:

@@ -15,11 +15,13 @@ from orchestra import clock
 from orchestra.names import clean_text
 from orchestra.store.prepared import prepare
 from orchestra.store.tables import states
+from orchestra.store.wake import RUN, note
 
 
 def record(connection: Connection, run_id: str, type: str, name: str, message: str | None = None) -> None:
     """Write a state of a flow run in the transaction that brings it there."""
     _RECORD.count(connection, row(run_id, type, name, message))
+    note(connection, RUN, run_id)
 
 
 def row(run_id: str, type: str, name: str, message: str | None = None, step_id: str | None = None) -> dict[str, Any]:

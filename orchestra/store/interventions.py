@@ -29,6 +29,7 @@ from orchestra.store.reruns import rerun_from
 from orchestra.store.runs import next_attempt
 from orchestra.store.settle import cancelled, complete_open, ending_values
 from orchestra.store.tables import Kind, Phase, flow_runs, phase_is, phase_is_not, steps
+from orchestra.store.wake import STEP, note
 
 #: Values of `flow_runs.held`: no claim is made while one stands.
 PAUSED = "paused"
@@ -109,6 +110,7 @@ def _end_page(connection: Connection, run_id: str) -> bool:
     locked = sa.select(steps.c.step_key).where(*ours, phase_is_not(steps, Phase.DONE)).order_by(steps.c.sequence)
     connection.execute(locked.with_for_update()).all()
     connection.execute(sa.update(steps).where(*ours, *idle).values(**ending_values(connection, cancelled())))
+    note(connection, STEP, run_id)
     if rest is None:
         told = {"state_type": StateType.CANCELLING.value, "state_name": "Cancelling"}
         connection.execute(sa.update(steps).where(*ours, phase_is(steps, Phase.CLAIMED)).values(**told))

@@ -20,6 +20,7 @@ from orchestra import settings
 from orchestra.errors import DbTransactionError, DbTransactionTimeout, StoreUnavailable
 from orchestra.failpoints import failpoint
 from orchestra.store.database import Database, holding, instant, is_transient
+from orchestra.store.wake import noted
 
 T = TypeVar("T")
 
@@ -82,6 +83,7 @@ class Joint:
             for effect in self.effects:
                 effect(self.connection, instant(self.connection))
             failpoint("before_joint_commit")
+            hints = noted(self.connection)
             self._transaction.commit()
         except (DBAPIError, self._database.driver_error) as error:
             self._let_go(discard=True)
@@ -91,6 +93,7 @@ class Joint:
             raise
         else:
             self._let_go()
+            self._database.wake.tell(hints)
         return done
 
     def roll_back(self, *, in_use: bool = False) -> None:

@@ -28,6 +28,7 @@ from orchestra.store.joint import Joint
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Kind, Phase, edges, encode_tags, flow_runs, joins, phase_is, phase_is_not, steps
+from orchestra.store.wake import STEP
 
 T = TypeVar("T")
 
@@ -306,6 +307,7 @@ def _record_alone(database: Database, claim: Claim, step: NewStep) -> bool:
     if found is None:
         return False
     claim.cancelled |= found.state_type == StateType.CANCELLING
+    database.wake.tell([(STEP, claim.run_id)])
     return True
 
 

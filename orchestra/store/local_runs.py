@@ -22,6 +22,7 @@ from orchestra.store.claims import Claim
 from orchestra.store.database import Database, insert, now
 from orchestra.store.joint import Joint
 from orchestra.store.tables import Phase, flow_runs, flows, phase_is, phase_is_not, states, steps, transactions
+from orchestra.store.wake import RUN, STEP, note
 from orchestra.transaction_rules import UNSETTLED, Durable
 
 
@@ -59,7 +60,7 @@ def start_run(db: Database, run: NewLocalRun, state: State[Any]) -> None:
         row = _run_row(run, state)
         inserted = connection.execute(insert(connection, flow_runs).values(row).on_conflict_do_nothing())
         if inserted.rowcount:
-            connection.execute(states.insert().values(_state_row(run.id, state)))
+            _keep_state(connection, run.id, state)
 
     db.write(write)
 
@@ -76,7 +77,12 @@ def set_state(db: Database, run_id: str, state: State[Any], *, run_attempt: int)
 def _write_state(connection: Connection, run_id: str, state: State[Any], run_attempt: int) -> None:
     going_on = _of_run(run_id).where(flow_runs.c.state_type != StateType.CANCELLING)
     if connection.execute(going_on.values(**_state_values(state), run_attempt=run_attempt)).rowcount:
-        connection.execute(states.insert().values(_state_row(run_id, state)))
+        _keep_state(connection, run_id, state)
+
+
+def _keep_state(connection: Connection, run_id: str, state: State[Any]) -> None:
+    connection.execute(states.insert().values(_state_row(run_id, state)))
+    note(connection, RUN, run_id)
 
 
 def finish_run(
@@ -102,7 +108,7 @@ def finish_run(
         data, name = blobs.place(connection, result, blob)
         if not connection.execute(ended.values(**values, result=data, result_blob=name)).rowcount:
             return _has_ended(connection, run_id, owner, state)
-        connection.execute(states.insert().values(_state_row(run_id, state)))
+        _keep_state(connection, run_id, state)
         if has_remote_steps:
             _end_idle(connection, run_id)
         return True
@@ -131,6 +137,7 @@ def end_step(joint: Joint, owner: str, row: dict[str, Any], data: bytes | None, 
         result, name = blobs.place(connection, data, blob)
         values = row | {"result": result, "result_blob": name}
         connection.execute(insert(connection, steps).values(values).on_conflict_do_nothing())
+        note(connection, STEP, row["run_id"])
 
     def is_there(connection: Connection) -> bool:
         # Behind a COMMIT that is still under way.
@@ -147,6 +154,7 @@ def write_step(db: Database, row: dict[str, Any], data: bytes | None, blob: str 
         result, name = blobs.place(connection, data, blob)
         values = row | {"result": result, "result_blob": name}
         connection.execute(insert(connection, steps).values(values).on_conflict_do_nothing())
+        note(connection, STEP, row["run_id"])
 
     db.write(write)
 
@@ -270,6 +278,7 @@ def _end_idle(connection: Connection, run_id: str, *conditions: sa.ColumnElement
     }
     idle = sa.update(steps).where(*ours, phase_is(steps, Phase.READY, Phase.WAITING))
     connection.execute(idle.values(**ended))
+    note(connection, STEP, run_id)
     told = {"state_type": StateType.CANCELLING.value, "state_name": "Cancelling"}
     connection.execute(sa.update(steps).where(*ours, phase_is(steps, Phase.CLAIMED)).values(**told))
 

@@ -27,6 +27,7 @@ from orchestra.store.reruns import Rerun
 from orchestra.store.settle import ENDING, complete_open, ending_names
 from orchestra.store.tables import Phase, flow_runs, flows, phase_is_not, steps
 from orchestra.store.waits import Park, Parking, park
+from orchestra.store.wake import RUN, note
 
 
 @dataclass(slots=True)
@@ -118,6 +119,7 @@ def create(database: Database, new: NewRun, planned: Planned | None = None) -> C
             pass_ons.keep(connection, found["id"], new.pass_on)
         if made is None:
             return Created(found, False, [])
+        note(connection, RUN, new.id)
         if planned is not None and planned.steps:
             first = Claim("flow", new.id, 1, None, "", made["claim_number"], 0.0, 0.0)
             return Created(made, True, write(connection, first, planned.steps, window=planned.window, moment=moment))
@@ -148,6 +150,7 @@ def add(connection: Connection, new: NewRun, moment: float) -> Announcement | No
     _keep_flow(connection, new, moment)
     row = _run_row(new, moment) | ({} if new.failed is None else _failed_values(new.failed, moment))
     made = _CREATE.mapping(connection, _EMPTY_ROW | row)
+    note(connection, RUN, new.id)
     if made is None or new.failed is not None:
         return None
     return _first(new, made["due_at"])
@@ -184,6 +187,7 @@ def start_child(
         if owner is not None:
             row |= _claimed_values(owner, moment, child.timeout_seconds)
         connection.execute(insert(connection, flow_runs).values(row).on_conflict_do_nothing())
+        note(connection, RUN, child.id)
         query = sa.select(flow_runs).where(flow_runs.c.id == child.id)
         made = connection.execute(query).mappings().one()
         if owner is None:

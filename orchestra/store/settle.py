@@ -30,6 +30,7 @@ from orchestra.store.journal import Effect, Ending, chunks, keep_large, upstream
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import prepare
 from orchestra.store.tables import Phase, edges, flow_runs, joins, phase_is, phase_is_not, steps
+from orchestra.store.wake import STEP, note
 
 #: What `wake_if_over` needs to know of a parked run.
 WAIT_COLUMNS = (
@@ -239,6 +240,8 @@ def settle(
     window: Callable[[str], int] = _least_window,
 ) -> list[Announcement]:
     """Let go on what these endings let go on, and what follows from that; returns what to announce."""
+    if ended:
+        note(connection, STEP, run_id)
     announcements: list[Announcement] = []
     everything: list[Ended] = []
     frontier = list(ended)

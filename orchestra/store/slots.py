@@ -31,6 +31,7 @@ from orchestra.store.journal import Ending
 from orchestra.store.prepared import prepare
 from orchestra.store.settle import complete_open, set_back
 from orchestra.store.tables import Phase, concurrency_limits, flow_runs, slots, steps
+from orchestra.store.wake import SLOT, note
 
 #: For how long the slots that were given to a waiting step are kept until a worker claims it, in seconds.
 KEPT = 300.0
@@ -464,6 +465,7 @@ def _give_to_step(connection: Connection, row: Any) -> list[Announcement]:
 
 def _mark_taken(connection: Connection, holder: str, **values: Any) -> None:
     connection.execute(sa.update(slots).where(slots.c.holder == holder).values(taken_at=now(), **values))
+    note(connection, SLOT, holder)
 
 
 def lines_beside(database: Database, name: str) -> list[str]:
