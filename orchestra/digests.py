@@ -223,6 +223,7 @@ def _name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+@functools.lru_cache(maxsize=4096)
 def _reduces_plainly(kind: Any) -> bool:
     """Whether a class has no pickling rules of its own: else those say which parts count."""
     inherited = all(getattr(kind, name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
@@ -343,20 +344,27 @@ def _pandas_series(value: Any) -> list[Any]:
 
 
 def _pandas_index(value: Any) -> list[Any]:
-    return [list(value.names), str(value.dtype), _pandas_column(value)]
+    many = value.nlevels > 1
+    levels = [value.get_level_values(number) for number in range(value.nlevels)] if many else [value]
+    return [list(value.names), *map(_pandas_column, levels)]
 
 
 def _pandas_column(value: Any) -> list[Any]:
-    """Its type and contents; a categorical by its categories and codes."""
+    """Its type and contents, as whole arrays where there are some: one by one a million moments take half a minute."""
     kind = value.dtype
-    if hasattr(kind, "categories") and hasattr(kind, "ordered"):
-        values = value.array if hasattr(value, "array") else value
-        return [str(kind), list(kind.categories), bool(kind.ordered), values.codes]
     library = type(kind).__module__.partition(".")[0]
     if library == "numpy" and not kind.hasobject:
         return [str(kind), value.to_numpy()]
-    # The name of another library's type need not tell all of it.
-    return [str(kind), list(value) if library in ("numpy", "pandas") else value.array]
+    if library not in ("numpy", "pandas"):
+        # The name of another library's type need not tell all of it.
+        return [str(kind), value.array]
+    if hasattr(kind, "categories") and hasattr(kind, "ordered"):
+        return [str(kind), kind.categories, bool(kind.ordered), value.array.codes]
+    if (counted := getattr(value.array, "asi8", None)) is not None:  # moments in a zone, and periods
+        return [str(kind), counted]
+    if hasattr(kind, "numpy_dtype") and not hasattr(kind, "pyarrow_dtype"):  # numbers, some of which are missing
+        return [str(kind), value.isna(), value.to_numpy(kind.numpy_dtype, na_value=kind.type())]
+    return [str(kind), list(value)]
 
 
 def _polars_frame(value: Any) -> list[Any]:
@@ -364,10 +372,11 @@ def _polars_frame(value: Any) -> list[Any]:
 
 
 def _polars_series(value: Any) -> list[Any]:
-    kind = str(value.dtype)
-    if value.dtype.is_numeric() and not value.dtype.is_decimal() and value.null_count() == 0:
-        return [value.name, kind, value.to_numpy()]
-    return [value.name, kind, value.to_list()]
+    name, kind = value.name, str(value.dtype)
+    counted = value.to_physical() if value.dtype.is_temporal() else value
+    if counted.dtype.is_numeric() and not counted.dtype.is_decimal():
+        return [name, kind, counted.is_null().to_numpy(), counted.fill_null(0).to_numpy()]
+    return [name, kind, value.to_list()]
 
 
 #: By a base's module and name: kinds whose own way of pickling shows how they lie in memory.

@@ -133,18 +133,27 @@ def write(connection: Connection, entry: NewEntry, data: bytes, kept: str | None
 
 
 def clear(database: Database, query: Query) -> int:
-    """Delete entries, in batches; returns how many. Calls that ask for them compute anew."""
-    return sum(_cleared(database, conditions(query)))
+    """Delete entries, in batches; returns how many. Calls that ask for them compute anew.
+
+    Their files in a storage go last, where no run refers to them: what a crash or a storage that is away leaves of
+    those, `blobs.clean` finds.
+    """
+    total, names = 0, set[str]()
+    for count, unused in _cleared(database, conditions(query)):
+        total += count
+        names |= unused
+    blobs.remove_dropped(database, names)
+    return total
 
 
-def _cleared(database: Database, which: Collection[Any]) -> Iterator[int]:
-    def work(connection: Connection) -> int:
+def _cleared(database: Database, which: Collection[Any]) -> Iterator[tuple[int, set[str]]]:
+    def work(connection: Connection) -> tuple[int, set[str]]:
         count, unused = _delete(connection, which, _BATCH)
         blobs.drop_unused(connection, unused)
-        return count
+        return count, unused
 
-    while count := database.write(work):
-        yield count
+    while (deleted := database.write(work))[0]:
+        yield deleted
 
 
 def _delete(connection: Connection, which: Collection[Any], most: int) -> tuple[int, set[str]]:

@@ -18,7 +18,7 @@ from orchestra.errors import DefinitionError, MissingResult, ResultCorrupt, Seri
 from orchestra.handles import FlowRunHandle
 from orchestra.previews import preview
 from orchestra.serializers import NAMES
-from orchestra.store import blobs, journal, removal, transactions
+from orchestra.store import blobs, cache, journal, removal, transactions
 from orchestra.store.database import Database
 from orchestra.store.tables import blobs as chunks
 from orchestra.store.tables import flow_runs, steps, stored_results
@@ -259,6 +259,18 @@ def test_a_cached_result_is_where_its_task_says(database: Database, storage: Pat
 
     assert twice() == ["Completed", "Cached"]
     assert len(files(storage)) == 1
+
+
+def test_a_cleared_result_takes_its_file_along(database: Database, storage: Path) -> None:
+    """One that a run refers to stays."""
+    noise = flows.placed(flows.noise, cache_policy=INPUTS)
+    noise(512)
+    flow(name="noisy")(lambda: noise(1024))()
+    before = files(storage)
+
+    assert cache.clear(database, cache.Query()) == 2
+
+    assert (len(before), len(files(storage))) == (2, 1)
 
 
 def test_a_cached_result_is_encoded_as_its_task_says(database: Database) -> None:

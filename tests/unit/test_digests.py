@@ -7,6 +7,7 @@ import functools
 import os
 import subprocess
 import sys
+import time as time_of_process
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,6 +99,12 @@ class Mapped(pd.DataFrame):
     def __init__(self, projection: str) -> None:
         super().__init__({"n": [1, 2]})
         self.projection = projection
+
+
+def without_second(given: pd.DataFrame) -> pd.DataFrame:
+    """The frame without its second number, which may still lie under what says so."""
+    given.loc[1, "n"] = pd.NA
+    return given
 
 
 def padded(filling: int) -> Any:
@@ -198,7 +206,24 @@ DIFFERENT: dict[str, Callable[[], Any]] = {
     "frame-times": lambda: frame(t=pd.date_range("2026-01-01", periods=2, tz="UTC")),
     "frame-mapped": lambda: Mapped("north"),
     "frame-mapped-2": lambda: Mapped("south"),
+    "frame-times-2": lambda: frame(t=pd.date_range("2026-01-01", periods=2, tz="Europe/Vienna")),
+    "frame-times-3": lambda: frame(t=[pd.Timestamp("2026-01-01", tz="UTC"), pd.NaT]),
+    "frame-periods": lambda: frame(t=pd.period_range("2026-01", periods=2, freq="M")),
+    "frame-periods-2": lambda: frame(t=pd.period_range("2026-01", periods=2, freq="D")),
+    "frame-missing": lambda: frame(n=pd.array([1, None], dtype="Int64")),
+    "frame-missing-2": lambda: frame(n=pd.array([1, 0], dtype="Int64")),
+    "frame-missing-3": lambda: frame(n=pd.array([True, None], dtype="boolean")),
+    "frame-levels": lambda: frame().set_index(["n", "s"]),
+    "frame-levels-2": lambda: frame().set_index(["s", "n"]),
+    "frame-tuples": lambda: frame().set_axis(pd.Index([(1, "a"), (2, "b")], tupleize_cols=False)),
     "series": lambda: pd.Series([1, 2], name="n"),
+    "polars": lambda: pl.DataFrame({"n": [1.0, None], "t": [datetime(2026, 1, 1, tzinfo=UTC), None]}),
+    "polars-2": lambda: pl.DataFrame({"n": [1.0, 0.0], "t": [datetime(2026, 1, 1, tzinfo=UTC), None]}),
+    "polars-3": lambda: pl.DataFrame({"n": [1.0, float("nan")], "t": [datetime(2026, 1, 1, tzinfo=UTC), None]}),
+    "polars-4": lambda: pl.DataFrame({"n": [1.0, None], "t": [datetime(2026, 1, 1), None]}),  # noqa: DTZ001
+    "polars-texts": lambda: pl.Series("s", ["a", None]),
+    "polars-kinds": lambda: pl.Series("s", ["a", None], dtype=pl.Categorical),
+    "polars-decimals": lambda: pl.Series("s", [Decimal("1.1"), None]),
     "timestamp": lambda: pd.Timestamp("2026-01-01"),
     "nat": lambda: pd.NaT,
 }
@@ -260,12 +285,28 @@ def test_digests_stay_as_they_are(name: str) -> None:
         (np.arange(10)[::2], np.array([0, 2, 4, 6, 8])),
         (padded(0), padded(255)),
         (pd.Index([0, 1]), pd.RangeIndex(2)),
+        (pl.concat([pl.Series([1]), pl.Series([None, 3])], rechunk=False), pl.Series([1, None, 3])),
+        (frame().set_index(["n", "s"]), pd.concat([frame(), frame()]).set_index(["n", "s"]).iloc[:2]),
+        (frame(n=pd.array([1, None], dtype="Int64")), without_second(frame(n=pd.array([1, 7], dtype="Int64")))),
         (frame(), pd.concat([frame()[["n"]], frame()[["s"]]], axis=1)),
     ],
 )
 def test_order_and_layout_do_not_count(one: Any, other: Any) -> None:
     """Dicts and sets in any order, arrays and frames however they lie in memory."""
     assert digest(one) == digest(other)
+
+
+def test_a_frame_is_read_as_a_whole() -> None:
+    """A million moments, missing numbers or pairs of an index are not looked at one by one: it takes half a minute."""
+    many = 1_000_000
+    times = pd.date_range("2026-01-01", periods=many, freq="s", tz="UTC")
+    pairs = pd.MultiIndex.from_product([range(1000), range(1000)])
+    large = pd.DataFrame({"at": times, "n": pd.Series([None], dtype="Int64").repeat(many).array}, index=pairs)
+
+    began = time_of_process.process_time()
+    digest(large)
+
+    assert time_of_process.process_time() - began < 5
 
 
 def test_shared_parts_count_as_equal_ones() -> None:
