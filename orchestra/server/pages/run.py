@@ -147,9 +147,9 @@ def _timeline(request: Request, db: Database, run_id: str) -> dict[str, Any]:
 
 
 def _steps(request: Request, db: Database, run_id: str) -> dict[str, Any]:
-    run = queries.read_flow_run(db, run_id).run
     attempts = run_views.attempts(db, run_id)
     attempt = _attempt(request, attempts)
+    run = queries.find_flow_run(db, run_id)
     asked = request.query_params
     after = asked.get("after") or None
     states = asked.getlist("step_state")
@@ -173,7 +173,7 @@ def _steps(request: Request, db: Database, run_id: str) -> dict[str, Any]:
         "attempt": attempt,
         "attempts": attempts,
         "kinds": [kind.value for kind in StateType],
-        "is_retryable": run.is_final and run.runner != "local",
+        "is_retryable": run is not None and run.is_final and run.runner != "local",
         "chosen_kinds": reruns.CHOSEN_KINDS,
     }
 
