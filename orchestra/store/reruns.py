@@ -54,7 +54,7 @@ def rerun_from(connection: Connection, run: Any, step_id: str) -> Rerun:
         wanted = f"retried from {chosen.name!r}: that is a {chosen.kind}; choose a task or a subflow"
         raise IllegalTransition(run.id, run.state_name, wanted)
     first = _outermost(connection, chosen)
-    kept = _before(connection, first)
+    kept = _before(connection, run, first)
     torn = _torn_blocks(connection, run, kept)
     if torn:
         block = steps.c.transaction_key
@@ -73,20 +73,24 @@ def _newest(connection: Connection, run_id: str, step_key: str) -> Any:
     return connection.execute(query.order_by(steps.c.run_attempt.desc()).limit(1)).one()
 
 
-def _before(connection: Connection, first: Any) -> sa.ColumnElement[bool]:
-    """The condition that a step was asked for before another.
+def _before(connection: Connection, run: Any, first: Any) -> sa.ColumnElement[bool]:
+    """The condition that a step of the present attempt was asked for before another.
 
     Of a key that several attempts have asked for, the first time counts: retries number what they run again behind all
-    that is kept.
+    that is kept. Each row looks up those of its own key, by the primary key: nothing is sorted, and no set is built.
     """
-    row = steps.alias()
-    asked = sa.func.min(row.c.sequence)
-    of_run = row.c.run_id == first.run_id
-    place = connection.scalar(sa.select(asked).where(of_run, row.c.step_key == first.step_key))
-    later = sa.select(row.c.step_key).where(of_run).group_by(row.c.step_key).having(asked > place)
+    of_key = (steps.c.run_id == run.id, steps.c.step_key == first.step_key)
+    place = connection.scalar(sa.select(sa.func.min(steps.c.sequence)).where(*of_key))
+    old = steps.alias()
+    was_before = sa.exists().where(
+        old.c.run_id == run.id,
+        old.c.run_attempt.in_(range(1, run.run_attempt)),
+        old.c.step_key == steps.c.step_key,
+        old.c.sequence < place,
+    )
     return sa.case(
         (steps.c.branch == first.branch, steps.c.position < first.position),
-        else_=steps.c.step_key.not_in(later),
+        else_=sa.or_(steps.c.sequence < place, was_before) if run.run_attempt > 1 else steps.c.sequence < place,
     )
 
 

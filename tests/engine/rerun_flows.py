@@ -6,6 +6,7 @@ import asyncio
 
 from orchestra import flow, runtime, sleep, task
 from orchestra.cache_policies import INPUTS
+from orchestra.task_runners import ThreadPoolTaskRunner
 from orchestra.transactions import transaction
 
 #: What bodies did, in order.
@@ -64,6 +65,18 @@ def fanned_out() -> list[str]:
     """Mapped, then joined."""
     parts = step.map(["a", "b", "c"])
     return [*(part.result() for part in parts), step.submit("joined", parts).result()]
+
+
+@flow(static=True)
+def planned() -> list[str]:
+    """As `fanned_out`, sent as one canvas."""
+    return step.submit("joined", step.map(["a", "b", "c"])).result()
+
+
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=1))
+def one_by_one() -> list[str]:
+    """As `fanned_out`, with one task in flight."""
+    return step.submit("joined", step.map(["a", "b", "c"])).result()
 
 
 @flow

@@ -92,6 +92,15 @@ def test_a_member_of_a_map_runs_again_with_those_behind_it(driver: Driver) -> No
     assert driver.final(run_id).result() == ["a 1", "b 2", "c 2", "joined 2"]
 
 
+@pytest.mark.parametrize("flow", [flows.planned, flows.one_by_one])
+def test_however_tasks_were_sent_the_run_goes_on_from_there(driver: Driver, flow: object) -> None:
+    """As one canvas, or one after another."""
+    run_id = ended(driver, flow)
+
+    assert sorted(done_again(driver, run_id, "step-2")) == ["c", "joined"]
+    assert driver.final(run_id).result() == "joined 2"
+
+
 def test_a_subflow_is_run_again_as_another_run(driver: Driver) -> None:
     """The one that was stays."""
     run_id = ended(driver, flows.with_child)
