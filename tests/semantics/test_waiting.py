@@ -95,7 +95,22 @@ def states() -> list[Any]:
 @flow
 def states_of_upstream_failures() -> list[str]:
     bad = fails.submit()
-    found = [note(bad, return_state=True), note.submit(bad, return_state=True)]
+    found = [
+        note(bad, return_state=True),
+        note.submit(bad, return_state=True),
+        child(bad, return_state=True),
+        child("x", wait_for=bad, return_state=True),
+    ]
+    # What comes after is asked for in a replay, too.
+    note.submit("after").wait()
+    return [state.name for state in found]
+
+
+@flow
+async def states_of_upstream_failures_async() -> list[str]:
+    bad = fails.submit()
+    found = [await anote(bad, return_state=True), await achild("x", wait_for=bad, return_state=True)]
+    await anote.submit("after")
     return [state.name for state in found]
 
 
@@ -205,7 +220,8 @@ def test_return_state_gives_states_everywhere(run: Run) -> None:
 
 def test_return_state_raises_nothing(run: Run) -> None:
     """The state of what failed says so."""
-    assert run.value(states_of_upstream_failures) == ["UpstreamFailed", "UpstreamFailed"]
+    assert run.value(states_of_upstream_failures) == ["UpstreamFailed"] * 4
+    assert run.value(states_of_upstream_failures_async) == ["UpstreamFailed"] * 2
 
 
 def test_states_of_coroutines_are_awaited(run: Run) -> None:
