@@ -224,6 +224,15 @@ def test_return_state_raises_nothing(run: Run) -> None:
     assert run.value(states_of_upstream_failures_async) == ["UpstreamFailed"] * 2
 
 
+@pytest.mark.parametrize("given", [[3], 3])
+def test_what_is_no_future_cannot_be_waited_for(given: Any) -> None:
+    """The error says what is taken, and how a handle waits."""
+    with pytest.raises(DefinitionError, match=r"wait\(\) takes futures in a list, .* not 3; a handle"):
+        wait(given)
+    with pytest.raises(DefinitionError, match=r"as_completed\(\) takes futures"):
+        list(as_completed(given))
+
+
 def test_states_of_coroutines_are_awaited(run: Run) -> None:
     """`await state.result()`, and `.aresult()`."""
     assert run.value(states_async) == ["a", "b", "c"]
