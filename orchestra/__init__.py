@@ -9,6 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestra import artifacts as artifacts
+    from orchestra import context as context
+    from orchestra import events as events
+    from orchestra import exceptions as exceptions
+    from orchestra import flows as flows
+    from orchestra import futures as futures
+    from orchestra import logging as logging
+    from orchestra import runtime as runtime
+    from orchestra import states as states
+    from orchestra import tasks as tasks
+    from orchestra import transactions as transactions
+    from orchestra import variables as variables
     from orchestra.annotations import allow_failure, quote, unmapped
     from orchestra.client.orchestration import get_client
     from orchestra.context import tags
@@ -78,12 +90,18 @@ _HOMES = {
     "states": ("State",),
     "tasks": ("Task", "task"),
 }
+#: Modules that `import orchestra` is enough for: `orchestra.runtime.flow_run.name`.
+_MODULES = frozenset(
+    "artifacts context events exceptions flows futures logging runtime states tasks transactions variables".split()
+)
 _HOME_OF = {name: module for module, found in _HOMES.items() for name in found}
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("celery-orchestra")
+    if name in _MODULES:
+        return import_module(f"orchestra.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'orchestra' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"orchestra.{_HOME_OF[name]}"), name)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from orchestra import clock
-from orchestra.errors import ResultTimeout
+from orchestra.errors import DefinitionError, ResultTimeout
 from orchestra.states import State
 
 T = TypeVar("T")
@@ -127,8 +127,9 @@ def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> 
 
     Raises:
         ResultTimeout: Not all have ended within `timeout` seconds, counted from the first `next()`.
+        DefinitionError: Something is no future.
     """
-    open_ = list(futures)
+    open_ = _futures("as_completed", futures)
     if not open_:
         return
     waiter = open_[0].waiter
@@ -152,14 +153,29 @@ class DoneAndNotDoneFutures(NamedTuple, Generic[T]):
 
 
 def wait(futures: Iterable[Future[T]], timeout: float | None = None) -> DoneAndNotDoneFutures[T]:
-    """Wait until all have ended, or for `timeout` seconds; gives those that have and those that have not."""
-    given = list(futures)
+    """Wait until all have ended, or for `timeout` seconds; gives those that have and those that have not.
+
+    Raises:
+        DefinitionError: Something is no future.
+    """
+    given = _futures("wait", futures)
     if not given:
         return DoneAndNotDoneFutures(set(), set())
     waiter = given[0].waiter
     waiter.wait(given, timeout)
     done = {given[index] for index in _observe_ended(waiter, "wait", given)}
     return DoneAndNotDoneFutures(done, set(given) - done)
+
+
+def _futures(what: str, given: Any) -> list[Future[Any]]:
+    futures = list(given) if isinstance(given, Iterable) else [given]
+    for each in futures:
+        if not isinstance(each, Future):
+            raise DefinitionError(
+                f"{what}() takes futures in a list, as .submit() and .map() give them, not {each!r}; "
+                "a handle of .delay() waits by its own .wait()"
+            )
+    return futures
 
 
 def _observe_ended(waiter: Waiter, name: str, futures: Sequence[Future[Any]]) -> list[int]:

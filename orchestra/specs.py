@@ -247,11 +247,20 @@ class Call:
     wait_for: tuple[Any, ...] = ()
 
 
+_FLAGS = ("log_prints", "persist_result", "validate_parameters", "refresh_cache", "static")
+#: Options that are said by a value of one kind, and how a message calls that. None says nothing.
+_KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(_FLAGS, (bool, "True or False")),
+    "queue": (str, "the name of a Celery queue"),
+    "priority": (int, "a whole number"),
+}
+
+
 def given_options(options: Mapping[str, Any], kind: type[TaskSpec | FlowSpec], what: str) -> dict[str, Any]:
     """The options that say something: None leaves one as it is where it is no value of that option's.
 
     Raises:
-        DefinitionError: A name or a count of retries is none.
+        DefinitionError: One is of a wrong kind.
     """
     empty = {each.name for each in fields(kind) if each.default is None} - {"retries", "retry_delay_seconds"}
     given = {name: value for name, value in options.items() if value is not None or name in empty}
@@ -260,10 +269,17 @@ def given_options(options: Mapping[str, Any], kind: type[TaskSpec | FlowSpec], w
     retries = given.get("retries", 0)
     if not isinstance(retries, int) or retries < 0:
         raise DefinitionError(f"retries= of a {what} is a number from 0, not {retries!r}")
-    for name in ("retry_condition_fn", "flow_run_name", "task_run_name"):
+    for name in _KINDS.keys() & given.keys():
+        kind_of, called = _KINDS[name]
+        if not isinstance(given[name], kind_of | None):
+            raise DefinitionError(f"{name}= of a {what} is {called}, not {given[name]!r}")
+    condition = given.get("retry_condition_fn")
+    if not (condition is None or callable(condition)):
+        raise DefinitionError(f"retry_condition_fn= of a {what} is something to call, not {condition!r}")
+    for name in ("flow_run_name", "task_run_name"):
         option = given.get(name)
-        if not (option is None or callable(option) or (isinstance(option, str) and name != "retry_condition_fn")):
-            raise DefinitionError(f"{name}= of a {what} is something to call, not {option!r}")
+        if not (option is None or callable(option) or isinstance(option, str)):
+            raise DefinitionError(f"{name}= of a {what} is a text, or something to call, not {option!r}")
     return given
 
 

@@ -36,8 +36,9 @@ class _Bounded(TaskRunner):
     max_workers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_workers is not None and self.max_workers < 1:
-            raise ConfigurationError(f"max_workers must be 1 or more, not {self.max_workers}")
+        given = self.max_workers
+        if given is not None and not (isinstance(given, int) and given >= 1):
+            raise ConfigurationError(f"max_workers is a number from 1, or None, not {given!r}")
 
     @property
     def most_in_flight(self) -> int | None:

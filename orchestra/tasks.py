@@ -452,10 +452,18 @@ def _fields(options: TaskOptions) -> dict[str, Any]:
     """The options as fields of a spec."""
     fields = spec_fields(options, TaskOptions.__annotations__, TaskSpec)
     if "tags" in fields:
-        fields["tags"] = frozenset(fields["tags"] or ())
+        fields["tags"] = _tags(fields["tags"])
     hook_options(fields, "task")
     _cache_options(fields, options.get("cache_expiration"))
     return fields
+
+
+def _tags(given: Any) -> frozenset[str]:
+    # A text alone would be taken for its letters.
+    tags = None if isinstance(given, str) or not isinstance(given, Iterable) else frozenset(given)
+    if tags is None or not all(isinstance(tag, str) for tag in tags):
+        raise DefinitionError(f"tags= of a task are texts in a list, tags=['daily', 'eu'], not {given!r}")
+    return tags
 
 
 def _cache_options(fields: dict[str, Any], expiration: Any) -> None:

@@ -470,8 +470,14 @@ class DurableRunner(Holding):
     def call_flow(self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]) -> State[Any]:
         """Run a child run: inside this segment if its queue is consumed here, else by a message."""
         self.check(flow.name)
-        self._wait_for_futures(Call((), parameters, wait_for))
-        key = self._start_child(flow, parameters, wait_for)
+        call = Call((), parameters, wait_for)
+        self._wait_for_futures(call)
+        try:
+            values = _settled(call)[1]
+        except UpstreamFailed as error:
+            # No step: whether its upstreams failed is in the journal, so that a replay is told the same.
+            return states.from_exception(error)
+        key = self._start_child(flow, values)
         self._wait_for_keys([key])
         return self._state(key)
 
@@ -480,16 +486,18 @@ class DurableRunner(Holding):
     ) -> State[Any]:
         """As `call_flow`; an async child run in an async body is sent as a message, so that its siblings go on."""
         self.check(flow.name)
-        await self._wait_for_futures_async(Call((), parameters, wait_for))
-        key = self._start_child(flow, parameters, wait_for, inside=False)
+        call = Call((), parameters, wait_for)
+        await self._wait_for_futures_async(call)
+        try:
+            values = _settled(call)[1]
+        except UpstreamFailed as error:
+            # As in `call_flow`.
+            return states.from_exception(error)
+        key = self._start_child(flow, values, inside=False)
         await self._wait_for_keys_async([key])
         return self._state(key)
 
-    def _start_child(
-        self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...], *, inside: bool = True
-    ) -> str:
-        values = replace_futures(parameters, settled)
-        replace_futures(list(wait_for), settled)
+    def _start_child(self, flow: FlowSpec, values: dict[str, Any], *, inside: bool = True) -> str:
         # Run inside or not: a child that parks is taken up alone.
         require_importable(flow.path, "flow")
         what = f"the set of parameters of flow {flow.name!r}"

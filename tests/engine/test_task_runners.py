@@ -143,8 +143,9 @@ def test_what_is_no_task_runner_is_refused() -> None:
     """With the names of those that there are."""
     with pytest.raises(DefinitionError, match="ThreadPoolTaskRunner"):
         flow(task_runner=4)(lambda: None)
-    with pytest.raises(ConfigurationError, match="1 or more"):
-        ProcessPoolTaskRunner(max_workers=0)
+    for wrong in (0, "two"):
+        with pytest.raises(ConfigurationError, match=f"a number from 1, or None, not {wrong!r}"):
+            ProcessPoolTaskRunner(max_workers=wrong)  # type: ignore[arg-type]  # a mistake of a user's
 
 
 def test_options_with_a_task_runner_reach_the_worker(driver: Driver) -> None:

@@ -200,12 +200,23 @@ def test_an_option_that_would_do_nothing_is_refused(decorate: Any, option: str, 
         ({"timeout_seconds": "soon"}, "timeout_seconds"),
         ({"retries": True and 1.0}, "retries"),
         ({"name": 3}, "name="),
+        ({"log_prints": "no"}, "log_prints= .* is True or False, not 'no'"),
+        ({"persist_result": 1}, "persist_result= .* is True or False, not 1"),
+        ({"queue": 3}, "queue= .* is the name of a Celery queue, not 3"),
+        ({"priority": "high"}, "priority= .* is a whole number, not 'high'"),
     ],
 )
 def test_a_wrong_option_is_refused_where_it_is_given(decorate: Any, options: dict[str, Any], message: str) -> None:
     """With its name."""
     with pytest.raises(DefinitionError, match=message):
         decorate(**options)(work)
+
+
+@pytest.mark.parametrize("tags", ["daily", 3, ["daily", 3]])
+def test_tags_are_texts_in_a_list(tags: Any) -> None:
+    """One text is not taken for its letters."""
+    with pytest.raises(DefinitionError, match=r"texts in a list, tags=\['daily', 'eu'\]"):
+        task(tags=tags)(work)
 
 
 def test_a_run_name_must_be_a_text_or_a_function() -> None:

@@ -95,7 +95,22 @@ def states() -> list[Any]:
 @flow
 def states_of_upstream_failures() -> list[str]:
     bad = fails.submit()
-    found = [note(bad, return_state=True), note.submit(bad, return_state=True)]
+    found = [
+        note(bad, return_state=True),
+        note.submit(bad, return_state=True),
+        child(bad, return_state=True),
+        child("x", wait_for=bad, return_state=True),
+    ]
+    # What comes after is asked for in a replay, too.
+    note.submit("after").wait()
+    return [state.name for state in found]
+
+
+@flow
+async def states_of_upstream_failures_async() -> list[str]:
+    bad = fails.submit()
+    found = [await anote(bad, return_state=True), await achild("x", wait_for=bad, return_state=True)]
+    await anote.submit("after")
     return [state.name for state in found]
 
 
@@ -205,7 +220,17 @@ def test_return_state_gives_states_everywhere(run: Run) -> None:
 
 def test_return_state_raises_nothing(run: Run) -> None:
     """The state of what failed says so."""
-    assert run.value(states_of_upstream_failures) == ["UpstreamFailed", "UpstreamFailed"]
+    assert run.value(states_of_upstream_failures) == ["UpstreamFailed"] * 4
+    assert run.value(states_of_upstream_failures_async) == ["UpstreamFailed"] * 2
+
+
+@pytest.mark.parametrize("given", [[3], 3])
+def test_what_is_no_future_cannot_be_waited_for(given: Any) -> None:
+    """The error says what is taken, and how a handle waits."""
+    with pytest.raises(DefinitionError, match=r"wait\(\) takes futures in a list, .* not 3; a handle"):
+        wait(given)
+    with pytest.raises(DefinitionError, match=r"as_completed\(\) takes futures"):
+        list(as_completed(given))
 
 
 def test_states_of_coroutines_are_awaited(run: Run) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
 
 from orchestra.errors import NotThereYet
+from tests.helpers import ROOT
 
 #: By module below `orchestra` ("" is the root): names that are there. `Prefect…` reads `Orchestra…`.
 THERE = {
@@ -99,6 +102,14 @@ def test_a_documented_name_is_at_its_path(module: str, name: str) -> None:
         import_module("orchestra.runtime")
 
     assert getattr(import_module(module), name) is not None
+
+
+@pytest.mark.parametrize("path", ["runtime.flow_run.id", "states.Completed", "context.get_run_context", "futures.wait"])
+def test_importing_orchestra_is_enough_for_its_modules(path: str) -> None:
+    """As programs write it that say no more than `import orchestra`."""
+    code = f"import orchestra; orchestra.{path}"
+
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(("module", "name"), pairs(NOT_YET))
