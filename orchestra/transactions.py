@@ -113,7 +113,10 @@ class Keeper(Protocol):
     def decide_rollback(
         self, txn: Transaction, nodes: Sequence[Transaction], error: BaseException | None
     ) -> BaseException | None:
-        """Note that these are rolled back, and why; gives the error that leaves the block."""
+        """Note that these are rolled back, and why; gives the error that leaves the block.
+
+        Those whose commit was decided before are marked as committed instead.
+        """
         ...
 
     def decide_commit(self, txn: Transaction, nodes: Sequence[Transaction]) -> bool:
@@ -360,6 +363,8 @@ class Transaction:
             return error
         nodes = transaction_rules.rolled_back_with(self)
         error = self._keeper.decide_rollback(self, nodes, error)
+        # What failed behind the decision to commit undoes nothing.
+        self._be_committed([node for node in nodes if node.state is TransactionState.COMMITTED])
         yield
         nodes = transaction_rules.rolled_back_with(self)
         for node in nodes:
@@ -377,13 +382,17 @@ class Transaction:
         yield
         nodes = transaction_rules.committed_with(self)
         owes = self._keeper.decide_commit(self, nodes)
+        self._be_committed(nodes, owes=owes)
+        return None
+
+    def _be_committed(self, nodes: Sequence[Transaction], *, owes: bool = True) -> None:
+        assert self._keeper is not None
         for node in nodes:
             node.state = TransactionState.COMMITTED
         for done in [done for node in nodes for done in node.when_committed]:
             done()
-        if owes:
+        if owes and nodes:
             self._keeper.run(nodes, HookKind.COMMIT)
-        return None
 
 
 class AsyncTransaction(Transaction):

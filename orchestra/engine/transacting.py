@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -322,6 +322,13 @@ def refuse_futures(kind: HookKind, fn: Any, given: Any) -> None:
         )
 
 
+def mark_standing(nodes: Sequence[Transaction], keys: Collection[str]) -> None:
+    """Mark those as committed of which the database says so: their commit was decided, and failed behind that."""
+    for node in nodes:
+        if node.row_key in keys:
+            node.state = TransactionState.COMMITTED
+
+
 class SilentKeeper:
     """Keeps the transactions of a body that is only drawn: nothing is done in it, so there is nothing to undo."""
 
@@ -579,12 +586,13 @@ class LocalKeeper(MemoryKeeper):
             _logger.warning("%s: what this process did is undone by the one that took the run over", error)
             raise Fenced from error
 
-    def _tried(self, write: Callable[[], Any]) -> None:
-        """As `_fenced`; but where the database is away, what is under way here goes on."""
+    def _tried(self, write: Callable[[], Any]) -> Any:
+        """As `_fenced`; but where the database is away, what is under way here goes on, and None is given."""
         try:
-            self._fenced(write)
+            return self._fenced(write)
         except StoreError as error:
             _logger.warning("the rollback goes on, and is not recorded: %s", error)
+            return None
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
@@ -604,11 +612,12 @@ class LocalKeeper(MemoryKeeper):
             message = "it was not committed" if error is None else states.describe(error)
             data = None if error is None else serializers.encode_exception(error)[0]
             failure = Failure(txn.row_key or "", data, serializers.clean_text(message))
-            self._tried(
+            decided = self._tried(
                 lambda: transactions.roll_back(
                     self._database, self._claim, written, failure, window=lambda queue: _WINDOW
                 )
             )
+            mark_standing(nodes, decided[0] if decided else ())
         return error
 
     def decide_commit(self, txn: Transaction, nodes: Sequence[Transaction]) -> bool:

@@ -25,6 +25,7 @@ from orchestra.engine.transacting import (
     encoded_stage,
     hooks_of_step,
     is_committed_before,
+    mark_standing,
     refuse_futures,
     rollback_failed,
     shown_key,
@@ -54,7 +55,7 @@ from orchestra.store.journal import Effect, NewStep, StepRecord
 from orchestra.store.owed import ClaimedHooks
 from orchestra.store.tables import Kind
 from orchestra.store.transactions import Failure, HookRow, NewTransaction, TransactionRow
-from orchestra.transaction_rules import UNSETTLED, Durable, HookKind, HookState, TransactionState
+from orchestra.transaction_rules import STANDING, UNSETTLED, Durable, HookKind, HookState, TransactionState
 from orchestra.transactions import Transaction
 
 logger = logging.getLogger("orchestra.engine")
@@ -222,6 +223,7 @@ class DurableKeeper:
             return None
         if before is not None and error is not None:
             known = _error_of(before)
+            mark_standing(nodes, [row.key for row in self._rows.values() if row.state in STANDING])
             return error if type(error) is type(known) else known
         data = None
         if error is not None:
@@ -234,12 +236,13 @@ class DurableKeeper:
         failure = Failure(key, data, clean_text(message), branch.id, branch.position)
         engine_logger(runner.context).warning("transaction %r is rolled back: %s", key, message)
         with runner._handed_over() as unwritten:
-            announcements = runner.guard(
+            stand, announcements = runner.guard(
                 lambda: transactions.roll_back(
                     runner.database, runner.claim, keys, failure, unwritten, window=runner.window
                 )
             )
         runner._announce(announcements)
+        mark_standing(nodes, stand)
         return error
 
     def _is_settled(self, keys: Collection[str]) -> bool:

@@ -24,7 +24,7 @@ from orchestra.store.journal import Effect, NewStep, keep_large, write
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared
 from orchestra.store.tables import Phase, flow_runs, steps, transaction_hooks, transaction_keys, transactions
-from orchestra.transaction_rules import UNSETTLED, Durable, HookKind, HookState
+from orchestra.transaction_rules import STANDING, UNSETTLED, Durable, HookKind, HookState
 
 #: The name of a run's final state whose rollback failed, and of one whose failed hooks were retried by hand.
 ROLLBACK_FAILED, ROLLED_BACK = "RollbackFailed", "RolledBack"
@@ -189,7 +189,7 @@ def roll_back(
     new: Sequence[NewStep] = (),
     *,
     window: Callable[[str], int],
-) -> list[Announcement]:
+) -> tuple[set[str], list[Announcement]]:
     """Decide that transactions are rolled back, and why, before the first hook runs. Safe to repeat.
 
     A crash before it leaves an open block, which fails again in the replay; one after it goes on with the hooks. What
@@ -200,34 +200,34 @@ def roll_back(
         new: Steps not yet written.
 
     Returns:
-        What to announce.
+        The keys of those that stay committed, and what to announce.
 
     Raises:
         ClaimLost: Another claim was made; nothing was written.
     """
 
-    def work(connection: Connection) -> list[Announcement]:
+    def work(connection: Connection) -> tuple[set[str], list[Announcement]]:
         moment = fence(connection, claim)
         announcements = write(connection, claim, new, window=window, moment=moment)
         of_run = _of_attempt(transactions, claim.run_id, claim.run_attempt)
+        ours = (of_run, transactions.c.key.in_(sorted(keys)))
+        stand = set(connection.scalars(sa.select(transactions.c.key).where(*ours, transactions.c.state.in_(STANDING))))
         # What is left of one that was rolled back before, because a block inside it failed, is so too.
         still = transactions.c.state.in_([Durable.ACTIVE.value, Durable.ROLLED_BACK.value, Durable.ROLLBACK_FAILED])
         decided = {"state": Durable.ROLLING_BACK.value, "message": failure.message}
-        connection.execute(
-            sa.update(transactions).where(of_run, transactions.c.key.in_(sorted(keys)), still).values(**decided)
-        )
+        connection.execute(sa.update(transactions).where(*ours, still).values(**decided))
         connection.execute(
             sa.update(transactions)
             .where(of_run, transactions.c.key == failure.key, transactions.c.error.is_(None))
             .values(error=failure.error, failed_branch=failure.branch, failed_position=failure.position)
         )
-        return announcements
+        return stand, announcements
 
     keep_large(database, new)
     failpoint("before_rollback")
-    announcements = database.write(work)
+    decided = database.write(work)
     failpoint("after_rollback_decided")
-    return announcements
+    return decided
 
 
 def commit(

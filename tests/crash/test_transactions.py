@@ -112,6 +112,24 @@ def test_a_block_that_ends_well_is_committed(arena: Arena, point: str, nth: int,
     assert {row.state for row in arena.rows(transactions, transactions.c.run_id == handle.id)} == {Durable.COMMITTED}
 
 
+@pytest.mark.parametrize(
+    ("point", "ended", "run"),
+    [("before_commit", Durable.ROLLED_BACK, "rollback"), ("after_commit_decided", Durable.COMMITTED, "commit")],
+)
+def test_an_error_at_the_commit_is_on_one_side_of_it(arena: Arena, point: str, ended: Durable, run: str) -> None:
+    """Until it is decided all is undone, from then on nothing; the run fails either way."""
+    arena.arm(f"{point}=raise::1")
+
+    handle = flows.trip.delay(fails=False)
+
+    assert handle.wait(40).name == "Failed"
+    assert {row.state for row in arena.rows(transactions, transactions.c.run_id == handle.id)} == {ended}
+    for kind in ("rollback", "commit"):
+        rows = hook_rows(arena, handle, kind)
+        assert {row.state for row in rows} == {HookState.COMPLETED if kind == run else HookState.PENDING}
+        assert len(starts(arena, handle, rows)) == (3 if kind == run else 0)
+
+
 def test_a_process_killed_in_a_hook_leaves_it_and_the_next_to_another(arena: Arena) -> None:
     """What ended before is not called again."""
     handle = flows.killed_in_a_hook.delay()

@@ -95,7 +95,9 @@ def work():
             closed = threading.Lock()
             txn.on_rollback(lambda: closed)
         txn.on_rollback(note, "noted")
-        os.kill(os.getpid(), signal.SIGKILL)
+        txn.on_commit(note, "sent")
+        if not os.environ.get("ENDS"):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
     work()
@@ -107,13 +109,19 @@ NEXT = [
 ]
 
 
-def killed_in_a_block(database: Database, folder: Path, **env: str) -> tuple[Any, Path]:
-    """A script that was killed inside of a block, its lease being over; gives its run, and what it notes."""
+def ran(database: Database, folder: Path, **env: str) -> tuple[Any, Path]:
+    """A script that opens a block, and is killed in it (with `ENDS`, leaves it); gives its run, and what it notes."""
     script, notes = folder / "trip.py", folder / "notes"
     script.write_text(SCRIPT)
     env = os.environ | {"ORCHESTRA_LEASE_SECONDS": "0.5", "NOTES": str(notes)} | env
     subprocess.run([sys.executable, str(script)], env=env, cwd=folder, check=False)
     (run,) = rows(database, tables.flow_runs)
+    return run, notes
+
+
+def killed_in_a_block(database: Database, folder: Path, **env: str) -> tuple[Any, Path]:
+    """As `ran`; its lease is over."""
+    run, notes = ran(database, folder, **env)
     wait_until(lambda: run.lease_until < database.now(), "the lease of the killed run to lapse")
     return run, notes
 
@@ -131,6 +139,24 @@ def test_the_next_process_rolls_back_what_a_killed_one_did(
     assert notes.read_text().splitlines() == ["book flight", "noted", "release seat", "cancel for Ada"]
     assert rows(database, tables.flow_runs)[0].state_name == "Crashed"
     assert [row.state for row in transactions.load(database, run.id, 1)] == [Durable.ROLLED_BACK]
+
+
+@pytest.mark.parametrize(
+    ("point", "ended", "noted"),
+    [
+        ("before_commit", Durable.ROLLED_BACK, ["noted", "release seat", "cancel for Ada"]),
+        ("after_commit_decided", Durable.COMMITTED, ["sent"]),
+    ],
+)
+def test_an_error_at_the_commit_is_on_one_side_of_it(
+    database: Database, tmp_path: Path, point: str, ended: Durable, noted: list[str]
+) -> None:
+    """Until it is decided all is undone, from then on nothing; the run fails either way."""
+    run, notes = ran(database, tmp_path, ENDS="yes", ORCHESTRA_FAILPOINTS=f"{point}=raise")
+
+    assert notes.read_text().splitlines() == ["book flight", *noted]
+    assert run.state_name == "Failed"
+    assert [row.state for row in transactions.load(database, run.id, 1)] == [ended]
 
 
 def test_what_cannot_be_run_elsewhere_is_shown(
