@@ -258,7 +258,7 @@ def _named(size: Size) -> dict[str, str]:
     return {
         "run": number_id("run", size.runs // 2),
         "deep": number_id("run", size.runs // 10),
-        "with_transaction": number_id("run", 400),
+        "with_transaction": number_id("run", size.runs // 2 // 4 * 4),
         "step": number_id("step", size.runs),
         "wide": WIDE,
         "early_task": wide_step(size.tasks // 100),

@@ -45,7 +45,9 @@ def main() -> None:
     """Fill, ask, print."""
     size = Size(runs=int(sys.argv[1])) if len(sys.argv) > 1 else Size()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["ORCHESTRA_HOME"] = str(Path(folder) / "home")
+        os.environ.setdefault("ORCHESTRA_HOME", str(Path(folder) / "home"))
+        # The same each time: a database keeps to the key that it was made with.
+        os.environ.setdefault("ORCHESTRA_SECRET_KEY", "the benchmark's, which is none")
         if len(sys.argv) > 2:
             os.environ["ORCHESTRA_DATABASE_URL"] = sys.argv[2]
         from orchestra.store.behind import behind

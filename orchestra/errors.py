@@ -696,6 +696,20 @@ class SearchTooLong(OrchestraError):
         )
 
 
+class GraphTooLarge(OrchestraError):
+    """A run's graph has more edges than are given one by one."""
+
+    def __init__(self, flow_run_id: str, edges: int) -> None:
+        super().__init__(flow_run_id, edges)
+        self.flow_run_id, self.edges = flow_run_id, edges
+
+    def __str__(self) -> str:
+        return (
+            f"the graph of flow run {self.flow_run_id!r} has {self.edges:,} edges, too many to be named one by one: "
+            "its page shows it by task, and `orchestra task-run ls --flow-run` lists its tasks"
+        )
+
+
 class DbTransactionError(OrchestraError):
     """Rows cannot be committed together with the end of a task; nothing of them was."""
 

@@ -19,6 +19,8 @@ from orchestra.store.database import Database
 from orchestra.store.prepared import prepare
 
 logs = tables.logs
+#: No line has an id as high as that.
+_LAST = 2**31 - 1
 
 #: Ends a line that was cut.
 TRUNCATED = "… [truncated]"
@@ -184,10 +186,10 @@ def read(
     Raises:
         StoreUnavailable: No answer.
     """
-    query = _query(run_id, step_id, level).where(logs.c.id > after_id)
+    query = _query(run_id, step_id, level, after_id)
     if tail is None:
-        return _lines(db, query.order_by(logs.c.id).limit(limit))
-    return _lines(db, query.order_by(logs.c.id.desc()).limit(tail))[::-1]
+        return _lines(db, query.order_by(*PLACE).limit(limit))
+    return _lines(db, query.order_by(*(each.desc() for each in PLACE)).limit(tail))[::-1]
 
 
 def written_lines(connection: Connection, run_id: str) -> dict[str, int]:
@@ -211,8 +213,7 @@ class Tail:
 
     def __init__(self, db: Database, run_id: str, *, step_id: str | None = None, level: int | None = None) -> None:
         """Follow from the run's first line on; the arguments are those of `read`."""
-        query = _query(run_id, step_id, level).order_by(logs.c.id)
-        self._follow(lambda after_id: _lines(db, query.where(logs.c.id > after_id)))
+        self._follow(lambda after_id: _lines(db, _query(run_id, step_id, level, after_id).order_by(*PLACE)))
 
     @classmethod
     def of(cls, read: Callable[[int], list[LogLine]]) -> Tail:
@@ -247,13 +248,32 @@ class Tail:
             self._seen = {id: seen for id, seen in self._seen.items() if id > self._floor}
 
 
-def _query(run_id: str, step_id: str | None, level: int | None) -> sa.Select[Any]:
+#: Where a line stands. Lists of a run's lines are ordered by the whole of it, and told by its bounds: with `run_id = …`
+#: and in the order of ids alone, PostgreSQL may go through the lines of all runs.
+PLACE = (logs.c.run_id, logs.c.id)
+
+
+def after(run_id: str, id: int, step_id: str | None) -> tuple[sa.ColumnElement[bool], ...]:
+    """The lines of a run behind one of them; only those of one task run, if one is given."""
+    column = logs.c
+    if step_id is not None:
+        return column.run_id == run_id, column.step_id == step_id, column.id > id
+    return sa.tuple_(*PLACE) > sa.tuple_(sa.literal(run_id), sa.literal(id)), column.run_id <= run_id
+
+
+def before(run_id: str, id: int | None, step_id: str | None) -> tuple[sa.ColumnElement[bool], ...]:
+    """The lines of a run before one of them, or all; only those of one task run, if one is given."""
+    column, last = logs.c, _LAST if id is None else id
+    if step_id is not None:
+        return column.run_id == run_id, column.step_id == step_id, column.id < last
+    return sa.tuple_(*PLACE) < sa.tuple_(sa.literal(run_id), sa.literal(last)), column.run_id >= run_id
+
+
+def _query(run_id: str, step_id: str | None, level: int | None, after_id: int) -> sa.Select[Any]:
     column = logs.c
     query = sa.select(
         column.id, column.run_id, column.step_id, column.logger, column.level, column.message, column.timestamp
-    ).where(column.run_id == run_id)
-    if step_id is not None:
-        query = query.where(column.step_id == step_id)
+    ).where(*after(run_id, after_id, step_id))
     if level is not None:
         query = query.where(column.level >= level)
     return query

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, and_, func, or_, select
 
 from orchestra import clock, serializers
-from orchestra.errors import FlowRunNotFound, TaskRunNotFound
+from orchestra.errors import FlowRunNotFound, GraphTooLarge, TaskRunNotFound
 from orchestra.states import StateType
 from orchestra.store import spans
 from orchestra.store.database import Database, instant
@@ -249,6 +249,8 @@ class Node:
     upstream: tuple[str, ...] = ()
 
 
+#: A graph of more edges is not given step by step.
+_MOST_EDGES = 200_000
 _FINAL_TYPES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
 _RUN_LISTED = [column for column in flow_runs.c if column.name not in {"result", "outcome"}]
 STEP_LISTED = [column for column in steps.c if column.name not in {"result", "inputs"}]
@@ -512,6 +514,7 @@ def run_graph(db: Database, flow_run_id: str, *, limit: int = 20_000) -> list[No
 
     Raises:
         FlowRunNotFound: There is no flow run with this id.
+        GraphTooLarge: Each of many steps waited for many: every pair would be named.
     """
     names = ("step_key", "name", "kind", "state_type", "state_name", "inline", "queue", "created_at", "join_id")
 
@@ -521,6 +524,10 @@ def run_graph(db: Database, flow_run_id: str, *, limit: int = 20_000) -> list[No
         return mappings(conn, query), _edges_of(conn, flow_run_id)
 
     rows, upstream = db.read(look)
+    behind = {join: tuple(keys) for join, keys in upstream.items()}
+    number = sum(len(behind.get(row["join_id"], ())) for row in rows)
+    if number > _MOST_EDGES:
+        raise GraphTooLarge(flow_run_id, number)
     return [
         Node(
             row["step_key"],
@@ -531,7 +538,7 @@ def run_graph(db: Database, flow_run_id: str, *, limit: int = 20_000) -> list[No
             bool(row["inline"]),
             row["queue"],
             row["created_at"],
-            tuple(upstream.get(row["join_id"] or "", ())),
+            behind.get(row["join_id"], ()),
         )
         for row in rows
     ]

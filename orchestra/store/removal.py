@@ -33,7 +33,7 @@ from orchestra.store.tables import events as event_rows
 from orchestra.transaction_rules import Durable
 
 #: How many runs are looked at in one go, and how many rows of other tables.
-_RUNS, _ROWS = 50, 2000
+_RUNS, _ROWS = 50, 500
 #: Of runs with more steps than this together, fewer are deleted in one transaction.
 _STEPS = 2000
 #: How long others have the database for themselves after each transaction, in seconds.

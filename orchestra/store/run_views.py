@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping
 from orchestra import clock
 from orchestra.errors import FlowRunNotFound, TaskRunNotFound
 from orchestra.states import FINAL
+from orchestra.store import logs as written
 from orchestra.store import queries
 from orchestra.store.database import Database, instant
 from orchestra.store.logs import LogLine
@@ -461,15 +462,14 @@ def log_page(
         before: Id of the first line of the page behind this one.
     """
     column = logs.c
-    lines_of = [column.run_id == run_id, *([column.step_id == step_id] if step_id else [])]
-    if before is not None:
-        lines_of.append(column.id < before)
+    lines_of = written.before(run_id, before, step_id or None)
+    newest = [each.desc() for each in written.PLACE]
     other = [column.level >= level] if level else []
     if text:
         other.append(column.message.icontains(text, autoescape=True))
     shown = (column.id, column.run_id, column.step_id, column.logger, column.level, column.message, column.timestamp)
-    query = sa.select(*shown).where(*lines_of, *other).order_by(column.id.desc()).limit(limit + 1)
-    place = sa.select(column.id).where(*lines_of).order_by(column.id.desc()).offset(LINES).limit(1)
+    query = sa.select(*shown).where(*lines_of, *other).order_by(*newest).limit(limit + 1)
+    place = sa.select(column.id).where(*lines_of).order_by(*newest).offset(LINES).limit(1)
 
     def look(connection: Connection) -> tuple[list[LogLine], dict[str, str], int | None]:
         floor = connection.scalar(place) if other else None

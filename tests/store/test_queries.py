@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestra import serializers
-from orchestra.errors import FlowRunNotFound, TaskRunNotFound
+from orchestra.errors import FlowRunNotFound, GraphTooLarge, TaskRunNotFound
 from orchestra.store import journal, queries, spans
 from orchestra.store.database import Database
 from orchestra.store.tables import edges, flow_runs, flows, logs, states, steps
@@ -126,6 +126,23 @@ def test_a_page_looks_through_a_bounded_number_of_records(database: Database, mo
     assert (found[0], [name for part in found for name in part]) == ([], ["work-31", "work-3"])
     assert [each.name for each in queries.full_page(of_steps, 1, None).items] == ["work-31"]
     assert [each.name for each in queries.full_page(of_steps, 9, None).items] == ["work-31", "work-3"]
+
+
+def test_a_graph_of_too_many_edges_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in megabytes; one edge less is given."""
+    run_id = add_run(database)
+    upstream = [add_step(database, run_id, number) and f"main/work-{number}" for number in range(3)]
+    for number in range(3, 6):
+        add_step(database, run_id, number, join_id="join")
+    rows = [{"upstream": key, "join_id": "join", "target_id": "join"} for key in upstream]
+    common = {"run_id": run_id, "run_attempt": 1, "strict": True}
+    database.write(lambda conn: conn.execute(edges.insert(), [row | common for row in rows]))
+
+    monkeypatch.setattr(queries, "_MOST_EDGES", 9)
+    assert [len(node.upstream) for node in queries.run_graph(database, run_id)] == [0, 0, 0, 3, 3, 3]
+    monkeypatch.setattr(queries, "_MOST_EDGES", 8)
+    with pytest.raises(GraphTooLarge, match=r"9 edges.*by task"):
+        queries.run_graph(database, run_id)
 
 
 def test_a_page_after_a_run_that_is_gone_is_refused(database: Database) -> None:
