@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -49,10 +48,11 @@ from orchestra.store.queries import (
     page_of,
 )
 from orchestra.store.variables import Variable
+from orchestra.store.wake import ANYTHING
 from orchestra.store.work_pools import WorkPool, WorkQueue
 
 #: Seconds between two looks for new events.
-_LOOK = 0.3
+_LOOK, _LEAST = 0.3, 0.05
 
 
 def backend(*, of_runs: bool = False) -> DatabaseBackend | HttpBackend:
@@ -332,9 +332,10 @@ class DatabaseBackend:
     def follow_events(self, wanted: EventFilter, *, since: float | None) -> Iterator[EventRecord]:
         """Events as they come; does not end. As `events.Tail`."""
         tail = events.Tail(self.db, wanted, since=since)
-        while True:
-            yield from tail.poll()
-            time.sleep(_LOOK)
+        with self.db.wake.bell(*ANYTHING) as bell:
+            while True:
+                yield from tail.poll()
+                bell.wait(_LOOK, least=_LEAST)
 
     def emit_event(
         self,
