@@ -47,7 +47,7 @@ BACKSTOP = 2.0
 #: Ids that one message may hold: they are 36 characters long, or somewhat more.
 _MOST_IDS = 150
 #: Shortest time from one sending to the next, in seconds: what comes meanwhile goes together.
-_GAP = 0.01
+_GAP = 0.02
 #: A thread with nothing to do ends after so many seconds.
 _IDLE = 10.0
 #: For how long a listener waits before it sees what else it is to do, in seconds.
