@@ -36,6 +36,7 @@ from orchestra.store import events as store
 from orchestra.store.database import database
 from orchestra.store.events import EventFilter
 from orchestra.store.tables import LONGEST_KEY, LONGEST_NAME
+from orchestra.store.wake import ANYTHING, AsyncBell
 from orchestra.unbuilt import absent
 
 __all__ = [
@@ -60,8 +61,8 @@ _PREFECTS, _OURS = "prefect.resource.", "orchestra.resource."
 _MOST_PAYLOAD, _MOST_RELATED = 512 * 1024, 100
 #: An event follows another one if there is not more than this between them.
 _FOLLOWS_WITHIN = timedelta(minutes=5)
-#: Seconds between two looks for new events.
-_LOOK = 0.25
+#: Seconds between two looks for new events, and the fewest of them where hints say that there are some.
+_LOOK, _LEAST = 0.25, 0.05
 
 Labels = Mapping[str, str]
 
@@ -338,10 +339,11 @@ class EventSubscriber:
     async def __aiter__(self) -> AsyncIterator[Event]:
         if self._tail is None:
             raise InvalidEvent("open it first: async with get_events_subscriber() as events")
-        while True:
-            for record in await asyncio.to_thread(self._tail.poll):
-                yield event_of(record)
-            await asyncio.sleep(_LOOK)
+        async with AsyncBell(database().wake, *ANYTHING) as bell:
+            while True:
+                for record in await asyncio.to_thread(self._tail.poll):
+                    yield event_of(record)
+                await bell.wait(_LOOK, least=_LEAST)
 
 
 def get_events_client() -> EventsClient:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,9 +45,10 @@ from orchestra.store.queries import (
     page_of,
 )
 from orchestra.store.variables import Variable
+from orchestra.store.wake import ANYTHING
 
 #: Seconds between two looks for new events.
-_LOOK = 0.3
+_LOOK, _LEAST = 0.3, 0.05
 
 
 def backend(*, of_runs: bool = False) -> DatabaseBackend | HttpBackend:
@@ -263,9 +263,10 @@ class DatabaseBackend(DatabaseOperations):
     def follow_events(self, wanted: EventFilter, *, since: float | None) -> Iterator[EventRecord]:
         """Events as they come; does not end. As `events.Tail`."""
         tail = events.Tail(self.db, wanted, since=since)
-        while True:
-            yield from tail.poll()
-            time.sleep(_LOOK)
+        with self.db.wake.bell(*ANYTHING) as bell:
+            while True:
+                yield from tail.poll()
+                bell.wait(_LOOK, least=_LEAST)
 
     def emit_event(
         self,

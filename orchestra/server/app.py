@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from orchestra.server import api, metrics, pages, problems, rendering
+from orchestra.server import announcing, api, metrics, pages, problems, rendering
 from orchestra.server.access import PUBLIC, Access
 from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.server.requests import Requests
@@ -91,6 +91,8 @@ def _static_files() -> frozenset[tuple[str, str]]:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.database = database()
+    # Hints for live pages travel on the broker where the database carries none.
+    announcing.carrier()
     yield
 
 

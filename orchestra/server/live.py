@@ -1,14 +1,15 @@
 """Live pages: one loop looks at a thing for all who watch it, and tells them what has changed, not how.
 
 Whoever hears of a change asks for that part of the page again, as their own filters have it. Nobody watches, nothing is
-looked at; what has ended is looked at no more.
+looked at; what has ended is looked at no more. Hints (`store.wake`) say when to look; without them it is looked now and
+then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -16,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from orchestra import clock
 from orchestra.errors import NotFound, StoreError
+from orchestra.store.wake import AsyncBell, Hint, WakeChannel
 
 logger = logging.getLogger("orchestra.server")
 
@@ -23,6 +25,8 @@ logger = logging.getLogger("orchestra.server")
 END = "end"
 #: Seconds between two looks: while something changes, and the longest while nothing does.
 FAST, SLOW = 0.4, 2.0
+#: The longest while nothing does and hints are heard, in seconds.
+SELDOM = 10.0
 #: Seconds until the next look when the database did not answer.
 _AWAY = 5.0
 #: For how long a thing that has ended is looked at still, in seconds: log lines are written up to a second later.
@@ -42,11 +46,17 @@ class Seen:
 class Hub:
     """Who watches what. It belongs to one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, wake: WakeChannel | None = None) -> None:
+        """Prepare.
+
+        Args:
+            wake: Of the database that is looked at; None: there are no hints.
+        """
+        self._wake = wake or WakeChannel(lambda: None)
         self._watches: dict[str, _Watch] = {}
 
     async def follow(
-        self, key: str, look: Callable[[], Seen], closing: anyio.Event | None = None
+        self, key: str, look: Callable[[], Seen], closing: anyio.Event | None = None, hints: Iterable[Hint] = ()
     ) -> AsyncIterator[str]:
         """The names of what changes, each once at first; ends with `END` when it is over or gone.
 
@@ -54,10 +64,11 @@ class Hub:
             key: What is watched: the same for all who share a look.
             look: Looks at it; called in a thread.
             closing: When it is set, this ends, without a word: the server stops.
+            hints: That it may have changed.
         """
         watch = self._watches.get(key)
         if watch is None:
-            watch = self._watches[key] = _Watch(look)
+            watch = self._watches[key] = _Watch(look, AsyncBell(self._wake, *hints))
             watch.start()
         heard = watch.join()
         try:
@@ -94,8 +105,8 @@ async def _next(heard: asyncio.Queue[str], closing: anyio.Event | None) -> str |
 class _Watch:
     """One thing, and the queues of those who watch it."""
 
-    def __init__(self, look: Callable[[], Seen]) -> None:
-        self._look = look
+    def __init__(self, look: Callable[[], Seen], bell: AsyncBell) -> None:
+        self._look, self._bell = look, bell
         self._queues: list[asyncio.Queue[str]] = []
         self._stamps: dict[str, object] = {}
         self._is_over = False
@@ -124,12 +135,20 @@ class _Watch:
         return True
 
     async def _run(self) -> None:
+        async with self._bell:
+            await self._watch()
+        self._is_over = True
+        for queue in self._queues:
+            queue.put_nowait(END)
+
+    async def _watch(self) -> None:
+        """Look until it is over."""
         pause, over_at = FAST, None
         while True:
             try:
                 seen = await run_in_threadpool(self._look)
             except NotFound:
-                break
+                return
             except Exception as error:
                 # Those who watch wait on; a page that is loaded again says itself what is wrong.
                 known = isinstance(error, StoreError)
@@ -140,12 +159,9 @@ class _Watch:
             if seen.is_over:
                 over_at = over_at or clock.monotonic() + LINGER
                 if clock.monotonic() >= over_at:
-                    break
+                    return
             pause = FAST if changed or seen.is_over else min(pause * 1.3, SLOW)
-            await asyncio.sleep(pause)
-        self._is_over = True
-        for queue in self._queues:
-            queue.put_nowait(END)
+            await self._bell.wait(pause, FAST if seen.is_over else SELDOM, least=FAST)
 
     def _tell(self, seen: Seen) -> bool:
         changed = [name for name, stamp in seen.stamps.items() if self._stamps.get(name, self) != stamp]

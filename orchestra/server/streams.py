@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import anyio
 from fastapi import Request, Response
@@ -36,6 +37,16 @@ def stream(request: Request, events: Callable[[anyio.Event], AsyncIterator[Serve
             watching.cancel()
 
     return EventSourceResponse(watched(), ping=15, shutdown_event=closing, shutdown_grace_period=1.0)
+
+
+async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Return when one of these is done; the others are cancelled."""
+    tasks = {asyncio.create_task(each) for each in waits}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _close_when_out(request: Request, closing: anyio.Event) -> None:

@@ -7,10 +7,13 @@ hints cannot be heard. Where nobody waits, nothing listens, and where no channel
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import contextlib
 import logging
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Self
@@ -36,12 +39,15 @@ Hint = tuple[str, str]
 #: In the place of ids: any of them.
 ANY = "*"
 
+#: That something has happened: changes of state are events, too.
+ANYTHING: tuple[Hint, ...] = ((RUN, ANY), (STEP, ANY), (EVENT, ANY))
+
 #: How often one who can be woken looks by itself, in seconds.
 BACKSTOP = 2.0
 #: Ids that one message may hold: they are 36 characters long, or somewhat more.
 _MOST_IDS = 150
 #: Shortest time from one sending to the next, in seconds: what comes meanwhile goes together.
-_GAP = 0.01
+_GAP = 0.02
 #: A thread with nothing to do ends after so many seconds.
 _IDLE = 10.0
 #: For how long a listener waits before it sees what else it is to do, in seconds.
@@ -146,11 +152,50 @@ class Bell:
     @property
     def is_live(self) -> bool:
         """Whether the hints that it is for are heard now."""
-        return self._kinds <= self._listener.heard
+        return bool(self._kinds) and self._kinds <= self._listener.heard
 
-    def wait(self, often: float, seldom: float = BACKSTOP) -> None:
-        """Return when it has rung since the last time, or after `often` seconds; `seldom`, where hints are heard."""
-        self._rung.wait(seldom if self.is_live else often)
+    def wait(self, often: float, seldom: float = BACKSTOP, *, least: float = 0.0) -> None:
+        """Return when it has rung since the last time, though not before `least` seconds.
+
+        Args:
+            often: After so many seconds it returns in any case, where hints are not heard.
+            seldom: Likewise where they are.
+            least: In seconds.
+        """
+        if least:
+            time.sleep(least)
+        self._rung.wait(max((seldom if self.is_live else often) - least, 0.0))
+        self._rung.clear()
+
+
+class AsyncBell:
+    """A bell for one who waits in the running event loop, which is not held up; used in an `async with`."""
+
+    def __init__(self, wake: WakeChannel, *hints: Hint) -> None:
+        """As `WakeChannel.bell`."""
+        self._wake, self._hints = wake, hints
+        self._rung = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+
+        def ring() -> None:
+            # The loop may be over by now.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._rung.set)
+
+        self._bell = self._wake.bell(*self._hints, ring=ring)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._bell.close()
+
+    async def wait(self, often: float, seldom: float = BACKSTOP, *, least: float = 0.0) -> None:
+        """As `Bell.wait`."""
+        await asyncio.sleep(least)
+        longest = seldom if self._bell.is_live else often
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._rung.wait(), max(longest - least, 0.0))
         self._rung.clear()
 
 

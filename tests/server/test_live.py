@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ import pytest
 from orchestra.errors import FlowRunNotFound
 from orchestra.server import live
 from orchestra.server.live import END, Hub, Seen
+from orchestra.store.database import Database
+from orchestra.store.wake import RUN, note
+from tests import servers
+from tests.helpers import wait_until
 
 
 class Thing:
@@ -77,5 +82,40 @@ def test_what_is_over_is_looked_at_no_more(how: str) -> None:
         with pytest.raises(StopAsyncIteration):
             await anext(names)
         assert hub.watched == []
+
+    asyncio.run(watch())
+
+
+@pytest.fixture
+def pair(postgres: servers.Postgres, postgres_template: str) -> Iterator[tuple[Database, Database]]:
+    """A database as two processes have it."""
+    name = postgres.create(template=postgres_template)
+    with closing(Database(postgres.url(name))) as ours, closing(Database(postgres.url(name))) as theirs:
+        yield ours, theirs
+    postgres.drop(name)
+
+
+@pytest.mark.services
+def test_a_change_in_another_process_is_told_by_its_hint(
+    pair: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks without one: a page that is open and quiet costs nothing."""
+    monkeypatch.setattr(live, "SELDOM", 60.0)
+    ours, theirs = pair
+
+    async def watch() -> None:
+        thing, hub = Thing(), Hub(ours.wake)
+        names: Any = hub.follow("x", thing.look, None, [(RUN, "a")])
+        with ours.wake.bell((RUN, "a")) as bell:
+            await heard(names, 2)
+            await asyncio.to_thread(wait_until, lambda: bell.is_live, "hints to be heard")
+        looks = thing.looks
+        for number in range(5):
+            thing.stamps["state"] = f"changed {number}"
+            await asyncio.to_thread(theirs.write, lambda connection: note(connection, RUN, "a"))
+            assert await heard(names, 1) == ["state"]
+        # Each by its hint, but one that may have been seen when hints began to be heard.
+        assert thing.looks <= looks + 7
+        await names.aclose()
 
     asyncio.run(watch())

@@ -18,15 +18,17 @@ from orchestra.events import Event, emit_event, event_of
 from orchestra.server.acts import perform
 from orchestra.server.api.shapes import After, Body, Id, Key, Limit, Name, Page, Text, Values
 from orchestra.server.dependencies import Asker, Db, hidden_kinds
-from orchestra.server.streams import stream
+from orchestra.server.streams import first_of, stream
 from orchestra.store import behind, events
 from orchestra.store.database import Database
 from orchestra.store.events import EventFilter
+from orchestra.store.wake import ANYTHING, AsyncBell
 
 router = APIRouter(prefix="/events", tags=["events"])
 
-#: Seconds between two looks for new events: while there are some, and the longest while there are none.
-_FAST, _SLOW = 0.3, 1.5
+#: Seconds between two looks for new events: while there are some, and the longest while there are none; and while there
+#: are none and hints are heard.
+_FAST, _SLOW, _SELDOM = 0.3, 1.5, 3.0
 
 _Labels = Annotated[dict[Name, Text], Field(max_length=100)]
 #: A time beyond all events, in seconds since the epoch.
@@ -110,16 +112,16 @@ async def follow(
     """
     tail = await run_in_threadpool(lambda: events.Tail(db, wanted, since=since))
     pause = _FAST
-    while not closing.is_set():
-        try:
-            found = await run_in_threadpool(tail.poll)
-        except StoreUnavailable:
-            found = []
-        for each in found:
-            yield ServerSentEvent(event=each.event, id=repr(tail.settled), data=event_of(each).model_dump_json())
-        pause = _FAST if found else min(pause * 1.3, _SLOW)
-        with anyio.move_on_after(pause):
-            await closing.wait()
+    async with AsyncBell(db.wake, *ANYTHING) as bell:
+        while not closing.is_set():
+            try:
+                found = await run_in_threadpool(tail.poll)
+            except StoreUnavailable:
+                found = []
+            for each in found:
+                yield ServerSentEvent(event=each.event, id=repr(tail.settled), data=event_of(each).model_dump_json())
+            pause = _FAST if found else min(pause * 1.3, _SLOW)
+            await first_of(bell.wait(pause, _SELDOM, least=_FAST), closing.wait())
 
 
 @router.post("", status_code=201)

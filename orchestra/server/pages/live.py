@@ -15,14 +15,15 @@ from orchestra.server.rendering import PageRoute
 from orchestra.server.streams import stream
 from orchestra.store import events, run_lists, run_views
 from orchestra.store.database import Database
+from orchestra.store.wake import ANY, ANYTHING, RUN, STEP, Hint
 
 router = APIRouter(route_class=PageRoute)
 
 
-async def _hub(request: Request) -> Hub:
+async def _hub(request: Request, db: Db) -> Hub:
     """The hub of the application; made in its event loop, when first somebody watches."""
     if not hasattr(request.app.state, "hub"):
-        request.app.state.hub = Hub()
+        request.app.state.hub = Hub(db.wake)
     found: Hub = request.app.state.hub
     return found
 
@@ -33,13 +34,13 @@ TheHub = Annotated[Hub, Depends(_hub)]
 @router.get("/live/runs")
 async def runs(request: Request, db: Db, who: Reader, hub: TheHub) -> Response:
     """Event "runs" whenever lists of runs show something else."""
-    return _stream(request, hub, "runs", lambda: Seen({"runs": run_lists.stamp(db)}))
+    return _stream(request, hub, "runs", lambda: Seen({"runs": run_lists.stamp(db)}), (RUN, ANY))
 
 
 @router.get("/live/events")
 async def all_events(request: Request, db: Db, who: Reader, hub: TheHub) -> Response:
     """Event "events" whenever something has happened."""
-    return _stream(request, hub, "events", lambda: Seen({"events": _newest(db)}))
+    return _stream(request, hub, "events", lambda: Seen({"events": _newest(db)}), *ANYTHING)
 
 
 def _newest(db: Database) -> str:
@@ -50,7 +51,7 @@ def _newest(db: Database) -> str:
 @router.get("/live/runs/{run_id}")
 async def run(request: Request, db: Db, who: Reader, hub: TheHub, run_id: str) -> Response:
     """Events "state", "steps", "logs" and "artifacts" of one run, and "end" when it has ended."""
-    return _stream(request, hub, f"runs/{run_id}", lambda: _look(db, run_id))
+    return _stream(request, hub, f"runs/{run_id}", lambda: _look(db, run_id), (RUN, run_id), (STEP, run_id))
 
 
 def _look(db: Database, run_id: str) -> Seen:
@@ -59,9 +60,9 @@ def _look(db: Database, run_id: str) -> Seen:
     return Seen(stamps, found.is_final)
 
 
-def _stream(request: Request, hub: Hub, key: str, look: Callable[[], Seen]) -> Response:
+def _stream(request: Request, hub: Hub, key: str, look: Callable[[], Seen], *hints: Hint) -> Response:
     async def changes(closing: anyio.Event) -> AsyncIterator[ServerSentEvent]:
-        async for name in hub.follow(key, look, closing):
+        async for name in hub.follow(key, look, closing, hints):
             yield ServerSentEvent(event=name, data=name)
 
     return stream(request, changes)
