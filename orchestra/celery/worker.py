@@ -129,7 +129,7 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             lazy.load(door)
         self.attending = _attending(worker, self.carrier, _row(worker, queues, options.get("autoscale")))
         self.attending.start()
-        _steps.add(self)
+        _steps[worker] = self
 
     def start(self, worker: Any) -> None:
         """Look after the helper from the worker's loop, without a thread that a fork would meet."""
@@ -151,7 +151,7 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         """
         if threading.current_thread() is threading.main_thread():
             return
-        _steps.discard(self)
+        _steps.pop(worker, None)
         self.end()
         apps.forget_worker(worker.app)
         forget_carrier(self.carrier)
@@ -166,17 +166,23 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         self.attending.end()
 
 
-_steps: weakref.WeakSet[OrchestraStep] = weakref.WeakSet()
+#: By the workers of this process: a program may run several, in threads.
+_steps: weakref.WeakKeyDictionary[Any, OrchestraStep] = weakref.WeakKeyDictionary()
 
 
 def _on_shutting_down(**_: Any) -> None:
-    for step in list(_steps):
+    for step in list(_steps.values()):
         step.shutting_down()
 
 
-def _on_shutdown(**_: Any) -> None:
+def _on_shutdown(sender: Any, **_: Any) -> None:
+    if (step := _steps.pop(sender, None)) is not None:
+        step.end()
+
+
+def _on_exit() -> None:
     while _steps:
-        _steps.pop().end()
+        _steps.popitem()[1].end()
 
 
 def _on_child_ends(**_: Any) -> None:
@@ -189,12 +195,12 @@ signals.worker_process_shutdown.connect(_on_child_ends, weak=False)
 signals.worker_shutting_down.connect(_on_shutting_down, weak=False)
 signals.worker_shutdown.connect(_on_shutdown, weak=False)
 # A cold stop sends no such signal.
-atexit.register(_on_shutdown)
+atexit.register(_on_exit)
 
 
 def _forget_in_child() -> None:
     """A forked child has no part in looking after the worker."""
-    for step in list(_steps):
+    for step in list(_steps.values()):
         if isinstance(step.attending, HelperProcess):
             step.attending.disown()
     _steps.clear()
