@@ -129,7 +129,8 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             lazy.load(door)
         self.attending = _attending(worker, self.carrier, _row(worker, queues, options.get("autoscale")))
         self.attending.start()
-        _steps[worker] = self
+        self._worker = weakref.ref(worker)
+        _steps.add(self)
 
     def start(self, worker: Any) -> None:
         """Look after the helper from the worker's loop, without a thread that a fork would meet."""
@@ -151,10 +152,14 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         """
         if threading.current_thread() is threading.main_thread():
             return
-        _steps.pop(worker, None)
+        _steps.discard(self)
         self.end()
         apps.forget_worker(worker.app)
         forget_carrier(self.carrier)
+
+    def is_of(self, worker: Any) -> bool:
+        """Whether it looks after this worker."""
+        return self._worker() is worker
 
     def shutting_down(self) -> None:
         """Let segments park. Called in a signal handler, too."""
@@ -166,23 +171,25 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         self.attending.end()
 
 
-#: By the workers of this process: a program may run several, in threads.
-_steps: weakref.WeakKeyDictionary[Any, OrchestraStep] = weakref.WeakKeyDictionary()
+#: Of the workers of this process: a program may run several, in threads.
+_steps: weakref.WeakSet[OrchestraStep] = weakref.WeakSet()
 
 
 def _on_shutting_down(**_: Any) -> None:
-    for step in list(_steps.values()):
+    for step in list(_steps):
         step.shutting_down()
 
 
 def _on_shutdown(sender: Any, **_: Any) -> None:
-    if (step := _steps.pop(sender, None)) is not None:
-        step.end()
+    for step in list(_steps):
+        if step.is_of(sender):
+            _steps.discard(step)
+            step.end()
 
 
 def _on_exit() -> None:
     while _steps:
-        _steps.popitem()[1].end()
+        _steps.pop().end()
 
 
 def _on_child_ends(**_: Any) -> None:
@@ -200,7 +207,7 @@ atexit.register(_on_exit)
 
 def _forget_in_child() -> None:
     """A forked child has no part in looking after the worker."""
-    for step in list(_steps.values()):
+    for step in list(_steps):
         if isinstance(step.attending, HelperProcess):
             step.attending.disown()
     _steps.clear()
