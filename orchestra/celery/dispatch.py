@@ -386,12 +386,13 @@ def _batch(producer: Producer) -> contextlib.AbstractContextManager[Any]:
 def _like(base: Any, name: str) -> Queue:
     """A queue declared like another one, that gets none of its messages.
 
-    By a topic or fanout exchange it would: it then has an exchange of its own.
+    By a topic or fanout exchange it would: it then has an exchange of its own, which is no direct one either (of those
+    Celery warns where RabbitMQ delays messages).
     """
     same = {"durable": base.durable, "auto_delete": base.auto_delete}
     exchange = base.exchange
     if exchange.type != "direct":
-        exchange = Exchange(name, type="direct", delivery_mode=exchange.delivery_mode, **same)
+        exchange = Exchange(name, type="topic", delivery_mode=exchange.delivery_mode, **same)
     return Queue(name, exchange, routing_key=name, queue_arguments=base.queue_arguments, **same)
 
 

@@ -129,6 +129,7 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             lazy.load(door)
         self.attending = _attending(worker, self.carrier, _row(worker, queues, options.get("autoscale")))
         self.attending.start()
+        self._worker = weakref.ref(worker)
         _steps.add(self)
 
     def start(self, worker: Any) -> None:
@@ -156,6 +157,10 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         apps.forget_worker(worker.app)
         forget_carrier(self.carrier)
 
+    def is_of(self, worker: Any) -> bool:
+        """Whether it looks after this worker."""
+        return self._worker() is worker
+
     def shutting_down(self) -> None:
         """Let segments park. Called in a signal handler, too."""
         self.carrier.stop()
@@ -166,6 +171,7 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         self.attending.end()
 
 
+#: Of the workers of this process: a program may run several, in threads.
 _steps: weakref.WeakSet[OrchestraStep] = weakref.WeakSet()
 
 
@@ -174,7 +180,14 @@ def _on_shutting_down(**_: Any) -> None:
         step.shutting_down()
 
 
-def _on_shutdown(**_: Any) -> None:
+def _on_shutdown(sender: Any, **_: Any) -> None:
+    for step in list(_steps):
+        if step.is_of(sender):
+            _steps.discard(step)
+            step.end()
+
+
+def _on_exit() -> None:
     while _steps:
         _steps.pop().end()
 
@@ -189,7 +202,7 @@ signals.worker_process_shutdown.connect(_on_child_ends, weak=False)
 signals.worker_shutting_down.connect(_on_shutting_down, weak=False)
 signals.worker_shutdown.connect(_on_shutdown, weak=False)
 # A cold stop sends no such signal.
-atexit.register(_on_shutdown)
+atexit.register(_on_exit)
 
 
 def _forget_in_child() -> None:

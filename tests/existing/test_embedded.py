@@ -29,3 +29,13 @@ def test_flows_run_on_an_embedded_worker_and_nothing_of_it_stays(sqlite_database
     assert workers.live(database()) == []
     assert not apps.in_pool_child()
     assert carrier().queues == frozenset()
+
+
+def test_the_end_of_one_worker_leaves_another_one_of_its_process_at_work(
+    sqlite_database: Database, app: Celery
+) -> None:
+    """It goes on to be looked after."""
+    with start_worker(app, loglevel=0, perform_ping_check=False, shutdown_timeout=30) as worker:
+        app.WorkController(pool="solo", hostname="other@here").stop()
+
+        assert [each.name for each in workers.live(database())] == [worker.hostname]
