@@ -1,7 +1,8 @@
-"""Names for people: flow names from functions, run names from words."""
+"""Names: of flows from functions, of runs from words, and what an address's name says."""
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import re
 from functools import lru_cache
@@ -83,3 +84,13 @@ def pool_of(queue: str) -> tuple[str, str]:
     """The names of the work pool, and of its work queue, that a Celery queue belongs to if there is such a pool."""
     pool, _, name = queue.partition("@")[0].partition(".")
     return pool, name or DEFAULT_QUEUE
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

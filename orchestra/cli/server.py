@@ -8,12 +8,10 @@ import re
 
 import rich_click as click
 
-from orchestra import settings
+from orchestra import lazy, settings
 from orchestra.cli import _support
+from orchestra.names import is_loopback
 from orchestra.server import running
-from orchestra.server.access import is_loopback
-from orchestra.store import access
-from orchestra.store.database import database
 
 #: A name as it stands in a URL, or an address; "*" is none.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?|[0-9a-f:]{2,45}")
@@ -40,8 +38,8 @@ def server() -> None:
 @click.option(
     "--no-services",
     is_flag=True,
-    help="Taken for Prefect's sake: the server runs none. What fires schedules and looks after runs is beside every "
-    "worker, and in beat.",
+    help="The API and the admin view alone, which is all that the server ever is: beat fires schedules, and a sweeper "
+    "beside every worker looks after runs. Says so, and changes nothing.",
 )
 def start(host: str, port: int, names: tuple[str, ...], background: bool, log_level: str, no_services: bool) -> None:
     """Run the server until Ctrl-C. At --log-level INFO it logs every request, and who did what.
@@ -55,12 +53,14 @@ def start(host: str, port: int, names: tuple[str, ...], background: bool, log_le
     # Where it listens is a name of its own, by which `server status` asks it.
     listens = [] if is_loopback(host) else [host.lower()] if names else ["*"]
     hosts = [*map(_name, names), *listens]
-    if hosts and not access.is_any(database()):
+    if hosts and not lazy.resolve("orchestra.store.access:is_any")(lazy.load("database")()):
         door = f"--allow-host {hosts[0]}" if names else f"--host {host}"
         _support.fail(
             f"{door} lets others in, and nobody could log in yet: make a user by `orchestra user create NAME`",
             _support.ExitCode.USAGE,
         )
+    if no_services:
+        _support.say("The server has no services to leave out: workers and `orchestra beat start` have them")
     home = settings.current().home_path
     if background:
         options = ["--log-level", log_level, *(word for each in names for word in ("--allow-host", each))]

@@ -5,6 +5,13 @@
 
 from __future__ import annotations
 
-from orchestra.server.app import create_app
+from typing import Any
+
+from orchestra import lazy
 
 __all__ = ["create_app"]
+
+
+def create_app(**options: Any) -> Any:
+    """The ASGI application; as `orchestra.server.app.create_app`, which is loaded now and not before."""
+    return lazy.resolve("orchestra.server.app:create_app")(**options)

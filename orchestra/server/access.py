@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 
 from orchestra.accounts import Scope
+from orchestra.names import is_loopback
 from orchestra.server.problems import problem
 
 Receive = Callable[[], Awaitable[Any]]
@@ -95,16 +96,6 @@ class Access:
 
 def _relative(asked: HTTPConnection) -> str:
     return asked.url.path + (f"?{asked.url.query}" if asked.url.query else "")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def is_from_here(asked: HTTPConnection) -> bool:

@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import httpx2
-import uvicorn
 
-from orchestra import clock
+from orchestra import clock, lazy
 from orchestra.celery import addresses
 from orchestra.celery.addresses import Address
 from orchestra.errors import ConfigurationError
-from orchestra.server.app import create_app
+from orchestra.server import create_app
 
 #: Name of the address file in ORCHESTRA_HOME; the lock and the log beside it.
 _FILE, _LOCK, _LOG = "server.json", "server.lock", "server.log"
@@ -49,6 +48,8 @@ def run(
     Raises:
         ConfigurationError: Another one runs in this home, or the address cannot be had.
     """
+    # Only here: who asks how a server is need not load what makes one.
+    uvicorn = lazy.resolve("uvicorn")
     with _only_one(home), _listen(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}"

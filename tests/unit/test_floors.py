@@ -118,3 +118,13 @@ def test_the_decorators_load_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True, cwd=ROOT).stdout
 
     assert set(loaded.split()) & heavy == set()
+
+
+@pytest.mark.parametrize("module", ["orchestra.cli.server", "orchestra.cli.doctor"])
+def test_looking_at_a_server_does_not_load_one(module: str) -> None:
+    """`server status`, `server stop` and `doctor` load no web framework."""
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True, cwd=ROOT).stdout
+
+    assert set(loaded.split()) & {"fastapi", "starlette", "uvicorn", "jinja2"} == set()
