@@ -435,7 +435,7 @@ def table_of(artifact: ArtifactRecord, most: int | None = None) -> tuple[list[st
     if isinstance(data, dict):
         columns = (values if isinstance(values, list) else [values] for values in data.values())
         return list(data), [list(row) for row in islice(zip_longest(*columns), most)]
-    if not isinstance(data, list):
+    if not isinstance(data, list) or not data:
         return None
     rows = data[:most]
     if all(isinstance(row, dict) for row in rows):

@@ -31,6 +31,8 @@ FACTS: dict[str, tuple[object, ...]] = {
     "SourceUnavailable": ("https://example.org/etl.git", "no such host"),
     "NotThereYet": ("orchestra.events", "emit_event", "events"),
     "DbTransactionTimeout": (2.5,),
+    "SearchTooLong": (5.0,),
+    "GraphTooLarge": ("5f0c", 250_000),
     "DefinitionNotFound": ("flows:etl", "no module named 'flows'"),
     "DeploymentNotFound": ("etl/nightly",),
     "ScheduleNotFound": ("etl/nightly", "daily"),
