@@ -38,7 +38,7 @@ from orchestra.errors import (
 )
 from orchestra.store import tables
 from orchestra.store.prepared import Prepared
-from orchestra.store.wake import WakeChannel, noted
+from orchestra.store.wake import Hint, WakeChannel, noted
 from orchestra.store.wake_channels import Chosen
 
 T = TypeVar("T")
@@ -122,7 +122,17 @@ class Database:
         On PostgreSQL that is one round trip in the place of three; it is durable unless the statement is `unwaited`.
         As for the rest, see `write`.
         """
-        return self.write(work) if self.dialect == "sqlite" else self.read(work)
+        if self.dialect == "sqlite":
+            return self.write(work)
+
+        def run() -> T:
+            with self._reader.connect() as connection:
+                done = work(connection)
+                hints = noted(connection)
+            self._tell(hints)
+            return done
+
+        return self._repeat(run)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` outside of a transaction: each statement sees what was committed before it.
@@ -198,10 +208,13 @@ class Database:
         with engine.begin() as connection:
             done = work(connection)
             hints = noted(connection)
+        self._tell(hints)
+        return done
+
+    def _tell(self, hints: set[Hint]) -> None:
         if hints:
             # A crash before costs those who wait the pause until they look by themselves.
             self.wake.tell(hints)
-        return done
 
     def _repeat(self, run: Callable[[], T]) -> T:
         end = clock.monotonic() + self.patience

@@ -28,7 +28,7 @@ from orchestra.store.joint import Joint
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Kind, Phase, edges, encode_tags, flow_runs, joins, phase_is, phase_is_not, steps
-from orchestra.store.wake import STEP
+from orchestra.store.wake import STEP, note
 
 T = TypeVar("T")
 
@@ -303,11 +303,17 @@ def _record_alone(database: Database, claim: Claim, step: NewStep) -> bool:
     """
     row = _row(step, claim, 0.0, graph.plan([], {})) | fence_names(claim)
     row["end_time"] = step.ending.end_time if step.ending is not None else None
-    found = database.write_alone(lambda connection: _RECORD_ALONE.first(connection, row))
+
+    def work(connection: Connection) -> Any:
+        found = _RECORD_ALONE.first(connection, row)
+        if found is not None:
+            note(connection, STEP, claim.run_id)
+        return found
+
+    found = database.write_alone(work)
     if found is None:
         return False
     claim.cancelled |= found.state_type == StateType.CANCELLING
-    database.wake.tell([(STEP, claim.run_id)])
     return True
 
 
