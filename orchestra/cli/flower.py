@@ -6,12 +6,11 @@ import os
 import secrets
 import sys
 from importlib.metadata import version
-from pathlib import Path
+from importlib.resources import files
 
 import rich_click as click
 
 from orchestra import lazy, settings
-from orchestra.celery import flower_config
 from orchestra.cli import _support
 
 _USER = "orchestra"
@@ -28,7 +27,8 @@ _OLDEST = (2, 0)
 def flower(ctx: click.Context, host: str, port: int, basic_auth: str | None, writable: bool, app: str | None) -> None:
     """Become Celery's Flower: `celery -A APP flower`, on loopback, read-only, behind a password.
 
-    It shows flows and tasks by their names, with the ids of their runs, and no arguments or results of other tasks.
+    It shows flows and tasks by their names, with the ids of their runs and links to them; its lists of tasks show no
+    arguments or results of other tasks.
     What it knows is what it has seen since it was started: the admin view shows what is true. Its /metrics and
     /healthcheck are open to whoever reaches it. What follows `--` goes to Flower as it is.
 
@@ -60,7 +60,7 @@ def flower(ctx: click.Context, host: str, port: int, basic_auth: str | None, wri
     if current.profile:
         environment["ORCHESTRA_PROFILE"] = current.profile
     command = [sys.executable, "-m", "celery", "-A", app or current.app or "celery_app", "flower"]
-    command += [f"--address={host}", f"--port={port}", f"--conf={Path(flower_config.__file__)}"]
+    command += [f"--address={host}", f"--port={port}", f"--conf={files('orchestra.celery') / 'flower_config.py'}"]
     command += [f"--read_only={not writable}", "--persistent=False"]
     # In the place of this process: signals reach Flower itself, and nothing is left when it ends.
     os.execve(sys.executable, [*command, *ctx.args], environment)

@@ -513,7 +513,7 @@ _SOURCES = (
         columns=(
             steps.c.run_id, steps.c.id.label("step_id"), steps.c.name.label("step_name"),
             steps.c.state_type.label("type"), steps.c.state_name.label("name"),
-            steps.c.state_message.label("message"), steps.c.attempt,
+            steps.c.state_message.label("message"), steps.c.attempt, steps.c.start_time, steps.c.worker,
         ),
         conditions=(phase_is(steps, Phase.DONE), steps.c.kind == sa.literal_column(f"'{Kind.TASK.value}'")),
         run_id=steps.c.run_id,
@@ -551,7 +551,8 @@ def _task_change(row: Any) -> EventRecord:
 
 
 def _task_end(row: Any) -> EventRecord:
-    return _of_task(row, _TASK_ENDS, row.step_name, _state_payload(row) | {"run_count": row.attempt})
+    told = {"run_count": row.attempt, "start_time": _iso(row.start_time), "worker": row.worker}
+    return _of_task(row, _TASK_ENDS, row.step_name, _state_payload(row) | told)
 
 
 def _emitted(row: Any) -> EventRecord:

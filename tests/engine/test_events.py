@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestra import flow, tags, task
+from orchestra import clock, flow, tags, task
 from orchestra.errors import InvalidEvent, NotThereYet
 from orchestra.events import Event, Resource, emit_event, get_events_client, get_events_subscriber, read_events
 from orchestra.store import behind
@@ -65,6 +65,20 @@ def test_a_worker_that_dies_repeats_no_event_of_a_flow(driver: Driver, write: in
     (received,) = read_events(events=["order.received"])
     assert len(read_events(events=["orchestra.flow-run.Completed"])) == 1
     assert shipped.follows == received.id
+
+
+def test_the_end_of_a_task_run_tells_where_and_when_it_began(driver: Driver) -> None:
+    """Of what is called directly and what is submitted: of `Running` there is no event."""
+    asked = clock.now()
+    driver.run(event_flows.ship, order=1)
+    behind.flush()
+
+    ends = read_events(events=["orchestra.task-run.*"])
+    assert {end.event for end in ends} == {"orchestra.task-run.Completed"}
+    for end in ends:
+        began = datetime.fromisoformat(end.payload["start_time"])
+        assert asked <= began.timestamp() <= end.occurred.timestamp()
+        assert end.payload["worker"]
 
 
 def test_a_flow_reads_the_same_events_in_a_replay(driver: Driver, seen: list[str]) -> None:

@@ -57,6 +57,14 @@ def named(flower: httpx2.Client) -> dict[str, dict[str, Any]]:
     return {task["name"]: task for task in seen(flower)}
 
 
+def leads_to(flower: httpx2.Client, task: dict[str, Any]) -> list[str]:
+    """Where the links to runs lead on the page of a task."""
+    page = flower.get(f"/task/{task['uuid']}")
+    assert page.status_code == 200
+    assert task["uuid"] in page.text
+    return re.findall(r'href="(https?://[^"]*/runs/[^"]*)"', page.text)
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_flower_tells_the_story_of_a_run(flower: httpx2.Client, worker_factory: WorkerFactory) -> None:
     """Its segments and its steps, inline ones too, by their names, with the way to the run's page."""
@@ -69,12 +77,15 @@ def test_flower_tells_the_story_of_a_run(flower: httpx2.Client, worker_factory: 
 
     assert run["args"] == f"a segment of flow run {handle.id}"
     assert re.fullmatch(rf"step \S*add-0 of flow run {handle.id}", step["args"])
-    assert run["kwargs"] == step["kwargs"] == f"http://127.0.0.1:4200/runs/{handle.id}"
     assert step["state"] == "SUCCESS"
+    for task in (run, step):
+        assert leads_to(flower, task) == [f"http://127.0.0.1:4200/runs/{handle.id}"]
 
     flows.both.s(4).apply_async(queue="default")
     wait_until(lambda: any("(not shown)" in task["args"] for task in seen(flower)), "the door to be seen", 15)
     assert "[4]" not in str(seen(flower))
+    door = next(task for task in seen(flower) if "(not shown)" in task["args"])
+    assert leads_to(flower, door) == []
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

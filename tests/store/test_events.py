@@ -221,15 +221,17 @@ def test_no_list_of_events_scans_a_table(database: Database, wanted: EventFilter
 
     def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if "LIMIT" in statement and not statement.startswith("EXPLAIN"):
-            plan = connection.connection.driver_connection.execute(
+            driver = connection.connection.driver_connection
+            if database.dialect == "postgresql":
+                # Of this connection, which need not be that of the query before.
+                driver.execute("SET enable_seqscan TO off")
+            plan = driver.execute(
                 f"EXPLAIN {'QUERY PLAN ' if database.dialect == 'sqlite' else ''}{statement}", parameters
             )
             plans.append("\n".join(str(row) for row in plan.fetchall()))
 
     sa.event.listen(sa.Engine, "before_cursor_execute", explain)
     try:
-        if database.dialect == "postgresql":
-            database.write(lambda connection: connection.execute(sa.text("SET enable_seqscan TO off")))
         for newest in (True, False):
             events.page(database, wanted, newest=newest, after="5.0/4/x")
     finally:
