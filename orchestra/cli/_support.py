@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,14 +76,14 @@ def failure(error: errors.OrchestraError) -> Failure:
 class Group(click.RichGroup):
     """Commands in declared order, imported when they are called, errors told as sentences.
 
-    `lazy_commands` maps a command's name to the "module:attribute" it is loaded from, `short_names` other names of
-    commands to theirs, which help does not list.
+    `lazy_commands` maps a command's name to the "module:attribute" it is loaded from and the sentence that help lists
+    it with, `short_names` other names of commands to theirs, which help does not list.
     """
 
     def __init__(
         self,
         *args: Any,
-        lazy_commands: dict[str, str] | None = None,
+        lazy_commands: Mapping[str, tuple[str, str]] | None = None,
         short_names: dict[str, str] | None = None,
         **options: Any,
     ) -> None:
@@ -96,11 +96,21 @@ class Group(click.RichGroup):
         return [*self.lazy_commands, *self.commands]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command of that name, imported now."""
+        """The command of that name; of one that is not imported what help and completion list: name and sentence."""
         name = self.short_names.get(name, name)
         if name in self.lazy_commands:
-            return lazy.resolve(self.lazy_commands[name])  # type: ignore[no-any-return]  # a door is untyped
+            return click.RichCommand(name=name, help=self.lazy_commands[name][1])
         return super().get_command(ctx, name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is called, imported now, and its arguments."""
+        called, command, rest = super().resolve_command(ctx, args)
+        name = self.short_names.get(args[0], args[0])
+        if name in self.lazy_commands:
+            command = lazy.resolve(self.lazy_commands[name][0])
+        return called, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors of orchestra become one sentence and an exit code."""
