@@ -16,11 +16,13 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import rich_click as click
 
 from orchestra import errors, lazy, settings
 from orchestra.engine import definitions
+from orchestra.names import is_loopback
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import StateType
 
@@ -171,6 +173,22 @@ def _use_app(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     import_from_here()
     if value:
         settings.override(app=value)
+
+
+def works_elsewhere() -> bool:
+    """Whether ORCHESTRA_API_URL names a server on another host, and no database is set: this home's is not meant."""
+    now = settings.current()
+    return bool(now.api_url) and not now.database_url and not is_loopback(urlsplit(now.api_url).hostname or "")
+
+
+def need_database() -> None:
+    """Go on only where the database by the settings is the one that is meant; for what runs on it itself.
+
+    Raises:
+        DatabaseNeeded: It is this home's, while the server of another host is worked with.
+    """
+    if works_elsewhere():
+        raise errors.DatabaseNeeded(settings.current().api_url)
 
 
 def import_from_here() -> None:

@@ -66,10 +66,14 @@ def _line(check: Check) -> str:
 
 
 def checks() -> Iterator[Check]:
-    """All checks in order; those that need the database are left out where it does not answer."""
+    """All checks in order; those that need the database are left out where it does not answer, or is not meant."""
     yield _versions()
     yield _guarded("settings", _settings, _VIEW)
     try:
+        if _support.works_elsewhere():
+            yield Check("database", NOTE, "left out: the server of ORCHESTRA_API_URL has it, and none is set here")
+            yield _guarded("server", _server, _VIEW)
+            return
         database = Database(settings.current().resolved_database_url, patience=_PATIENCE)
     except errors.ConfigurationError as error:
         yield Check("database", FAILED, str(error), _VIEW)

@@ -59,6 +59,7 @@ def start(
       orchestra worker start --pool etl --run-once
       orchestra worker start -A proj -q default -c 8 -- --without-gossip
     """
+    _support.need_database()
     consumed = queues or ("default",)
     if work_pool_name is not None:
         consumed = _queues_of(work_pool_name, queues, kind)

@@ -123,12 +123,14 @@ def test_version_is_fast_because_it_loads_nothing_heavy() -> None:
 def test_a_command_is_listed_with_its_own_first_sentence(name: str) -> None:
     """The list of commands, which imports none, says of each what its own help begins with."""
     context = click.Context(cli)
+    listed = cli.get_command(context, name)
     _, command, _ = cli.resolve_command(context, [name])
 
+    assert listed is not None
     assert command is not None
     own = inspect.cleandoc(command.help or "").split("\n\n")[0]
     assert command.name == name
-    assert cli.get_command(context, name).help == " ".join(own.split())
+    assert listed.help == " ".join(own.split())
 
 
 @pytest.mark.parametrize(
