@@ -30,6 +30,7 @@ DOORS = {
     "explain_cache_key": "orchestra.engine.cache_keys:explain",
     "draw_flow": "orchestra.engine.drawing:show",
     "submit_flow_run": "orchestra.celery.submit:submit_flow_run",
+    "backend": "orchestra.client.backend:backend",
     "database": "orchestra.store.database:database",
     "db_transaction": "orchestra.engine.atomic:block",
     "heart": "orchestra.engine.heartbeat:heart",

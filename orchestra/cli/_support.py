@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import rich_click as click
@@ -25,6 +25,9 @@ from orchestra.engine import definitions
 from orchestra.names import is_loopback
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import StateType
+
+if TYPE_CHECKING:
+    from orchestra.client.backend import Backend
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -173,6 +176,11 @@ def _use_app(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     import_from_here()
     if value:
         settings.override(app=value)
+
+
+def backend(*, of_runs: bool = False) -> Backend:
+    """As `client.backend.backend`, loaded when a command asks: help needs neither SQLAlchemy nor an HTTP client."""
+    return lazy.load("backend")(of_runs=of_runs)  # type: ignore[no-any-return]  # a door is untyped
 
 
 def works_elsewhere() -> bool:

@@ -129,7 +129,7 @@ def ls(work_pool_name: str | None, limit: int, after: str | None, output: str) -
     Example:
       orchestra worker ls --pool etl -o json
     """
-    at = lazy.resolve("orchestra.client.backend:backend")()
+    at = _support.backend()
     page = at.list_workers(limit=limit, after=after, pool=work_pool_name)
     if output == "json":
         _support.emit_json(page.items)
@@ -156,7 +156,7 @@ def ls(work_pool_name: str | None, limit: int, after: str | None, output: str) -
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show one worker: what it consumes, and what it is at work on. The part of its name before the @ is enough."""
-    found = lazy.resolve("orchestra.client.backend:backend")().read_worker(name)
+    found = _support.backend().read_worker(name)
     if output == "json":
         _support.emit_json(found)
         return

@@ -137,6 +137,22 @@ def test_the_list_of_commands_loads_none_of_them() -> None:
     assert {name.split(".")[0] for name in loaded} & HEAVY == set()
 
 
+LIGHT = (
+    "artifact beat cache config deployment events flow flow_run global_concurrency_limit profile task task_run "
+    "transaction variable version work_pool work_queue worker"
+).split()
+
+
+@pytest.mark.parametrize("noun", LIGHT)
+def test_a_noun_loads_nothing_heavy_before_it_runs(noun: str) -> None:
+    """`orchestra NOUN --help` needs no database, broker or server, and loads nothing that would talk to one."""
+    code = f"import sys, orchestra.cli.{noun}; print(*{{name.split('.')[0] for name in sys.modules}})"
+
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True, cwd=ROOT).stdout
+
+    assert set(loaded.split()) & HEAVY == set()
+
+
 @pytest.mark.parametrize("module", ["orchestra.cli.server", "orchestra.cli.doctor"])
 def test_looking_at_a_server_does_not_load_one(module: str) -> None:
     """`server status`, `server stop` and `doctor` load no web framework."""
