@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from orchestra import clock, errors, lazy, settings
 from orchestra.cli import _support
 from orchestra.cli.version import versions
-from orchestra.client.http import HttpBackend
 from orchestra.masking import mask_url
 from orchestra.server import running
 from orchestra.store import database as databases
@@ -202,7 +201,7 @@ def _server() -> Check:
     """Of a server that the settings name, else of the one in this home: flows need neither."""
     current = settings.current()
     if current.api_url:
-        HttpBackend(current.api_url, current.api_key).hello()
+        lazy.load("http_backend")(current.api_url, current.api_key).hello()
         return Check("server", OK, f"{current.api_url} answers, and the command line asks it")
     found = running.find(current.home_path)
     if found is None:

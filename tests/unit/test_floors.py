@@ -153,6 +153,16 @@ def test_a_noun_loads_nothing_heavy_before_it_runs(noun: str) -> None:
     assert set(loaded.split()) & HEAVY == set()
 
 
+def test_asking_the_database_loads_no_way_to_ask_a_server() -> None:
+    """`flow-run ls` loads pydantic and an HTTP client only where it asks through a server."""
+    code = "import sys, orchestra.client.backend; print(*{name.split('.')[0] for name in sys.modules})"
+
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True, cwd=ROOT).stdout
+
+    assert "sqlalchemy" in loaded.split()
+    assert set(loaded.split()) & (HEAVY - {"sqlalchemy"}) == set()
+
+
 @pytest.mark.parametrize("module", ["orchestra.cli.server", "orchestra.cli.doctor"])
 def test_looking_at_a_server_does_not_load_one(module: str) -> None:
     """`server status`, `server stop` and `doctor` load no web framework."""
