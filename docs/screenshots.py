@@ -120,13 +120,9 @@ def _shoot(url: str, deployment: str) -> None:
         # Not the lines with tracebacks, which tell of this machine.
         page.goto(f"{page.url}?log_text=rows")
         page.wait_for_selector("#graph svg")
-        page.screenshot(
-            path=IMAGES / "view-run.png", clip={"x": 0, "y": 0, "width": 1180, "height": 980}, full_page=True
-        )
+        _clipped(page, "view-run.png", 1180, 980)
         page.goto(f"{url}/deployments/{deployment}/run")
-        page.screenshot(
-            path=IMAGES / "view-form.png", clip={"x": 0, "y": 0, "width": 860, "height": 640}, full_page=True
-        )
+        _clipped(page, "view-form.png", 860, 640)
         browser.close()
 
 

@@ -43,8 +43,8 @@ class DatabaseNeeded(ConfigurationError):
     def __str__(self) -> str:
         return (
             f"this needs the database itself, and ORCHESTRA_API_URL={self.api_url!r} names a server only: set "
-            "ORCHESTRA_DATABASE_URL to that server's database too, or unset ORCHESTRA_API_URL (`orchestra "
-            "logout` where it stands in a profile)"
+            "ORCHESTRA_DATABASE_URL to that server's database too, and ORCHESTRA_BROKER_URL to its broker, or unset "
+            "ORCHESTRA_API_URL (`orchestra logout` where it stands in a profile)"
         )
 
 

@@ -11,38 +11,72 @@ import rich_click as click
 from orchestra import lazy, settings
 from orchestra.cli import _support
 
+#: Where each command is, and the sentence that help lists it with: its own first one.
 _COMMANDS = {
-    "version": "orchestra.cli.version:version",
-    "dev": "orchestra.cli.dev:dev",
-    "deploy": "orchestra.cli.deploy:deploy",
-    "deployment": "orchestra.cli.deployment:deployment",
-    "flow": "orchestra.cli.flow:flow",
-    "flow-run": "orchestra.cli.flow_run:flow_run",
-    "task": "orchestra.cli.task:task",
-    "task-run": "orchestra.cli.task_run:task_run",
-    "artifact": "orchestra.cli.artifact:artifact",
-    "variable": "orchestra.cli.variable:variable",
-    "events": "orchestra.cli.events:events",
-    "cache": "orchestra.cli.cache:cache",
-    "transaction": "orchestra.cli.transaction:transaction",
-    "work-pool": "orchestra.cli.work_pool:work_pool",
-    "work-queue": "orchestra.cli.work_queue:work_queue",
-    "global-concurrency-limit": "orchestra.cli.global_concurrency_limit:global_concurrency_limit",
-    "worker": "orchestra.cli.worker:worker",
-    "beat": "orchestra.cli.beat:beat",
-    "server": "orchestra.cli.server:server",
-    "dashboard": "orchestra.cli.login:dashboard",
-    "flower": "orchestra.cli.flower:flower",
-    "user": "orchestra.cli.user:user",
-    "api-key": "orchestra.cli.api_key:api_key",
-    "login": "orchestra.cli.login:login",
-    "logout": "orchestra.cli.login:logout",
-    "cloud": "orchestra.cli.login:cloud",
-    "db": "orchestra.cli.db:db",
-    "config": "orchestra.cli.config:config",
-    "profile": "orchestra.cli.profile:profile",
-    "completion": "orchestra.cli.completion:completion",
-    "doctor": "orchestra.cli.doctor:doctor",
+    "version": ("orchestra.cli.version:version", "Print the version of orchestra."),
+    "dev": (
+        "orchestra.cli.dev:dev",
+        "Bring up all that flows need: an embedded broker, a worker, beat, the server. Ctrl-C ends all of it.",
+    ),
+    "deploy": (
+        "orchestra.cli.deploy:deploy",
+        "Write deployments down: those of orchestra.yaml, or one of the flow named. `deploy init` writes such a file.",
+    ),
+    "deployment": (
+        "orchestra.cli.deployment:deployment",
+        "See deployments, start runs of them, and change their schedules.",
+    ),
+    "flow": ("orchestra.cli.flow:flow", "See and serve flows."),
+    "flow-run": ("orchestra.cli.flow_run:flow_run", "Start flow runs, see them, and act on them."),
+    "task": ("orchestra.cli.task:task", "Run tasks in the background."),
+    "task-run": ("orchestra.cli.task_run:task_run", "See task runs."),
+    "artifact": (
+        "orchestra.cli.artifact:artifact",
+        "See and delete artifacts: markdown, tables, links, images and progress of runs.",
+    ),
+    "variable": ("orchestra.cli.variable:variable", "Set, see and delete variables: values that runs read by name."),
+    "events": ("orchestra.cli.events:events", "See what happens, as it happens, and tell what happened."),
+    "cache": ("orchestra.cli.cache:cache", "See and clear cached results."),
+    "transaction": (
+        "orchestra.cli.transaction:transaction",
+        "See transactions, and run rollback hooks that failed once more.",
+    ),
+    "work-pool": ("orchestra.cli.work_pool:work_pool", "Make and change work pools."),
+    "work-queue": ("orchestra.cli.work_queue:work_queue", "Make and change the queues of work pools."),
+    "global-concurrency-limit": (
+        "orchestra.cli.global_concurrency_limit:global_concurrency_limit",
+        "Limit how much goes on at once: blocks by concurrency(), rates by rate_limit(), tasks by their tags.",
+    ),
+    "worker": ("orchestra.cli.worker:worker", "Start workers, and see them."),
+    "beat": ("orchestra.cli.beat:beat", "Fire schedules."),
+    "server": ("orchestra.cli.server:server", "Run the REST API and the admin view."),
+    "dashboard": ("orchestra.cli.login:dashboard", "The admin view in a browser."),
+    "flower": (
+        "orchestra.cli.flower:flower",
+        "Become Celery's Flower: `celery -A APP flower`, on loopback, read-only, behind a password.",
+    ),
+    "user": (
+        "orchestra.cli.user:user",
+        "Manage who may log in to the server. Once there is a user or an API key, everybody has to say who they are.",
+    ),
+    "api-key": ("orchestra.cli.api_key:api_key", "Manage the keys by which programs use the server."),
+    "login": ("orchestra.cli.login:login", "Let this profile's command line and clients work through a server."),
+    "logout": (
+        "orchestra.cli.login:logout",
+        "Forget the server and its key in this profile: the database is asked again.",
+    ),
+    "cloud": (
+        "orchestra.cli.login:cloud",
+        "Prefect's words for `login` and `profile use`: there is no hosted service, workspaces are profiles.",
+    ),
+    "db": ("orchestra.cli.db:db", "Create, upgrade, prune and reset the database."),
+    "config": ("orchestra.cli.config:config", "See the settings, and change those of the profile in use."),
+    "profile": ("orchestra.cli.profile:profile", "Keep several sets of settings, and switch between them."),
+    "completion": ("orchestra.cli.completion:completion", "Print the script by which a shell completes `orchestra`."),
+    "doctor": (
+        "orchestra.cli.doctor:doctor",
+        "Check versions, settings, database, broker, workers and server; exit code 1 if a check failed.",
+    ),
 }
 
 #: Commands that are about this host, its settings and processes; the others look at, and change, what a server has.

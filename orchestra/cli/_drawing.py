@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestra.store.queries import Node
+if TYPE_CHECKING:
+    from orchestra.store.queries import Node
+
 
 #: A group of more members is drawn with one line for all calls of a task.
 SHOWN = 8

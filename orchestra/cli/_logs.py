@@ -6,14 +6,16 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
 from orchestra import clock
 from orchestra.cli import _support, _watch
-from orchestra.client.backend import Backend
-from orchestra.store.logs import LogLine
+
+if TYPE_CHECKING:
+    from orchestra.client.backend import Backend
+    from orchestra.store.logs import LogLine
 
 F = TypeVar("F", bound=Callable[..., Any])
 

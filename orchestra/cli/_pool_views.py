@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
+from typing import TYPE_CHECKING
 
 from orchestra.cli import _support
-from orchestra.client.backend import Backend, backend
+from orchestra.cli._support import backend
 from orchestra.errors import WorkPoolNotFound
 from orchestra.names import pool_of
-from orchestra.store.slot_records import SlotRecord
+
+if TYPE_CHECKING:
+    from orchestra.client.backend import Backend
+    from orchestra.store.slot_records import SlotRecord
 
 
 def show_waiting(pool: str, queue: str | None, limit: int, output: str) -> None:

@@ -11,18 +11,23 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import rich_click as click
 
 from orchestra import errors, lazy, settings
 from orchestra.engine import definitions
+from orchestra.names import is_loopback
 from orchestra.specs import FlowSpec, TaskSpec
 from orchestra.states import StateType
+
+if TYPE_CHECKING:
+    from orchestra.client.backend import Backend
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,14 +81,14 @@ def failure(error: errors.OrchestraError) -> Failure:
 class Group(click.RichGroup):
     """Commands in declared order, imported when they are called, errors told as sentences.
 
-    `lazy_commands` maps a command's name to the "module:attribute" it is loaded from, `short_names` other names of
-    commands to theirs, which help does not list.
+    `lazy_commands` maps a command's name to the "module:attribute" it is loaded from and the sentence that help lists
+    it with, `short_names` other names of commands to theirs, which help does not list.
     """
 
     def __init__(
         self,
         *args: Any,
-        lazy_commands: dict[str, str] | None = None,
+        lazy_commands: Mapping[str, tuple[str, str]] | None = None,
         short_names: dict[str, str] | None = None,
         **options: Any,
     ) -> None:
@@ -96,11 +101,21 @@ class Group(click.RichGroup):
         return [*self.lazy_commands, *self.commands]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command of that name, imported now."""
+        """The command of that name; of one that is not imported what help and completion list: name and sentence."""
         name = self.short_names.get(name, name)
         if name in self.lazy_commands:
-            return lazy.resolve(self.lazy_commands[name])  # type: ignore[no-any-return]  # a door is untyped
+            return click.RichCommand(name=name, help=self.lazy_commands[name][1])
         return super().get_command(ctx, name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is called, imported now, and its arguments."""
+        called, command, rest = super().resolve_command(ctx, args)
+        name = self.short_names.get(args[0], args[0])
+        if name in self.lazy_commands:
+            command = lazy.resolve(self.lazy_commands[name][0])
+        return called, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors of orchestra become one sentence and an exit code."""
@@ -161,6 +176,27 @@ def _use_app(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     import_from_here()
     if value:
         settings.override(app=value)
+
+
+def backend(*, of_runs: bool = False) -> Backend:
+    """As `client.backend.backend`, loaded when a command asks: help needs neither SQLAlchemy nor an HTTP client."""
+    return lazy.load("backend")(of_runs=of_runs)  # type: ignore[no-any-return]  # a door is untyped
+
+
+def works_elsewhere() -> bool:
+    """Whether ORCHESTRA_API_URL names a server on another host, and no database is set: this home's is not meant."""
+    now = settings.current()
+    return bool(now.api_url) and not now.database_url and not is_loopback(urlsplit(now.api_url).hostname or "")
+
+
+def need_database() -> None:
+    """Go on only where the database by the settings is the one that is meant; for what runs on it itself.
+
+    Raises:
+        DatabaseNeeded: It is this home's, while the server of another host is worked with.
+    """
+    if works_elsewhere():
+        raise errors.DatabaseNeeded(settings.current().api_url)
 
 
 def import_from_here() -> None:

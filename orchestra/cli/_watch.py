@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,9 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from orchestra import clock, errors
 from orchestra.cli import _support
-from orchestra.client.backend import Backend
 from orchestra.states import FINAL, StateType
-from orchestra.store import queries
+
+if TYPE_CHECKING:
+    from orchestra.client.backend import Backend
+    from orchestra.store import queries
 
 #: Seconds between two looks: the first, and the longest.
 _LOOKS = (0.05, 0.5)

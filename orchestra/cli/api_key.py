@@ -6,8 +6,8 @@ import rich_click as click
 
 from orchestra.accounts import Scope
 from orchestra.cli import _support
+from orchestra.cli._support import backend
 from orchestra.cli.user import scope_option
-from orchestra.client.backend import backend
 
 
 @click.group(cls=_support.Group)

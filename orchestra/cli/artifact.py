@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from orchestra.artifacts import table_of
+from orchestra import lazy
 from orchestra.cli import _support
-from orchestra.client.backend import Backend, backend
+from orchestra.cli._support import backend
 from orchestra.errors import ArtifactNotFound
-from orchestra.store.artifacts import Artifact, Query
+
+if TYPE_CHECKING:
+    from orchestra.client.backend import Backend
+    from orchestra.store.artifacts import Artifact
 
 _COLUMNS = ("ID", "KEY", "TYPE", "CREATED", "UPDATED", "DESCRIPTION")
 #: Most characters of a description in a list.
@@ -40,7 +44,7 @@ def ls(limit: int, after: str | None, every: bool, kind: str | None, flow_run_id
     """
     with_data = output == "json"
     if every or flow_run_id:
-        query = Query(type=kind, flow_run_id=flow_run_id)
+        query = lazy.resolve("orchestra.store.artifacts:Query")(type=kind, flow_run_id=flow_run_id)
         page = backend().list_artifacts(query, limit=limit, after=after, with_data=with_data)
     else:
         page = backend().list_latest_artifacts(type=kind, limit=limit, after=after, with_data=with_data)
@@ -80,7 +84,7 @@ def inspect(key: str, limit: int, output: str) -> None:
 
 def _show(found: Artifact) -> None:
     """One artifact in words; a table as such."""
-    table = table_of(found)
+    table = lazy.resolve("orchestra.artifacts:table_of")(found)
     record = {field.name: getattr(found, field.name) for field in fields(found)}
     _support.emit_record(record if table is None else record | {"data": None})
     if table is not None:
@@ -90,7 +94,9 @@ def _show(found: Artifact) -> None:
 
 def _named(at: Backend, name: str, limit: int) -> list[Artifact]:
     """Versions of a key, else the artifact of that id."""
-    found = at.list_artifacts(Query(key=name), limit=limit, after=None, with_data=True)
+    found = at.list_artifacts(
+        lazy.resolve("orchestra.store.artifacts:Query")(key=name), limit=limit, after=None, with_data=True
+    )
     if found.items:
         return list(found.items)
     try:

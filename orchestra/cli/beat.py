@@ -35,6 +35,7 @@ def start(ctx: click.Context, log_level: str, app: str | None) -> None:
       orchestra beat start -A proj
       orchestra beat start -- -s /var/lib/proj/beat-2
     """
+    _support.need_database()
     current = settings.current()
     command = [sys.executable, "-m", "celery", "-A", app or current.app or "celery_app", "beat"]
     command += ["-l", log_level.upper(), "--pidfile", "", "-s", str(current.home_path / "beat-schedule")]

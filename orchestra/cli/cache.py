@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
+from orchestra import lazy
 from orchestra.cli import _support
-from orchestra.client.backend import backend
-from orchestra.store.cache import Query
-from orchestra.store.cache_records import CacheEntry
+from orchestra.cli._support import backend
+
+if TYPE_CHECKING:
+    from orchestra.store.cache_records import CacheEntry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,7 +67,8 @@ def ls(
     Example:
       orchestra cache ls --task load --older-than 7d
     """
-    page = backend().list_cache(Query(task, key, older_than, expired), limit=limit, after=after)
+    query = lazy.resolve("orchestra.store.cache:Query")(task, key, older_than, expired)
+    page = backend().list_cache(query, limit=limit, after=after)
     if output == "json":
         _support.emit_json(page.items)
     else:
@@ -84,8 +87,9 @@ def clear(task: str | None, key: str | None, older_than: float | None, expired: 
       orchestra cache clear --task load --yes
       orchestra cache clear --expired
     """
-    query = Query(task, key, older_than, expired)
-    if query == Query() and not yes and not click.confirm("Delete all cached results?", err=True):
+    query = lazy.resolve("orchestra.store.cache:Query")(task, key, older_than, expired)
+    everything = not (task or key or expired) and older_than is None
+    if everything and not yes and not click.confirm("Delete all cached results?", err=True):
         raise click.Abort
     count = backend().clear_cache(query)
     _support.say(f"{count:,} cached {'result' if count == 1 else 'results'} deleted")

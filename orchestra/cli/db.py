@@ -21,6 +21,7 @@ def db() -> None:
 
 def _open() -> Database:
     """The database by the settings, whatever its schema."""
+    _support.need_database()
     database = Database(settings.current().resolved_database_url, patience=5.0)
     if (context := click.get_current_context(silent=True)) is not None:
         context.call_on_close(database.close)
@@ -101,6 +102,7 @@ def prune(older_than: float | None) -> None:
       orchestra db prune --older-than 30
     """
     given = None if older_than is None else dict.fromkeys(settings.RETAINED, older_than * 86_400)
+    _support.need_database()
     done = removal.prune(database(), given or settings.current().retention_seconds)
     _support.say(f"deleted {', '.join(f'{n} {what}' for what, n in done.items())}" if done else "nothing is that old")
 

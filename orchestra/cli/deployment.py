@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from orchestra import clock
+from orchestra import clock, lazy
 from orchestra.cli import _options, _pool_views, _support, _watch
-from orchestra.client.backend import backend
-from orchestra.engine import deployed, upcoming
+from orchestra.cli._support import backend
 from orchestra.schedules import CATCHUPS, Cron, Interval, RRule
-from orchestra.store.deployments import Deployment, ScheduleRecord
+
+if TYPE_CHECKING:
+    from orchestra.store.deployments import Deployment, ScheduleRecord
 
 
 @click.group(cls=_support.Group)
@@ -42,7 +43,7 @@ def ls(flow_names: tuple[str, ...], work_pool_name: str | None, limit: int, afte
       orchestra deployment ls --flow-name etl -o json
     """
     page = backend().list_deployments(limit=limit, after=after, flow_names=flow_names, work_pool_name=work_pool_name)
-    coming = [upcoming.of_deployments([each], 1, clock.now()) for each in page.items]
+    coming = [_upcoming([each], 1, clock.now()) for each in page.items]
     times = [runs_to_be[0].expected_start_time if runs_to_be else None for runs_to_be in coming]
     if output == "json":
         found = [_support.jsonable(each) | {"next_run": when} for each, when in zip(page.items, times, strict=True)]
@@ -63,11 +64,11 @@ def inspect(name: str, output: str) -> None:
     """Show one deployment: what it runs, with which parameters, where and when."""
     at = backend()
     found = at.read_deployment(name)
-    coming = [each.expected_start_time for each in upcoming.of_deployments([found], _UPCOMING, clock.now())]
+    coming = [each.expected_start_time for each in _upcoming([found], _UPCOMING, clock.now())]
     if output == "json":
         _support.emit_json(_support.jsonable(found) | {"upcoming_runs": coming})
         return
-    shown = {field: getattr(found, field) for field in Deployment.__slots__ if field != "schedules"}
+    shown = {field: getattr(found, field) for field in found.__slots__ if field != "schedules"}
     shown["schedules"] = "\n".join(f"{_slug(each)}: {_rule(each)}" for each in found.schedules)
     shown["upcoming_runs"] = "\n".join(_support.cell(each) for each in coming)
     _support.emit_record(shown)
@@ -247,7 +248,7 @@ def create(
         made = RRule(str(rrule), **options)
     made = replace(made, catchup=catchup, catchup_max=catchup_max, max_late=max_late)
     if replaces:
-        deployed.check_some(at.read_deployment(name), parameters)
+        lazy.resolve("orchestra.engine.deployed:check_some")(at.read_deployment(name), parameters)
         at.clear_schedules(name)
     _support.emit(at.add_schedule(name, made))
 
@@ -302,6 +303,10 @@ def _state(found: Deployment) -> str:
 
 def _times(found: Deployment) -> str:
     return "; ".join(_rule(each) for each in found.schedules)
+
+
+def _upcoming(*asked: Any) -> Any:
+    return lazy.resolve("orchestra.engine.upcoming:of_deployments")(*asked)
 
 
 def _slug(found: ScheduleRecord) -> str:

@@ -50,6 +50,7 @@ def dev(
       orchestra dev --flows etl
       orchestra dev -A proj
     """
+    _support.need_database()
     code = stack.run(
         flows=flows,
         queues=queues,

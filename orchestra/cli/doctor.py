@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from orchestra import clock, errors, lazy, settings
 from orchestra.cli import _support
 from orchestra.cli.version import versions
-from orchestra.client.http import HttpBackend
 from orchestra.masking import mask_url
 from orchestra.server import running
 from orchestra.store import database as databases
@@ -66,10 +65,14 @@ def _line(check: Check) -> str:
 
 
 def checks() -> Iterator[Check]:
-    """All checks in order; those that need the database are left out where it does not answer."""
+    """All checks in order; those that need the database are left out where it does not answer, or is not meant."""
     yield _versions()
     yield _guarded("settings", _settings, _VIEW)
     try:
+        if _support.works_elsewhere():
+            yield Check("database", NOTE, "left out: the server of ORCHESTRA_API_URL has it, and none is set here")
+            yield _guarded("server", _server, _VIEW)
+            return
         database = Database(settings.current().resolved_database_url, patience=_PATIENCE)
     except errors.ConfigurationError as error:
         yield Check("database", FAILED, str(error), _VIEW)
@@ -198,7 +201,7 @@ def _server() -> Check:
     """Of a server that the settings name, else of the one in this home: flows need neither."""
     current = settings.current()
     if current.api_url:
-        HttpBackend(current.api_url, current.api_key).hello()
+        lazy.load("http_backend")(current.api_url, current.api_key).hello()
         return Check("server", OK, f"{current.api_url} answers, and the command line asks it")
     found = running.find(current.home_path)
     if found is None:

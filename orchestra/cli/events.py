@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import rich_click as click
 
-from orchestra import clock
+from orchestra import clock, lazy
 from orchestra.cli import _options, _support
-from orchestra.client.backend import backend
-from orchestra.store.events import EventFilter, EventRecord
+from orchestra.cli._support import backend
+
+if TYPE_CHECKING:
+    from orchestra.store.events import EventRecord
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,7 +84,7 @@ def ls(
       orchestra events ls --event 'orchestra.flow-run.*' --since 1h
       orchestra events ls --resource 'orchestra.deployment.*' -o json
     """
-    wanted = EventFilter(names, resources, since, until, flow_run_id)
+    wanted = lazy.resolve("orchestra.store.events:EventFilter")(names, resources, since, until, flow_run_id)
     found, following = backend().list_events(wanted, limit=limit, after=after)
     if output == "json":
         _support.emit_json([_record(event) for event in found])
@@ -117,7 +119,7 @@ def stream(
       orchestra events stream --event 'orchestra.flow-run.*'
       orchestra events stream -o json --since 1h | jq .event
     """
-    wanted = EventFilter(names, resources, None, None, flow_run_id)
+    wanted = lazy.resolve("orchestra.store.events:EventFilter")(names, resources, None, None, flow_run_id)
     line = _json_line if output == "json" else _text_line
     with _ended_by_interrupt(), _target(output_file) as target:
         if sys.stderr.isatty():

@@ -6,9 +6,8 @@ import rich_click as click
 
 from orchestra import lazy
 from orchestra.cli import _drawing, _options, _support
-from orchestra.client.backend import backend
+from orchestra.cli._support import backend
 from orchestra.engine.parameters import bind_named
-from orchestra.flows import load_flow_from_entrypoint
 
 
 @click.group(cls=_support.Group)
@@ -60,7 +59,7 @@ def serve(
     Example:
       orchestra flow serve etl.py:pipeline --name nightly --cron '0 3 * * *'
     """
-    found = load_flow_from_entrypoint(entrypoint)
+    found = lazy.resolve("orchestra.flows:load_flow_from_entrypoint")(entrypoint)
     found.serve(
         name, cron=cron, interval=interval, rrule=rrule, limit=limit, tags=tags, pause_on_shutdown=pause_on_shutdown
     )

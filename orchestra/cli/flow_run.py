@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
 from orchestra import lazy
 from orchestra.cli import _drawing, _logs, _options, _pool_views, _support, _watch
+from orchestra.cli._support import backend
 from orchestra.cli.deployment import start as start_deployment
-from orchestra.client.backend import Backend, backend
-from orchestra.client.schemas.filters import Filters, TaskRunFilter, TaskRunFilterFlowRunId, TaskRunFilterName
-from orchestra.client.schemas.sorting import TaskRunSort
 from orchestra.engine.parameters import bind_named
 from orchestra.states import StateType
-from orchestra.store import runs
-from orchestra.store.database import database
+
+if TYPE_CHECKING:
+    from orchestra.client.backend import Backend
 
 
 @click.group(cls=_support.Group)
@@ -76,7 +76,7 @@ def create(
             _watch.watch(backend(), run_id)
         return
     # Written by this process, so before anything else: is the database known here?
-    database()
+    lazy.load("database")()
     spec = _support.load_flow(str(path))
     given = bind_named(spec.fn, _support.parameters(pairs, text))
     handle = lazy.load("submit_flow_run")(
@@ -90,7 +90,9 @@ def create(
         idempotency_key=idempotency_key,
     )
     _support.emit(handle.id)
-    _pool_views.say_unheard(backend(), runs.read(database(), handle.id)["queue"])
+    _pool_views.say_unheard(
+        backend(), lazy.resolve("orchestra.store.runs:read")(lazy.load("database")(), handle.id)["queue"]
+    )
     if watch:
         _watch.watch(backend(), handle.id)
 
@@ -292,10 +294,13 @@ def _task_run_id(at: Backend, flow_run_id: str, id_or_name: str) -> str:
     """The id of a task run of a flow run. Of one that was run in several attempts, any id stands for it."""
     if _is_id(id_or_name):
         return id_or_name
-    named = TaskRunFilter(
-        name=TaskRunFilterName(any_=[id_or_name]), flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id])
+    filters = lazy.resolve("orchestra.client.schemas.filters")
+    named = filters.TaskRunFilter(
+        name=filters.TaskRunFilterName(any_=[id_or_name]),
+        flow_run_id=filters.TaskRunFilterFlowRunId(any_=[flow_run_id]),
     )
-    found = at.find_task_runs(Filters(task_runs=named), sort=TaskRunSort.CREATED_DESC.value, limit=None, offset=0)
+    newest = lazy.resolve("orchestra.client.schemas.sorting:TaskRunSort").CREATED_DESC.value
+    found = at.find_task_runs(filters.Filters(task_runs=named), sort=newest, limit=None, offset=0)
     ids = {each.dynamic_key: each.id for each in found}
     if len(ids) == 1:
         return next(iter(ids.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import rich_click as click
 
 from orchestra.cli import _support
-from orchestra.client.backend import backend
+from orchestra.cli._support import backend
 
 _limit = click.option("-l", "--limit", type=click.IntRange(min=0), help="How many slots it has; 0 holds everybody.")
 _decay = click.option(

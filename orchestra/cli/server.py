@@ -50,6 +50,7 @@ def start(host: str, port: int, names: tuple[str, ...], background: bool, log_le
       orchestra server start --port 8080 --background
       orchestra server start --allow-host orchestra.example
     """
+    _support.need_database()
     # Where it listens is a name of its own, by which `server status` asks it.
     listens = [] if is_loopback(host) else [host.lower()] if names else ["*"]
     hosts = [*map(_name, names), *listens]

@@ -24,5 +24,6 @@ def serve(paths: tuple[str, ...], limit: int) -> None:
     Example:
       orchestra task serve shop:send_receipt shop:resize --limit 4
     """
+    _support.need_database()
     tasks = [_support.load_task(path) for path in paths]
     lazy.load("serve_tasks")(tasks, limit=limit)

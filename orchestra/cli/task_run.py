@@ -7,9 +7,9 @@ import sys
 
 import rich_click as click
 
+from orchestra import lazy
 from orchestra.cli import _logs, _support
-from orchestra.client.backend import backend
-from orchestra.store.tables import Kind
+from orchestra.cli._support import backend
 
 
 @click.group(cls=_support.Group)
@@ -48,7 +48,7 @@ def ls(
         after=after,
         flow_run_id=flow_run_id,
         every_attempt=all_attempts,
-        kinds=() if all_steps else (Kind.TASK,),
+        kinds=() if all_steps else (lazy.resolve("orchestra.store.tables:Kind").TASK,),
         state_types=state_types,
         state_names=state_names,
         tags=tags,

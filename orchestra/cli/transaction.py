@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from orchestra import lazy
 from orchestra.cli import _support
-from orchestra.client.backend import backend
-from orchestra.store import transaction_records
-from orchestra.store.transaction_records import HookRecord
+from orchestra.cli._support import backend
 from orchestra.transaction_rules import Durable
+
+if TYPE_CHECKING:
+    from orchestra.store.transaction_records import HookRecord
 
 _id = click.argument("name", metavar="ID")
 
@@ -62,7 +65,7 @@ def inspect(name: str, output: str) -> None:
       orchestra transaction inspect RUN_ID
       orchestra transaction inspect RUN_ID/0/txn-1 -o json
     """
-    found = backend(of_runs=True).read_transaction(*transaction_records.place_of(name))
+    found = backend(of_runs=True).read_transaction(*_place(name))
     if output == "json":
         _support.emit_json(found)
         return
@@ -87,8 +90,12 @@ def retry(name: str) -> None:
       orchestra transaction ls --state ROLLBACK_FAILED
       orchestra transaction retry RUN_ID
     """
-    found = backend(of_runs=True).retry_rollback(*transaction_records.place_of(name))
+    found = backend(of_runs=True).retry_rollback(*_place(name))
     _support.say(f"The rollback of transaction {found.id} goes on: {found.state}")
+
+
+def _place(name: str) -> Any:
+    return lazy.resolve("orchestra.store.transaction_records:place_of")(name)
 
 
 def _hook_line(hook: HookRecord) -> str:

@@ -8,7 +8,7 @@ import rich_click as click
 
 from orchestra.accounts import Scope
 from orchestra.cli import _support
-from orchestra.client.backend import backend
+from orchestra.cli._support import backend
 
 scope_option = click.option(
     "--scope",

@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from orchestra.cli import _support
-from orchestra.client.backend import backend
+from orchestra.cli._support import backend
 
 _name = click.argument("name")
 

@@ -8,7 +8,7 @@ import rich_click as click
 
 from orchestra import work_pools as types
 from orchestra.cli import _pool_views, _support
-from orchestra.client.backend import backend
+from orchestra.cli._support import backend
 from orchestra.errors import AlreadyThere
 
 

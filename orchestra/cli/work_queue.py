@@ -7,7 +7,7 @@ from typing import Any
 import rich_click as click
 
 from orchestra.cli import _pool_views, _support
-from orchestra.client.backend import backend
+from orchestra.cli._support import backend
 
 
 @click.group("work-queue", cls=_support.Group)

@@ -59,6 +59,7 @@ def start(
       orchestra worker start --pool etl --run-once
       orchestra worker start -A proj -q default -c 8 -- --without-gossip
     """
+    _support.need_database()
     consumed = queues or ("default",)
     if work_pool_name is not None:
         consumed = _queues_of(work_pool_name, queues, kind)
@@ -128,7 +129,7 @@ def ls(work_pool_name: str | None, limit: int, after: str | None, output: str) -
     Example:
       orchestra worker ls --pool etl -o json
     """
-    at = lazy.resolve("orchestra.client.backend:backend")()
+    at = _support.backend()
     page = at.list_workers(limit=limit, after=after, pool=work_pool_name)
     if output == "json":
         _support.emit_json(page.items)
@@ -155,7 +156,7 @@ def ls(work_pool_name: str | None, limit: int, after: str | None, output: str) -
 @_support.output_option
 def inspect(name: str, output: str) -> None:
     """Show one worker: what it consumes, and what it is at work on. The part of its name before the @ is enough."""
-    found = lazy.resolve("orchestra.client.backend:backend")().read_worker(name)
+    found = _support.backend().read_worker(name)
     if output == "json":
         _support.emit_json(found)
         return

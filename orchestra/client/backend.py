@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from orchestra import artifacts as kept
-from orchestra import settings
+from orchestra import lazy, settings
 from orchestra import variables as setting
 from orchestra.client.database_operations import DatabaseOperations
 from orchestra.client.endings import ending
-from orchestra.client.http import HttpBackend
-from orchestra.client.schemas.filters import Filters, LogFilter
 from orchestra.engine import leases, operations
 from orchestra.errors import StoreUnavailable
-from orchestra.events import emit_event
 from orchestra.states import State, StateType
 from orchestra.store import (
     artifacts,
@@ -47,6 +44,10 @@ from orchestra.store.queries import (
 from orchestra.store.variables import Variable
 from orchestra.store.wake import ANYTHING
 
+if TYPE_CHECKING:
+    from orchestra.client.http import HttpBackend
+    from orchestra.client.schemas.filters import Filters, LogFilter
+
 #: Seconds between two looks for new events.
 _LOOK, _LEAST = 0.3, 0.05
 
@@ -59,7 +60,7 @@ def backend(*, of_runs: bool = False) -> DatabaseBackend | HttpBackend:
     """
     current = settings.current()
     if current.api_url:
-        return HttpBackend(current.api_url, current.api_key)
+        return lazy.load("http_backend")(current.api_url, current.api_key)  # type: ignore[no-any-return]  # a door is untyped
     db = database()
     if of_runs:
         leases.mark_dead(db)
@@ -281,7 +282,7 @@ class DatabaseBackend(DatabaseOperations):
         Raises:
             StoreUnavailable: It is not written.
         """
-        made = emit_event(event, dict(resource), related=[dict(each) for each in related], payload=payload)
+        made = lazy.load("emit_event")(event, dict(resource), related=[dict(each) for each in related], payload=payload)
         if not behind.flush():
             raise StoreUnavailable("the database does not answer: the event is not written")
         return str(made.id)
@@ -296,4 +297,4 @@ class DatabaseBackend(DatabaseOperations):
 
 
 #: What is asked.
-Backend = DatabaseBackend | HttpBackend
+Backend: TypeAlias = "DatabaseBackend | HttpBackend"

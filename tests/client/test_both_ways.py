@@ -183,7 +183,7 @@ def commands(command: click.Command, name: str = "") -> Iterator[str]:
         return
     context = click.Context(command)
     for each in command.list_commands(context):
-        found = command.get_command(context, each)
+        _, found, _ = command.resolve_command(context, [each])
         assert found is not None
         yield from commands(found, f"{name} {each}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,6 +213,70 @@ def test_what_loads_code_says_that_it_needs_the_database(monkeypatch: pytest.Mon
     settings.reset()
 
     assert "this needs the database itself" in said(*command.split(), code=2)
+
+
+OWN = [
+    "worker start",
+    "worker start --pool etl",
+    "beat start",
+    "dev",
+    "server start",
+    f"task serve {flows.__name__}:double",
+    "db current",
+    "db upgrade",
+    "db reset --yes",
+    "db clean",
+    "db prune",
+]
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_nothing_runs_on_this_homes_database_for_another_hosts_server(
+    home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """It says what to set, and makes no database here."""
+    monkeypatch.setenv("ORCHESTRA_API_URL", "https://orchestra.example")
+    settings.reset()
+
+    told = said(*command.split(), code=2)
+
+    assert "set ORCHESTRA_DATABASE_URL" in told
+    assert "ORCHESTRA_BROKER_URL" in told
+    assert list(home.glob("orchestra.db*")) == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"ORCHESTRA_API_URL": "http://localhost:4200"},
+        {"ORCHESTRA_API_URL": "http://[::1]:4200"},
+        {
+            "ORCHESTRA_API_URL": "https://orchestra.example",
+            "ORCHESTRA_DATABASE_URL": "sqlite:///{home.parent}/shared.db",
+        },
+    ],
+)
+def test_a_server_of_this_host_or_a_named_database_is_meant(
+    home: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    """Commands of this host's database go on."""
+    for name, value in given.items():
+        monkeypatch.setenv(name, value.format(home=home))
+    settings.reset()
+
+    assert "the schema is now" in said("db", "upgrade")
+
+
+def test_doctor_looks_at_the_server_that_is_worked_with(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And makes no database in this home, which nobody would ask."""
+    monkeypatch.setenv("ORCHESTRA_API_URL", "http://nowhere.invalid:4200")
+    settings.reset()
+
+    told = said("doctor", code=1)
+
+    assert "left out" in told
+    assert "nowhere.invalid:4200/api does not answer" in told
+    assert list(home.glob("orchestra.db*")) == []
 
 
 def test_variables_are_set_and_read(through_api: None) -> None:

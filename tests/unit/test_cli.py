@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
@@ -115,6 +117,20 @@ def test_version_is_fast_because_it_loads_nothing_heavy() -> None:
     assert re.match(r"\d+\.\d+", out[0])
     assert out[1] == "[]"
     assert listed("version")["celery-orchestra"] == out[0]
+
+
+@pytest.mark.parametrize("name", cli.list_commands(click.Context(cli)))
+def test_a_command_is_listed_with_its_own_first_sentence(name: str) -> None:
+    """The list of commands, which imports none, says of each what its own help begins with."""
+    context = click.Context(cli)
+    listed = cli.get_command(context, name)
+    _, command, _ = cli.resolve_command(context, [name])
+
+    assert listed is not None
+    assert command is not None
+    own = inspect.cleandoc(command.help or "").split("\n\n")[0]
+    assert command.name == name
+    assert listed.help == " ".join(own.split())
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,9 @@ def floor(module: str) -> int:
     return FLOOR_OF.get(module.split(".")[1], 0) if "." in module else len(FLOORS)
 
 
+#: Packages that are loaded by what needs them, and by nothing else.
+HEAVY = {"celery", "kombu", "redis", "sqlalchemy", "alembic", "pydantic", "fastapi", "uvicorn", "httpx2", "cloudpickle"}
+
 GRAPH = {module: {name for name in imported(module) if name in TREES and name != module} for module in TREES}
 
 
@@ -112,12 +115,52 @@ def test_only_the_celery_floor_knows_celery(module: str) -> None:
 
 def test_the_decorators_load_nothing_heavy() -> None:
     """`from orchestra import flow, task` loads no Celery, SQLAlchemy, pydantic or web framework."""
-    heavy = {"celery", "sqlalchemy", "pydantic", "fastapi", "kombu", "redis", "cloudpickle", "alembic", "click", "rich"}
     code = "import sys; from orchestra import flow, task; print(*{name.split('.')[0] for name in sys.modules})"
 
     loaded = subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True, cwd=ROOT).stdout
 
-    assert set(loaded.split()) & heavy == set()
+    assert set(loaded.split()) & (HEAVY | {"click", "rich"}) == set()
+
+
+def test_the_list_of_commands_loads_none_of_them() -> None:
+    """`orchestra --help` loads the command line's own files and what draws help, and nothing that a command needs."""
+    code = (
+        "import sys; from orchestra.cli import cli\n"
+        "cli(['--help'], standalone_mode=False)\nprint(*sys.modules, file=sys.stderr)"
+    )
+
+    run = subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True, cwd=ROOT)
+
+    loaded = set(run.stderr.split())
+    assert "flow-run" in run.stdout
+    assert {name for name in loaded if name.startswith("orchestra.cli")} == {"orchestra.cli", "orchestra.cli._support"}
+    assert {name.split(".")[0] for name in loaded} & HEAVY == set()
+
+
+LIGHT = (
+    "artifact beat cache config deployment events flow flow_run global_concurrency_limit profile task task_run "
+    "transaction variable version work_pool work_queue worker"
+).split()
+
+
+@pytest.mark.parametrize("noun", LIGHT)
+def test_a_noun_loads_nothing_heavy_before_it_runs(noun: str) -> None:
+    """`orchestra NOUN --help` needs no database, broker or server, and loads nothing that would talk to one."""
+    code = f"import sys, orchestra.cli.{noun}; print(*{{name.split('.')[0] for name in sys.modules}})"
+
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True, cwd=ROOT).stdout
+
+    assert set(loaded.split()) & HEAVY == set()
+
+
+def test_asking_the_database_loads_no_way_to_ask_a_server() -> None:
+    """`flow-run ls` loads pydantic and an HTTP client only where it asks through a server."""
+    code = "import sys, orchestra.client.backend; print(*{name.split('.')[0] for name in sys.modules})"
+
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True, cwd=ROOT).stdout
+
+    assert "sqlalchemy" in loaded.split()
+    assert set(loaded.split()) & (HEAVY - {"sqlalchemy"}) == set()
 
 
 @pytest.mark.parametrize("module", ["orchestra.cli.server", "orchestra.cli.doctor"])

@@ -20,7 +20,7 @@ def commands(group: click.Group, *above: str) -> Iterator[str]:
     """The full names of all commands of a group."""
     context = click.Context(group)
     for name in group.list_commands(context):
-        command = group.get_command(context, name)
+        _, command, _ = group.resolve_command(context, [name])
         if isinstance(command, click.Group):
             yield from commands(command, *above, name)
         else:
