@@ -98,7 +98,7 @@ class Group(click.RichGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands' names, as declared."""
-        return [*self.lazy_commands, *self.commands]
+        return [name for name in (*self.lazy_commands, *self.commands) if name not in self.short_names]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command of that name; of one that is not imported what help and completion list: name and sentence."""

@@ -18,7 +18,11 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?|[0-9a-f:]{2,45}")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
-@click.group(cls=_support.Group)
+#: As Prefect has `orchestra db`.
+_DATABASE = {"database": ("orchestra.cli.db:db", "Create, upgrade, prune and reset the database.")}
+
+
+@click.group(cls=_support.Group, lazy_commands=_DATABASE, short_names=dict.fromkeys(_DATABASE, "database"))
 def server() -> None:
     """Run the REST API and the admin view."""
 

@@ -588,3 +588,8 @@ def test_celery_has_the_commands_for_its_own_app(tmp_path: Path) -> None:
         file.write("import orchestra.celery\norchestra.celery.install(app)\n")
     found = {check["name"]: check["status"] for check in json.loads(doctor().stdout)}
     assert (found["broker"], found["database"]) == ("FAILED", "ok")
+
+
+def test_the_database_is_also_found_below_the_server() -> None:
+    """Where Prefect has it."""
+    assert orchestra("server", "database", "current").stdout == orchestra("db", "current").stdout
