@@ -10,9 +10,10 @@ import rich_click as click
 from orchestra import lazy
 from orchestra.cli import _drawing, _logs, _options, _pool_views, _support, _watch
 from orchestra.cli.deployment import start as start_deployment
-from orchestra.client.backend import Backend, backend
+from orchestra.client.backend import Backend, DatabaseBackend, backend
 from orchestra.client.schemas.filters import Filters, TaskRunFilter, TaskRunFilterFlowRunId, TaskRunFilterName
 from orchestra.client.schemas.sorting import TaskRunSort
+from orchestra.engine import local_retry
 from orchestra.engine.parameters import bind_named
 from orchestra.states import StateType
 from orchestra.store import runs
@@ -274,6 +275,9 @@ def resume(flow_run_ids: tuple[str, ...], text: str | None, key: str | None) -> 
 def retry(flow_run_ids: tuple[str, ...], from_task: str | None, watched: bool) -> None:
     """Run ended flow runs again in place: what completed is kept, what did not is run again.
 
+    A run of a process of its own runs again in this one, with the code that is here; results that were kept are used
+    again. Exit code 6 if one does not complete.
+
     \b
     Examples:
       orchestra flow-run retry RUN_ID
@@ -283,9 +287,26 @@ def retry(flow_run_ids: tuple[str, ...], from_task: str | None, watched: bool) -
         raise click.UsageError("--watch and --from-task take one run")
     at = backend(of_runs=True)
     chosen = None if from_task is None else _task_run_id(at, flow_run_ids[0], from_task)
-    _each(flow_run_ids, lambda run_id: at.retry(run_id, from_task_run_id=chosen), "runs again")
+    failed = []
+    for run_id in flow_run_ids:
+        if chosen is None and isinstance(at, DatabaseBackend) and local_retry.is_local(at.db, run_id):
+            failed += [] if _retry_here(at, run_id) else [run_id]
+        else:
+            at.retry(run_id, from_task_run_id=chosen)
+            _support.say(f"flow run {run_id} runs again")
+    if failed:
+        _support.fail(f"not completed: {', '.join(failed)}", _support.ExitCode.RUN_FAILED)
     if watched:
         _watch.watch(at, flow_run_ids[0])
+
+
+def _retry_here(at: DatabaseBackend, flow_run_id: str) -> bool:
+    """Run a local run again in this process; returns whether it completes."""
+    _support.import_from_here()
+    state = local_retry.retry(at.db, flow_run_id)
+    told = f": {state.message}" if state.message else ""
+    _support.say(_support.visible(f"flow run {flow_run_id} ended {state.name}{told}"))
+    return state.is_completed()
 
 
 def _task_run_id(at: Backend, flow_run_id: str, id_or_name: str) -> str:
