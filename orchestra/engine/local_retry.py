@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import pickle
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any
+
+import cloudpickle
 
 from orchestra.context import tags
 from orchestra.engine import definitions
@@ -74,9 +79,35 @@ def _parameters_of(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["parameters"] is None:
         raise _refused(row, "retried: its parameters could not be kept; call the flow again")
     try:
-        return dict(decode(row["parameters"]))
+        return dict(_at_home(decode(row["parameters"]), row))
     except OrchestraError as error:
         raise _refused(row, f"retried: its parameters cannot be read here ({error}); call the flow again") from error
+
+
+def _at_home(value: Any, row: Mapping[str, Any]) -> Any:
+    """The value with the classes that the flow's script has here, not copies of those that ran."""
+    if not row["path"].startswith("__main__:"):
+        return value
+    written = io.BytesIO()
+    _AtHome(written, row["entrypoint"]).dump(value)
+    return pickle.loads(written.getvalue())
+
+
+class _AtHome(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no annotations
+    """Writes classes of a script by their place in its file."""
+
+    def __init__(self, file: IO[bytes], entrypoint: str | None) -> None:
+        super().__init__(file)
+        self._entrypoint = entrypoint
+
+    def reducer_override(self, obj: Any) -> Any:
+        """How an object is written; as cloudpickle does but for those classes."""
+        if isinstance(obj, type) and obj.__module__ == "__main__":
+            path = definitions.importable(f"__main__:{obj.__qualname__}", self._entrypoint)
+            with suppress(DefinitionNotFound):  # one that is not there any more stays the copy that it is
+                definitions.function_at(path)
+                return definitions.function_at, (path,)
+        return super().reducer_override(obj)
 
 
 def _refused(row: Mapping[str, Any], wanted: str) -> IllegalTransition:

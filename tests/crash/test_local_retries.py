@@ -20,16 +20,22 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import os, signal
+from dataclasses import dataclass
 from orchestra import flow, task
+
+@dataclass
+class Range:
+    first: int
+    last: int
 
 def note(what):
     with open(os.environ["NOTES"], "a") as file:
         file.write(what + "\\n")
 
 @task(persist_result=True)
-def extract(day):
-    note(f"extract {day}")
-    return [1, 2, 3]
+def extract(first, last):
+    note(f"extract {first}")
+    return list(range(first, last))
 
 @task(persist_result=False)
 def load(numbers):
@@ -38,15 +44,16 @@ def load(numbers):
         os.kill(os.getpid(), signal.SIGKILL)
 
 @flow(persist_result=True)
-def work(day):
-    numbers = extract(day)
+def work(days: Range):
+    assert isinstance(days, Range)
+    numbers = extract(days.first, days.last)
     load(numbers)
     if os.environ.get("FAILS"):
         raise ValueError("broken")
     return sum(numbers)
 
 if __name__ == "__main__":
-    work("monday")
+    work(Range(1, 4))
 """
 
 
@@ -87,13 +94,13 @@ def notes(folder: Path) -> list[str]:
 
 
 def test_a_script_that_failed_is_retried(database: Database, folder: Path) -> None:
-    """Its flow is found in its file; the exit code says how it ends."""
+    """Its flow is found in its file, and the class of its parameter; the exit code says how it ends."""
     run(folder, "etl.py", FAILS="yes")
 
     again, well = retried(database, folder, FAILS="yes"), retried(database, folder)
 
     assert (again.returncode, well.returncode) == (6, 0), again.stderr + well.stderr
-    assert notes(folder) == ["extract monday", "load", "load", "load"]
+    assert notes(folder) == ["extract 1", "load", "load", "load"]
 
 
 def test_a_script_that_was_killed_is_retried(database: Database, folder: Path) -> None:
@@ -118,7 +125,7 @@ def test_a_retry_that_is_killed_can_be_retried(database: Database, folder: Path,
 
     assert (killed.returncode, well.returncode) == (-signal.SIGKILL, 0), well.stderr
     assert (only(database).state_name, only(database).run_attempt) == ("Completed", attempts)
-    assert notes(folder) == ["extract monday", "load", "load"]
+    assert notes(folder) == ["extract 1", "load", "load"]
 
 
 def test_a_retry_whose_body_is_killed_can_be_retried(database: Database, folder: Path) -> None:
@@ -129,4 +136,4 @@ def test_a_retry_whose_body_is_killed_can_be_retried(database: Database, folder:
 
     assert (killed.returncode, well.returncode) == (-signal.SIGKILL, 0), well.stderr
     assert (only(database).state_name, only(database).run_attempt) == ("Completed", 3)
-    assert notes(folder) == ["extract monday", "load", "load", "load"]
+    assert notes(folder) == ["extract 1", "load", "load", "load"]
