@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
@@ -13,7 +13,7 @@ from orchestra.cli import _drawing, _logs, _options, _pool_views, _support, _wat
 from orchestra.cli._support import backend
 from orchestra.cli.deployment import start as start_deployment
 from orchestra.engine.parameters import bind_named
-from orchestra.states import StateType
+from orchestra.states import State, StateType
 
 if TYPE_CHECKING:
     from orchestra.client.backend import Backend
@@ -276,6 +276,9 @@ def resume(flow_run_ids: tuple[str, ...], text: str | None, key: str | None) -> 
 def retry(flow_run_ids: tuple[str, ...], from_task: str | None, watched: bool) -> None:
     """Run ended flow runs again in place: what completed is kept, what did not is run again.
 
+    A run of a process of its own runs again in this one, with the code that is here; results that were kept are used
+    again. Exit code 6 if one does not complete.
+
     \b
     Examples:
       orchestra flow-run retry RUN_ID
@@ -285,9 +288,32 @@ def retry(flow_run_ids: tuple[str, ...], from_task: str | None, watched: bool) -
         raise click.UsageError("--watch and --from-task take one run")
     at = backend(of_runs=True)
     chosen = None if from_task is None else _task_run_id(at, flow_run_ids[0], from_task)
-    _each(flow_run_ids, lambda run_id: at.retry(run_id, from_task_run_id=chosen), "runs again")
+    failed = []
+    for run_id in flow_run_ids:
+        if chosen is None and _is_local(at, run_id):
+            failed += [] if _retry_here(at, run_id) else [run_id]
+        else:
+            at.retry(run_id, from_task_run_id=chosen)
+            _support.say(f"flow run {run_id} runs again")
+    if failed:
+        _support.fail(f"not completed: {', '.join(failed)}", _support.ExitCode.RUN_FAILED)
     if watched:
         _watch.watch(at, flow_run_ids[0])
+
+
+def _is_local(at: Backend, flow_run_id: str) -> bool:
+    """Whether it is a run of a process of its own, in a database that is asked directly."""
+    of_database = isinstance(at, lazy.resolve("orchestra.client.backend:DatabaseBackend"))
+    return of_database and lazy.resolve("orchestra.engine.local_retry:is_local")(at.db, flow_run_id)
+
+
+def _retry_here(at: Backend, flow_run_id: str) -> bool:
+    """Run a local run again in this process; returns whether it completes."""
+    _support.import_from_here()
+    state: State[Any] = lazy.resolve("orchestra.engine.local_retry:retry")(at.db, flow_run_id)
+    told = f": {state.message}" if state.message else ""
+    _support.say(_support.visible(f"flow run {flow_run_id} ended {state.name}{told}"))
+    return state.is_completed()
 
 
 def _task_run_id(at: Backend, flow_run_id: str, id_or_name: str) -> str:

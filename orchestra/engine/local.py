@@ -19,6 +19,7 @@ from typing import Any
 from orchestra import clock, identifiers, lazy, retries, settings, states
 from orchestra.context import FlowRunContext, flow_run_context, tags_context, task_run_context
 from orchestra.engine import bodies, interrupts, leases, operations, receiving, terminations
+from orchestra.engine.definitions import encoded_options
 from orchestra.engine.hooks import FlowRunHooks, running_state
 from orchestra.engine.outcomes import flow_state
 from orchestra.engine.parameters import call_with, validate
@@ -30,7 +31,7 @@ from orchestra.questions import Message, Pause, Receive
 from orchestra.results import check_parameters
 from orchestra.runners.carrier import Carrier
 from orchestra.runners.local import LocalRunner
-from orchestra.runners.steps import NOTHING, Finished, Recorded, Step, Unrecorded, kept
+from orchestra.runners.steps import NOTHING, Finished, KeptEarlier, Recorded, Step, Unrecorded, kept
 from orchestra.serializers import decode, encode
 from orchestra.specs import FlowSpec
 from orchestra.states import State, StateType
@@ -96,6 +97,8 @@ class LocalFlowRun:
     parent: LocalFlowRun | None
     owner: str = field(default_factory=identifiers.owner)
     run_attempt: int = 1
+    #: As it ended before, if a person has it run again; None: it begins here.
+    again: local_runs.Ended | None = None
     runner: LocalRunner = field(init=False)
     context: FlowRunContext = field(init=False)
     _invalid: State[Any] | None = None
@@ -161,7 +164,7 @@ class LocalFlowRun:
             engine_logger(self.context).warning("%s; the run waits again", pause.question.refused)
         db, until = database(), clock.now() + pause.timeout
         shown = states.Paused(pause.question.refused, name=pause.state_name)
-        local_runs.open_pause(db, book.pause_row(step, until, pause.question), shown)
+        local_runs.open_pause(db, self.owner, book.pause_row(step, until, pause.question), shown)
         while (ended := local_runs.pause_ending(db, step.id)) is None and clock.now() < until:
             await asyncio.sleep(min(PAUSE_POLL, pause.timeout))
         if ended is None and not local_runs.end_pause(db, step.id):
@@ -169,7 +172,7 @@ class LocalFlowRun:
             ended = local_runs.pause_ending(db, step.id)
         if ended is not None and ended[0] == StateType.CANCELLED:
             raise Cancelled("the flow run was cancelled while it was paused")
-        local_runs.set_state(db, self.run_id, states.Running(), run_attempt=self.run_attempt)
+        local_runs.set_state(db, self.run_id, self.owner, states.Running(), run_attempt=self.run_attempt)
         if ended is None or ended[0] != StateType.COMPLETED:
             raise PauseTimeout(f"flow run {self.context.run_name!r} was not resumed within {pause.timeout:g} s")
         return None if ended[1] is None else decode(ended[1])
@@ -277,10 +280,11 @@ class LocalFlowRun:
         self.context = FlowRunContext(
             flow=self.flow,
             run_id=self.run_id,
-            run_name=flow_run_name(self.flow, self.parameters),
+            run_name=flow_run_name(self.flow, self.parameters) if self.again is None else self.again.name,
             parameters=self.parameters,
             runner=self._open_attempt(),
             tags=tuple(sorted(tags_context.get())),
+            run_attempt=self.run_attempt,
             parent_run_id=above.run_id if above else None,
             root_run_id=(above.root_run_id or above.run_id) if above else self.run_id,
             start_time=clock.now(),
@@ -290,6 +294,10 @@ class LocalFlowRun:
 
     def _begin(self) -> None:
         leases.mark_dead_once(database())
+        if self.again is not None:
+            local_runs.claim_again(database(), self.again, self.owner, settings.current().lease_seconds)
+            engine_logger(self.context).info("retried flow %r: run attempt %d", self.flow.name, self.run_attempt)
+            return
         local_runs.start_run(database(), self._row(self._above), states.Running())
         engine_logger(self.context).info("started flow %r", self.flow.name)
 
@@ -312,11 +320,12 @@ class LocalFlowRun:
             root_run_id=self.context.root_run_id,
             depth=self.context.depth,
             timeout_seconds=self.flow.timeout_seconds,
+            options=_options(self.flow),
         )
 
     def _open_attempt(self, earlier: Finished | None = None) -> LocalRunner:
         book = Recorded(self.run_id, self.run_attempt, self.owner, self.flow)
-        finished = Finished(earlier) if self.flow.max_retries else None
+        finished = self._finished(earlier)
         runner = self.flow.task_runner
         if isinstance(runner, CeleryTaskRunner):
             carrier = lazy.load("remote_carrier")(runner.app)
@@ -328,12 +337,18 @@ class LocalFlowRun:
         self.runner.make_keeper = self._make_keeper
         return self.runner
 
+    def _finished(self, earlier: Finished | None) -> Finished | None:
+        if self.again is not None and earlier is None:
+            return Finished(None, KeptEarlier(self.run_id))
+        return Finished(earlier) if self.flow.max_retries else None
+
     def _make_keeper(self) -> Any:
         return lazy.load("local_keeper")(self._claim(), lambda: self._cancelled or self._over)
 
     def _claim(self) -> claims.Claim:
         lease = settings.current().lease_seconds
-        return claims.Claim("flow", self.run_id, self.run_attempt, None, self.owner, 1, lease, clock.monotonic())
+        number = 1 if self.again is None else self.again.claim_number + 1
+        return claims.Claim("flow", self.run_id, self.run_attempt, None, self.owner, number, lease, clock.monotonic())
 
     def _open_remote(self, book: Recorded, carrier: Carrier, finished: Finished | None) -> LocalRunner:
         claim = self._claim()
@@ -355,7 +370,8 @@ class LocalFlowRun:
         self.run_attempt += 1
         self.context.run_attempt = self.run_attempt
         self.context.runner = self._open_attempt(self.runner.finished)
-        local_runs.set_state(database(), self.run_id, states.Running(name="Retrying"), run_attempt=self.run_attempt)
+        retrying = states.Running(name="Retrying")
+        local_runs.set_state(database(), self.run_id, self.owner, retrying, run_attempt=self.run_attempt)
 
     def _attempt(self) -> State[Any]:
         if self.flow.on_running:
@@ -395,7 +411,7 @@ class LocalFlowRun:
             return None
         if delay is not None:
             waiting = states.Scheduled(state.message, name="AwaitingRetry")
-            local_runs.set_state(database(), self.run_id, waiting, run_attempt=self.run_attempt)
+            local_runs.set_state(database(), self.run_id, self.owner, waiting, run_attempt=self.run_attempt)
             say = "%s; run attempt %d of %d in %.3g s"
             engine_logger(self.context).warning(
                 say, state.message, self.run_attempt + 1, self.flow.max_retries + 1, delay
@@ -474,6 +490,14 @@ def _encoded(parameters: dict[str, Any]) -> bytes | None:
     """The parameters as they are kept; None where they cannot be: locally that fails nothing."""
     try:
         return check_parameters(encode(parameters, what="the parameters"))
+    except OrchestraError:
+        return None
+
+
+def _options(flow: FlowSpec) -> bytes | None:
+    """What `with_options` has set, for whoever carries the run out again; None where it cannot be kept."""
+    try:
+        return encoded_options(flow)
     except OrchestraError:
         return None
 

@@ -24,6 +24,15 @@ from orchestra.transaction_rules import Durable
 
 logger = logging.getLogger("orchestra.engine")
 
+_NOT_ON_A_WORKER = (
+    "retried on a worker: it ran in a process of its own; use `orchestra flow-run retry` where its code and its "
+    "database are (without ORCHESTRA_API_URL), or call the flow again"
+)
+_NOT_FROM_A_TASK = (
+    "retried from a task: it ran in a process of its own; retry it as a whole (`orchestra flow-run retry`), or call "
+    "the flow again"
+)
+
 #: Tells workers of rows that are due; the default goes through the configured app.
 Announce = Callable[[Sequence[Announcement]], None]
 
@@ -55,7 +64,7 @@ def retry(
         TaskRunNotFound: There is no such task run.
         IllegalTransition: It has not ended, or cannot be retried from there.
     """
-    _refuse_local(database, flow_run_id, "retried on a worker: it ran in a process of its own; call the flow again")
+    _refuse_local(database, flow_run_id, _NOT_ON_A_WORKER if from_task_run_id is None else _NOT_FROM_A_TASK)
     tell(database, interventions.retry(database, flow_run_id, from_step=from_task_run_id), announce)
 
 

@@ -256,7 +256,7 @@ class LocalRunner:
             return state
         context = self._context(task, args, kwargs, step)
         if call_body is bodies.call and task_run_context.get() is None:
-            context.record = partial(self._record, context, step)
+            context.record = partial(self._record, context, step, (args, kwargs))
         with _closing(self.book, step, context), self._tag_slots(step) as slots:
             on_retry = self._on_retry(step, slots)
             run = partial(run_attempts, task, args, kwargs, context, before_attempt=slots.take, on_retry=on_retry)
@@ -318,7 +318,9 @@ class LocalRunner:
         if has_run and txn is not None and state.is_completed():
             txn.task_ended(context)
         known = None if context.cached is None else context.cached.kept
-        self.book.close(step, state, attempt=ended.attempt, task=context.task, known=known)
+        # The cache answers a later attempt by itself; what is done in a block is undone, or done anew with it.
+        again = inputs if context.cached is None and txn is None else None
+        self.book.close(step, state, attempt=ended.attempt, task=context.task, known=known, inputs=again)
         if context.task.persist_result is not False:
             self._keep_finished(step, inputs, state)
         return state
@@ -332,7 +334,7 @@ class LocalRunner:
         else:
             self.finished.keep(step, inputs, state)
 
-    def _record(self, context: TaskRunContext, step: Step, state: State[Any], joint: Any) -> State[Any]:
+    def _record(self, context: TaskRunContext, step: Step, inputs: Any, state: State[Any], joint: Any) -> State[Any]:
         """Record an end within the transaction of the body."""
         txn = transaction_here()
         if context.task.on_commit and txn is None:
@@ -343,7 +345,8 @@ class LocalRunner:
         if txn is not None:
             txn.task_ended(context)
         try:
-            self.book.close(step, state, attempt=context.attempt, task=context.task, joint=joint)
+            again = inputs if context.cached is None and txn is None else None
+            self.book.close(step, state, attempt=context.attempt, task=context.task, joint=joint, inputs=again)
         except StoreError as error:
             raise DbTransactionError(str(error)) from error
         return state
@@ -352,6 +355,9 @@ class LocalRunner:
         """How the step ended in the run attempt before, if it did and its inputs are equal."""
         state = self.finished.find(step, inputs) if self.finished is not None else None
         if state is not None:
+            if step.child_run_id is not None:
+                # The run whose result it is: none is made for this step.
+                step.child_run_id = state.state_details.flow_run_id
             self.book.close(step, state)
         return state
 
@@ -375,8 +381,8 @@ class LocalRunner:
             given = inputs_of(call)[1]
             state = self._find(step, given) or self.flows.run(flow, given, step)
         except UpstreamFailed as error:
-            return self._flow_ended(step, parameters, states.from_exception(error))
-        return self._flow_ended(step, given, state)
+            return self._flow_ended(flow, step, parameters, states.from_exception(error))
+        return self._flow_ended(flow, step, given, state)
 
     async def call_flow_async(
         self, flow: FlowSpec, parameters: dict[str, Any], wait_for: tuple[Any, ...]
@@ -388,11 +394,12 @@ class LocalRunner:
             given = inputs_of(call)[1]
             state = self._find(step, given) or await self.flows.run_async(flow, given, step)
         except UpstreamFailed as error:
-            return self._flow_ended(step, parameters, states.from_exception(error))
-        return self._flow_ended(step, given, state)
+            return self._flow_ended(flow, step, parameters, states.from_exception(error))
+        return self._flow_ended(flow, step, given, state)
 
-    def _flow_ended(self, step: Step, inputs: Any, state: State[Any]) -> State[Any]:
-        self.book.close(step, state)
+    def _flow_ended(self, flow: FlowSpec, step: Step, inputs: Any, state: State[Any]) -> State[Any]:
+        again = (inputs,) if flow.keeps_results and transaction_here() is None else None
+        self.book.close(step, state, inputs=again)
         self._keep_finished(step, (inputs,), state)
         return state
 

@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any, Protocol
 
 from orchestra import clock, identifiers, names, results
-from orchestra.errors import MissingResult, OrchestraError
+from orchestra.digests import digest
+from orchestra.errors import MissingResult, NoDigest, OrchestraError
 from orchestra.questions import Question
 from orchestra.results import Kept
 from orchestra.serializers import clean_text, decode, encode
 from orchestra.specs import FlowSpec, TaskSpec
-from orchestra.states import AwaitingConcurrencySlot, Paused, State
-from orchestra.store import journal, local_runs, tables
+from orchestra.states import AwaitingConcurrencySlot, Completed, Paused, State, StateDetails
+from orchestra.store import journal, local_runs, runs, tables
 from orchestra.store.behind import behind
 from orchestra.store.database import database
 from orchestra.store.joint import Joint
@@ -68,12 +69,14 @@ class StepBook(Protocol):
         task: TaskSpec | None = None,
         joint: Joint | None = None,
         known: Kept | None = None,
+        inputs: Any = None,
     ) -> None:
         """The step has ended.
 
         Args:
             joint: The transaction of its body, which this ends: the record is there when this returns.
             known: Its result, where the cache has kept it already.
+            inputs: What a later run attempt must ask with to be answered by it; None: none is.
         """
         ...
 
@@ -104,6 +107,7 @@ class Unrecorded:
         task: TaskSpec | None = None,
         joint: Joint | None = None,
         known: Kept | None = None,
+        inputs: Any = None,
     ) -> None:
         """Keeps nothing but what the body itself has written."""
         if joint is not None:
@@ -161,6 +165,7 @@ class Recorded:
         task: TaskSpec | None = None,
         joint: Joint | None = None,
         known: Kept | None = None,
+        inputs: Any = None,
     ) -> None:
         """The step has ended."""
         keep = task is not None and self._keeps(task) and state.is_completed()
@@ -168,6 +173,8 @@ class Recorded:
         if task is not None and keep:
             result = known or kept(state.data, step.name, task, self.flow, ahead=joint is None)
         row = self._row(step, state, attempt, result.data)
+        if inputs is not None and (result != NOTHING or step.child_run_id is not None):
+            row["inputs_fingerprint"] = _fingerprint(inputs)
         if task is not None and not task.cache_result_in_memory and result.data is not None:
             self._unheld.add(step.id)
         if joint is not None:
@@ -228,6 +235,7 @@ class Recorded:
             "attempt": attempt,
             "inline": True,
             "child_run_id": step.child_run_id,
+            "inputs_fingerprint": None,
             "tags": encode_tags(step.tags),
             "phase": Phase.DONE.value,
             "state_type": state.type.value,
@@ -250,17 +258,54 @@ class Recorded:
         }
 
 
+class KeptEarlier:
+    """The results that earlier run attempts of a run have left, most likely in another process."""
+
+    def __init__(self, run_id: str) -> None:
+        """Look them up; each is read when it is asked for."""
+        self._run_id = run_id
+        self._steps = local_runs.kept_steps(database(), run_id)
+
+    def find(self, step: Step, inputs: Any) -> State[Any] | None:
+        """How this step ended, if it did with equal inputs; None too, with a warning, where its result is gone."""
+        found = self._steps.get(clean_text(step.key or step.id))
+        if found is None or found.fingerprint != _fingerprint(inputs):
+            return None
+        try:
+            data = self._data(found, step)
+            details = StateDetails(found.child_run_id or self._run_id, None if found.child_run_id else step.id)
+            return None if data is None else Completed(data=decode(data), state_details=details)
+        except OrchestraError as error:
+            _logger.warning("run %r is run again: %s", step.name, error)
+            return None
+
+    def _data(self, found: local_runs.KeptStep, step: Step) -> bytes | None:
+        if found.child_run_id is not None:
+            return runs.result_of(database(), runs.read(database(), found.child_run_id))
+        return journal.result_of(database(), self._run_id, found.run_attempt, clean_text(step.key or step.id))
+
+
 class Finished:
     """What ended well in one run attempt, for the next one: asked for with equal inputs, it is not run again."""
 
-    def __init__(self, earlier: Finished | None) -> None:
+    def __init__(self, earlier: Finished | None, kept: KeptEarlier | None = None) -> None:
+        """Go on.
+
+        Args:
+            earlier: What the attempt before has ended in this process.
+            kept: What attempts before that have left.
+        """
         self._earlier = {} if earlier is None else earlier._ended
+        self._kept: KeptEarlier | None = earlier._kept if earlier is not None else kept
         self._ended: dict[tuple[str, bytes], State[Any]] = {}
 
     def find(self, step: Step, inputs: Any) -> State[Any] | None:
         """How this step ended in the run attempt before."""
-        state = self._earlier.get(key) if self._earlier and (key := _key(step, inputs)) else None
-        if state is not None and key is not None:
+        key = _key(step, inputs) if self._earlier or self._kept else None
+        if key is None:
+            return None
+        state = self._earlier.get(key) or (None if self._kept is None else self._kept.find(step, inputs))
+        if state is not None:
             self._ended[key] = state
         return state
 
@@ -274,6 +319,14 @@ def _key(step: Step, inputs: Any) -> tuple[str, bytes] | None:
     try:
         return (step.key or step.id), encode(inputs)
     except OrchestraError:
+        return None
+
+
+def _fingerprint(inputs: Any) -> str | None:
+    """What tells inputs apart in every process; None where nothing can."""
+    try:
+        return digest(inputs)[:32]
+    except NoDigest:
         return None
 
 

@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import clock, identifiers, settings
-from orchestra.errors import DbTransactionError
+from orchestra.errors import DbTransactionError, FlowRunNotFound, IllegalTransition
+from orchestra.failpoints import failpoint
 from orchestra.serializers import clean_text
 from orchestra.states import State, StateType
-from orchestra.store import blobs, history
+from orchestra.store import blobs, events, history
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database, insert, now
 from orchestra.store.joint import Joint
@@ -47,6 +48,8 @@ class NewLocalRun:
     root_run_id: str | None = None
     depth: int = 0
     timeout_seconds: float | None = None
+    #: Encoded options that differ from those of what stands at `path`.
+    options: bytes | None = None
 
 
 def start_run(db: Database, run: NewLocalRun, state: State[Any]) -> None:
@@ -65,17 +68,105 @@ def start_run(db: Database, run: NewLocalRun, state: State[Any]) -> None:
     db.write(write)
 
 
-def set_state(db: Database, run_id: str, state: State[Any], *, run_attempt: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A run that has ended, and is to be carried out again by this process."""
+
+    id: str
+    name: str
+    #: The run attempt, and the claim number, that it ended with.
+    run_attempt: int
+    claim_number: int
+
+
+def claim_again(db: Database, run: Ended, owner: str, lease_seconds: float) -> None:
+    """Open the next run attempt of a run that has ended, claimed by this process. Safe to repeat.
+
+    Of several who ask at once, one gets it. A crash before it leaves the run ended, one after it a run whose lease
+    lapses: Crashed, and it can be asked for again.
+
+    Args:
+        owner: Whose claim it is.
+        lease_seconds: For how long it holds unless it is renewed.
+
+    Raises:
+        FlowRunNotFound: It was deleted meanwhile.
+        IllegalTransition: It has not ended, or somebody else has had it run again meanwhile.
+    """
+    event_id = events.new_id()
+
+    def write(connection: Connection) -> None:
+        row = connection.execute(sa.select(flow_runs).where(flow_runs.c.id == run.id).with_for_update()).first()
+        if row is None:
+            raise FlowRunNotFound(run.id)
+        if row.owner == owner:  # an earlier try, whose commit was not answered
+            return
+        if row.phase != Phase.DONE or row.claim_number != run.claim_number or row.run_attempt != run.run_attempt:
+            raise IllegalTransition(run.id, f"{row.state_name}, and local", "retried: somebody else has just done so")
+        connection.execute(_of_run(run.id).values(_claimed_again(run, owner, lease_seconds)))
+        asked = events.act("flow-run", "retry-requested", run.id, run.name, id=event_id, run_id=run.id)
+        events.record(connection, asked)
+        history.record(connection, run.id, StateType.SCHEDULED, "AwaitingRetry", "retried by hand")
+        history.record(connection, run.id, StateType.RUNNING, "Retrying")
+
+    failpoint("before_local_retry")
+    db.write(write)
+    failpoint("after_local_retry")
+
+
+def _claimed_again(run: Ended, owner: str, lease_seconds: float) -> dict[str, Any]:
+    return {
+        "phase": Phase.CLAIMED,
+        "run_attempt": run.run_attempt + 1,
+        "claim_number": run.claim_number + 1,
+        "owner": owner,
+        "lease_seconds": lease_seconds,
+        "lease_until": now() + lease_seconds,
+        "state_type": StateType.RUNNING.value,
+        "state_name": "Retrying",
+        "state_message": None,
+        "result": None,
+        "result_blob": None,
+        "end_time": None,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class KeptStep:
+    """A step that ended well in an earlier run attempt, and whose result was kept."""
+
+    run_attempt: int
+    #: Of its inputs.
+    fingerprint: str
+    #: The run that it started, where it is a subflow.
+    child_run_id: str | None
+
+
+def kept_steps(db: Database, run_id: str) -> dict[str, KeptStep]:
+    """The steps of a run whose results can be used again, the newest of each key. Results are not read."""
+    column = steps.c
+    query = (
+        sa.select(column.step_key, column.run_attempt, column.inputs_fingerprint, column.child_run_id)
+        .where(column.run_id == run_id, column.inputs_fingerprint.is_not(None))
+        .where(column.state_type == StateType.COMPLETED, column.inline)
+        .order_by(column.run_attempt)
+    )
+    found = db.read(lambda connection: connection.execute(query).all())
+    return {row.step_key: KeptStep(row.run_attempt, row.inputs_fingerprint, row.child_run_id) for row in found}
+
+
+def set_state(db: Database, run_id: str, owner: str, state: State[Any], *, run_attempt: int) -> None:
     """Write a state that is not final: between two run attempts, or while the run is paused.
 
-    A run that is being cancelled keeps that state.
+    A run that is being cancelled keeps that state, and so does one that is no longer `owner`'s.
     """
 
-    db.write(lambda connection: _write_state(connection, run_id, state, run_attempt))
+    db.write(lambda connection: _write_state(connection, run_id, owner, state, run_attempt))
 
 
-def _write_state(connection: Connection, run_id: str, state: State[Any], run_attempt: int) -> None:
-    going_on = _of_run(run_id).where(flow_runs.c.state_type != StateType.CANCELLING)
+def _write_state(connection: Connection, run_id: str, owner: str, state: State[Any], run_attempt: int) -> None:
+    ours = (flow_runs.c.owner == owner, flow_runs.c.phase == Phase.CLAIMED)
+    going_on = _of_run(run_id).where(*ours, flow_runs.c.state_type != StateType.CANCELLING)
     if connection.execute(going_on.values(**_state_values(state), run_attempt=run_attempt)).rowcount:
         _keep_state(connection, run_id, state)
 
@@ -293,12 +384,12 @@ DEAD: dict[str, Any] = {
 }
 
 
-def open_pause(db: Database, row: dict[str, Any], state: State[Any]) -> None:
-    """Write a pause as an open step, which `resume` completes, and show its run so. Safe to repeat."""
+def open_pause(db: Database, owner: str, row: dict[str, Any], state: State[Any]) -> None:
+    """Write a pause as an open step, which `resume` completes, and show `owner`'s run so. Safe to repeat."""
 
     def write(connection: Connection) -> None:
         if connection.execute(insert(connection, steps).values(row).on_conflict_do_nothing()).rowcount:
-            _write_state(connection, row["run_id"], state, row["run_attempt"])
+            _write_state(connection, row["run_id"], owner, state, row["run_attempt"])
 
     db.write(write)
 
@@ -353,6 +444,7 @@ def _run_row(run: NewLocalRun, state: State[Any]) -> dict[str, Any]:
         "flow_name": clean_text(run.flow_name),
         "path": clean_text(run.path),
         "entrypoint": run.entrypoint,
+        "options": run.options,
         "version": run.version,
         "parameters": run.parameters,
         "tags": json.dumps([clean_text(tag) for tag in run.tags]),

@@ -66,6 +66,8 @@ IN_TRANSACTIONS = (
 ON_CANCEL = ("before_cancel", "in_cancel")
 #: Those that a process passes which has a run retried.
 ON_RETRY = ("before_retry", "after_retry")
+#: Those that a process passes which runs a local run again (test_local_retries.py).
+ON_LOCAL_RETRY = ("before_local_retry", "after_local_retry")
 #: Those passed by who answers a run, and by runs that send and receive (test_inputs.py).
 ON_INPUT = ("before_resume", "after_resume", "before_send", "after_send", "before_receive", "after_receive")
 #: Those around the commit of a task's own rows (test_db_transactions.py).
@@ -124,6 +126,7 @@ def test_every_point_is_killed_at() -> None:
         *ON_SUBMIT,
         *ON_CANCEL,
         *ON_RETRY,
+        *ON_LOCAL_RETRY,
         *ON_INPUT,
         *ON_ARTIFACTS,
         *ON_RESULTS,

@@ -306,11 +306,19 @@ def test_a_run_is_deleted_with_its_children(parent_id: str) -> None:
     assert listed("task-run", "ls") == []
 
 
-def test_a_local_run_is_not_retried_elsewhere(broken_id: str) -> None:
-    """The sentence says what to do."""
+def test_a_local_run_is_retried_here(broken_id: str) -> None:
+    """As its next attempt; the exit code says how that ended."""
     result = orchestra("flow-run", "retry", broken_id)
+    assert result.exit_code == 6
+    assert f"flow run {broken_id} ended Failed: ValueError: no data for" in result.stderr
+    assert listed("flow-run", "inspect", broken_id)["run_count"] == 2
+
+
+def test_a_local_run_is_not_retried_from_a_task(broken_id: str) -> None:
+    """The sentence says what to do."""
+    result = orchestra("flow-run", "retry", broken_id, "--from-task", broken_id)
     assert result.exit_code == 4
-    assert "call the flow again" in result.stderr
+    assert "retry it as a whole" in result.stderr
 
 
 # -- starting runs and acting on them ----------------------------------------------------------------------------
