@@ -77,7 +77,7 @@ def test_a_zombies_body_is_interrupted(arena: Arena, stopped: Any, flow: Any) ->
         second = arena.wait_for_start(handle.id, times=2)
 
     wait_until(lambda: "interrupted" in said_by(zombie, arena), "the zombie's body to be interrupted", LEASE + 5)
-    assert handle.result(timeout=20) == second.pid
+    assert handle.result(timeout=60) == second.pid
     assert "end" not in said_by(zombie, arena)
 
 
