@@ -34,7 +34,8 @@ ON_A_WORKER = {
     "after_announce": (3, 0),
     "before_publish": (4, 0),
     "after_publish": (4, 0),
-    "before_park": (2, 0),
+    # A try of a direct call that is to be repeated later is written by the park: one may be under way.
+    "before_park": (2, 1),
     "after_park": (2, 0),
     "before_complete": (4, 1),
     "after_complete": (4, 0),
