@@ -240,6 +240,23 @@ def emit_event(
     return made if kept["id"] == row["id"] else _of_row(kept)
 
 
+def filter_of(
+    events: Sequence[str],
+    resources: Sequence[str],
+    since: datetime | None,
+    until: datetime | None,
+    flow_run_id: uuid.UUID | str | None,
+) -> EventFilter:
+    """Which events are meant; the arguments are those of `read_events`."""
+    return EventFilter(
+        tuple(events),
+        tuple(resources),
+        None if since is None else clock.to_instant(since),
+        None if until is None else clock.to_instant(until),
+        None if flow_run_id is None else str(flow_run_id),
+    )
+
+
 def read_events(
     *,
     events: Sequence[str] = (),
@@ -264,13 +281,7 @@ def read_events(
     Raises:
         StoreUnavailable: The database does not answer.
     """
-    wanted = EventFilter(
-        tuple(events),
-        tuple(resources),
-        None if since is None else clock.to_instant(since),
-        None if until is None else clock.to_instant(until),
-        None if flow_run_id is None else str(flow_run_id),
-    )
+    wanted = filter_of(events, resources, since, until, flow_run_id)
 
     def look() -> EventPage:
         found, following = store.page(database(), wanted, limit=limit, after=after)

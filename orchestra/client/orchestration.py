@@ -72,12 +72,11 @@ from orchestra.errors import (
     OrchestraError,
     VariableNotFound,
 )
-from orchestra.events import EventPage, event_of
+from orchestra.events import EventPage, event_of, filter_of
 from orchestra.flows import Flow as FlowDefinition
 from orchestra.handles import durable_body
 from orchestra.store import behind, search
 from orchestra.store.database import Database, database
-from orchestra.store.events import EventFilter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -644,13 +643,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             limit: Most events of the page.
             after: `next` of the page before.
         """
-        wanted = EventFilter(
-            tuple(events),
-            tuple(resources),
-            None if since is None else clock.to_instant(since),
-            None if until is None else clock.to_instant(until),
-            None if flow_run_id is None else str(flow_run_id),
-        )
+        wanted = filter_of(events, resources, since, until, flow_run_id)
 
         def look(at: Backend) -> EventPage:
             found, following = at.list_events(wanted, limit=limit, after=after)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Select
+from sqlalchemy import ColumnElement, Connection, Select, Table
 
 from orchestra import clock
 from orchestra.store import artifacts as kept
@@ -311,30 +311,30 @@ def _by(*columns: ColumnElement[Any], value: ColumnElement[Any] | None = None) -
     return _Order(columns, value)
 
 
+def _run_sorts(table: Table, expected: ColumnElement[Any]) -> dict[str, _Order]:
+    """The orders that flow runs and task runs have in common."""
+    column = table.c
+    return {
+        "CREATED_DESC": _by(column.created_at.desc(), column.id.desc()),
+        "ID_DESC": _by(column.id.desc()),
+        "NAME_ASC": _by(column.name, column.id),
+        "NAME_DESC": _by(column.name.desc(), column.id.desc()),
+        "START_TIME_ASC": _by(column.start_time, column.id, value=column.start_time),
+        "START_TIME_DESC": _by(column.start_time.desc(), column.id.desc(), value=column.start_time),
+        "END_TIME_DESC": _by(column.end_time.desc(), column.id.desc(), value=column.end_time),
+        "EXPECTED_START_TIME_ASC": _by(expected, column.id),
+        "EXPECTED_START_TIME_DESC": _by(expected.desc(), column.id.desc()),
+    }
+
+
 FLOW_RUN_SORTS: dict[str, _Order] = {
-    "CREATED_DESC": _by(flow_runs.c.created_at.desc(), flow_runs.c.id.desc()),
+    **_run_sorts(flow_runs, _RUN_EXPECTED),
     "CREATED_ASC": _by(flow_runs.c.created_at, flow_runs.c.id),
-    "ID_DESC": _by(flow_runs.c.id.desc()),
-    "NAME_ASC": _by(flow_runs.c.name, flow_runs.c.id),
-    "NAME_DESC": _by(flow_runs.c.name.desc(), flow_runs.c.id.desc()),
-    "START_TIME_ASC": _by(flow_runs.c.start_time, flow_runs.c.id, value=flow_runs.c.start_time),
-    "START_TIME_DESC": _by(flow_runs.c.start_time.desc(), flow_runs.c.id.desc(), value=flow_runs.c.start_time),
-    "END_TIME_DESC": _by(flow_runs.c.end_time.desc(), flow_runs.c.id.desc(), value=flow_runs.c.end_time),
-    "EXPECTED_START_TIME_ASC": _by(_RUN_EXPECTED, flow_runs.c.id),
-    "EXPECTED_START_TIME_DESC": _by(_RUN_EXPECTED.desc(), flow_runs.c.id.desc()),
 }
 TASK_RUN_SORTS: dict[str, _Order] = {
-    "CREATED_DESC": _by(steps.c.created_at.desc(), steps.c.id.desc()),
+    **_run_sorts(steps, _STEP_EXPECTED),
     #: In order of asking, where it is one run's.
     "CREATED_ASC": _by(steps.c.created_at, steps.c.run_id, steps.c.run_attempt, steps.c.sequence),
-    "ID_DESC": _by(steps.c.id.desc()),
-    "NAME_ASC": _by(steps.c.name, steps.c.id),
-    "NAME_DESC": _by(steps.c.name.desc(), steps.c.id.desc()),
-    "START_TIME_ASC": _by(steps.c.start_time, steps.c.id, value=steps.c.start_time),
-    "START_TIME_DESC": _by(steps.c.start_time.desc(), steps.c.id.desc(), value=steps.c.start_time),
-    "END_TIME_DESC": _by(steps.c.end_time.desc(), steps.c.id.desc(), value=steps.c.end_time),
-    "EXPECTED_START_TIME_ASC": _by(_STEP_EXPECTED, steps.c.id),
-    "EXPECTED_START_TIME_DESC": _by(_STEP_EXPECTED.desc(), steps.c.id.desc()),
 }
 FLOW_SORTS: dict[str, _Order] = {
     "NAME_ASC": _by(flows.c.name),
