@@ -462,6 +462,8 @@ class OwnPostgres(Postgres):
             "unix_socket_directories": "",
             "max_connections": "300",
             "log_min_messages": "fatal",
+            # What a commit has not waited for is lost with the server, not only in the blink that is usual.
+            "wal_writer_delay": "10s",
         }
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         command = [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(self.port), *settings]

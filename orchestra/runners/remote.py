@@ -346,9 +346,7 @@ class RemoteRunner(LocalRunner):
     def _write(self, new: list[NewStep]) -> None:
         """Write rows, and announce them. A crash before leaves nothing, one after it a run that is ended as dead."""
         if new:
-            announcements = journal.record(
-                self._database, self._claim, new, window=self._window, dispatched=True, replayed=False
-            )
+            announcements = journal.record(self._database, self._claim, new, window=self._window, dispatched=True)
             self._carrier.announce(announcements)
 
     def _window(self, queue: str) -> int:

@@ -231,7 +231,6 @@ def record(
     *,
     window: Callable[[str], int],
     dispatched: bool = False,
-    replayed: bool = True,
     joint: Joint | None = None,
 ) -> list[Announcement]:
     """Write steps of a flow run under its claim, in one transaction: ended ones and ones that are to be done.
@@ -241,7 +240,6 @@ def record(
         new: In the order of asking.
         window: Of a queue, how many rows of a wave are announced ahead.
         dispatched: Ends the streak of parks: something new was submitted.
-        replayed: The run is one whose body is replayed, which dispatches again what a crash of the database undid.
         joint: The transaction of the body of the last step, which this ends.
 
     Returns:
@@ -273,8 +271,8 @@ def record(
     elif not dispatched and _is_lone_ending(database, claim, new) and _record_alone(database, claim, new[0]):
         announcements = []
     else:
-        # What was only dispatched is dispatched again by the replay; a result must stay.
-        announcements = database.write(work, relaxed=replayed and all(step.ending is None for step in new))
+        # Also what was only dispatched waits for the disk: this process goes on as if it were written.
+        announcements = database.write(work)
     failpoint("after_dispatch" if dispatched else "after_record")
     return announcements
 

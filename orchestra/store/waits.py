@@ -93,8 +93,7 @@ def park(
 
     keep_large(database, new)
     failpoint("before_park")
-    # A crash of the server that undoes this undoes what followed as well: the segment is run again.
-    parking = database.write(work, relaxed=outcome is None)
+    parking = database.write(work)
     failpoint("after_park")
     return parking
 
