@@ -247,10 +247,7 @@ def create(
     else:
         made = RRule(str(rrule), **options)
     made = replace(made, catchup=catchup, catchup_max=catchup_max, max_late=max_late)
-    if replaces:
-        lazy.resolve("orchestra.engine.deployed:check_some")(at.read_deployment(name), parameters)
-        at.clear_schedules(name)
-    _support.emit(at.add_schedule(name, made))
+    _support.emit(at.add_schedule(name, made, replace=replaces))
 
 
 @schedule.command("pause")

@@ -82,14 +82,14 @@ class DatabaseOperations:
         """As `work_pools.delete_deployment`."""
         acting.delete_deployment(self.db, name)
 
-    def add_schedule(self, name: str, schedule: Schedule) -> str:
+    def add_schedule(self, name: str, schedule: Schedule, *, replace: bool = False) -> str:
         """As `deployments.add_schedule`.
 
         Raises:
             ParameterTypeError: Its parameters do not fit the deployment's schema.
         """
         deployed.check_some(self.read_deployment(name), schedule.parameters)
-        return deployments.add_schedule(self.db, name, schedule)
+        return deployments.add_schedule(self.db, name, schedule, replace=replace)
 
     def set_schedule_active(self, name: str, schedule: str, active: bool) -> None:
         """As `deployments.set_active`."""

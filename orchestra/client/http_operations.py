@@ -102,9 +102,10 @@ class HttpOperations(Caller):
         """Delete a deployment with its schedules."""
         self._ask("DELETE", self._deployment_id(name))
 
-    def add_schedule(self, name: str, schedule: Schedule) -> str:
-        """Give a deployment one more schedule; gives its id."""
-        return str(self._post(f"{self._deployment_id(name)}/schedules", _rule(schedule))["id"])
+    def add_schedule(self, name: str, schedule: Schedule, *, replace: bool = False) -> str:
+        """Give a deployment one more schedule, or one in the place of all that it has; gives its id."""
+        at, params = f"{self._deployment_id(name)}/schedules", {"replace": True} if replace else {}
+        return str(self._ask("POST", at, params=params, json=_rule(schedule)).json()["id"])
 
     def set_schedule_active(self, name: str, schedule: str, active: bool) -> None:
         """Let a schedule fire, or not."""

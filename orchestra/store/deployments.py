@@ -313,8 +313,14 @@ def delete(database: Database, deployment: str) -> None:
 # -- schedules ---------------------------------------------------------------------------------------------------
 
 
-def add_schedule(database: Database, deployment: str, schedule: Schedule) -> str:
+def add_schedule(database: Database, deployment: str, schedule: Schedule, *, replace: bool = False) -> str:
     """Give a deployment one more schedule; gives its id.
+
+    Args:
+        database: Where.
+        deployment: Its id, or `flow/name`.
+        schedule: The new one.
+        replace: In the place of all that it has, in the same transaction: at no time it has none.
 
     Raises:
         DeploymentNotFound: There is no such deployment.
@@ -327,7 +333,12 @@ def add_schedule(database: Database, deployment: str, schedule: Schedule) -> str
     row |= _BEGUN
     told = events.act("schedule", "created", schedule_id, schedule.slug, deployment=found.full_name)
 
+    event_id = events.new_id()
+
     def work(connection: Connection) -> bool:
+        if replace:
+            _clear_schedules(connection, found, event_id, schedules.c.id != schedule_id)
+            failpoint("amid_deploy")
         connection.execute(insert(connection, schedules).values(row).on_conflict_do_nothing())
         _mark_change(connection)
         is_there = connection.scalar(sa.select(schedules.c.id).where(schedules.c.id == schedule_id)) is not None
@@ -372,11 +383,7 @@ def clear_schedules(database: Database, deployment: str) -> int:
 
     def work(connection: Connection) -> int:
         _mark_change(connection)
-        number = connection.execute(sa.delete(schedules).where(schedules.c.deployment_id == found.id)).rowcount
-        if number:
-            told = events.act("deployment", "updated", found.id, found.full_name, id=event_id, deleted_schedules=number)
-            events.record(connection, told)
-        return number
+        return _clear_schedules(connection, found, event_id)
 
     return database.write(work)
 
@@ -471,6 +478,15 @@ def _values(schedule: Schedule) -> dict[str, Any]:
         "catchup_max": schedule.catchup_max,
         "max_late": schedule.max_late,
     }
+
+
+def _clear_schedules(connection: Connection, of: Deployment, event_id: str, *but: sa.ColumnElement[bool]) -> int:
+    """Delete the schedules of a deployment, and record that; gives how many they were."""
+    number = connection.execute(sa.delete(schedules).where(schedules.c.deployment_id == of.id, *but)).rowcount
+    if number:
+        told = events.act("deployment", "updated", of.id, of.full_name, id=event_id, deleted_schedules=number)
+        events.record(connection, told)
+    return number
 
 
 def _change_schedule(database: Database, deployment: str, schedule: str, statement: Any, verb: str) -> None:

@@ -69,6 +69,8 @@ def test_schedules_of_a_deployment_and_when_they_fire_next(api: TestClient) -> N
     assert "hourly" not in {each["schedule"] for each in ask(api, "GET", f"{at}/upcoming", params={"limit": 3})}
     ask(api, "DELETE", f"{at}/schedules/{hourly['id']}", 204)
     assert [each["rrule"] for each in ask(api, "GET", f"{at}/schedules")] == ["FREQ=DAILY"]
+    ask(api, "POST", f"{at}/schedules", 201, json={"interval": 60}, params={"replace": True})
+    assert [each["interval"] for each in ask(api, "GET", f"{at}/schedules")] == [60]
 
 
 def test_work_pools_and_their_queues(api: TestClient) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from orchestra import failpoints
 from orchestra.errors import (
     AlreadyThere,
     ConfigurationError,
@@ -62,6 +63,29 @@ def test_schedules_that_are_no_longer_there_are_deleted_and_none_given_leaves_th
     assert slugs(database, "etl/nightly") == ["b"]
     keep(database)
     assert slugs(database, "etl/nightly") == []
+
+
+def test_a_schedule_may_take_the_place_of_all_others(database: Database) -> None:
+    """Also of one with its slug."""
+    keep(database, Cron("0 9 * * *", slug="a"), Interval(60, slug="b"))
+
+    deployments.add_schedule(database, "etl/nightly", Interval(90, slug="b"), replace=True)
+
+    assert [(each.slug, each.interval) for each in deployments.read(database, "etl/nightly").schedules] == [("b", 90.0)]
+
+
+def test_schedules_are_not_gone_before_what_replaces_them_is_there(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go with the commit that brings it: whatever comes between leaves them as they were."""
+    keep(database, Cron("0 9 * * *", slug="a"), Interval(60, slug="b"))
+
+    monkeypatch.setattr(failpoints, "_TEXT", "amid_deploy=raise")
+    monkeypatch.setattr(failpoints, "_POINTS", failpoints.parse("amid_deploy=raise"))
+    with pytest.raises(failpoints.FailpointHit):
+        deployments.add_schedule(database, "etl/nightly", Interval(90), replace=True)
+
+    assert slugs(database, "etl/nightly") == ["a", "b"]
 
 
 def test_two_equal_schedules_stay_two(database: Database) -> None:

@@ -157,14 +157,22 @@ def list_schedules(db: Db, deployment_id: Id) -> list[ScheduleRecord]:
 
 
 @router.post("/{deployment_id}/schedules", status_code=201)
-def create_schedule(db: Db, who: Asker, deployment_id: Id, new: NewSchedule) -> ScheduleRecord:
+def create_schedule(
+    db: Db,
+    who: Asker,
+    deployment_id: Id,
+    new: NewSchedule,
+    replace: Annotated[bool, Query(description="In the place of all that there are.")] = False,
+) -> ScheduleRecord:
     """Give a deployment one more schedule."""
     found = deployments.read(db, deployment_id)
     deployed.check_some(found, new.parameters)
     rule = new.rule()
-    schedule_id = perform(
-        who, "add a schedule to", f"deployment {deployment_id}", lambda: deployments.add_schedule(db, found.id, rule)
-    )
+
+    def act() -> str:
+        return deployments.add_schedule(db, found.id, rule, replace=replace)
+
+    schedule_id = perform(who, "add a schedule to", f"deployment {deployment_id}", act)
     return next(each for each in deployments.read(db, found.id).schedules if each.id == schedule_id)
 
 
