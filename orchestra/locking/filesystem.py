@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import hashlib
 import json
 import os
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchestra import clock
-
-#: How often a waiting caller looks whether a lock was let go, in seconds.
-_POLL = 0.02
+from orchestra.locking.polling import poll, poll_async
 
 
 @dataclass(slots=True)
@@ -50,23 +46,13 @@ class FileSystemLockManager:
             acquire_timeout: Longest wait; None: no bound.
             hold_timeout: Seconds after which others may take it; None: never, while this process lives.
         """
-        end = None if acquire_timeout is None else clock.monotonic() + acquire_timeout
-        while not self._try(key, holder, hold_timeout):
-            if end is not None and clock.monotonic() >= end:
-                return False
-            time.sleep(_POLL)
-        return True
+        return poll(lambda: self._try(key, holder, hold_timeout), acquire_timeout)
 
     async def aacquire_lock(
         self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> bool:
         """As `acquire_lock`, holding up the calling coroutine only."""
-        end = None if acquire_timeout is None else clock.monotonic() + acquire_timeout
-        while not self._try(key, holder, hold_timeout):
-            if end is not None and clock.monotonic() >= end:
-                return False
-            await asyncio.sleep(_POLL)
-        return True
+        return await poll_async(lambda: self._try(key, holder, hold_timeout), acquire_timeout)
 
     def release_lock(self, key: str, holder: str) -> None:
         """Give the lock up.
@@ -92,21 +78,11 @@ class FileSystemLockManager:
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
         """Wait until nobody holds it; false where `timeout` seconds were over first."""
-        end = None if timeout is None else clock.monotonic() + timeout
-        while self.is_locked(key):
-            if end is not None and clock.monotonic() >= end:
-                return False
-            time.sleep(_POLL)
-        return True
+        return poll(lambda: not self.is_locked(key), timeout)
 
     async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:
         """As `wait_for_lock`, holding up the calling coroutine only."""
-        end = None if timeout is None else clock.monotonic() + timeout
-        while self.is_locked(key):
-            if end is not None and clock.monotonic() >= end:
-                return False
-            await asyncio.sleep(_POLL)
-        return True
+        return await poll_async(lambda: not self.is_locked(key), timeout)
 
     def __reduce__(self) -> Any:
         return FileSystemLockManager, (self.lock_files_directory,)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from orchestra import clock
+from orchestra.locking.polling import end_of, poll_async
 
-#: How often a coroutine looks whether a lock was let go, in seconds.
-_POLL = 0.02
+#: How often a waiting thread looks whether a hold has ended by its time, of which nobody tells; in seconds.
+_LOOK = 0.5
 
 
 class MemoryLockManager:
@@ -39,14 +40,9 @@ class MemoryLockManager:
             acquire_timeout: Longest wait; None: no bound.
             hold_timeout: Seconds after which it is lost; None: never.
         """
-        end = None if acquire_timeout is None else clock.monotonic() + acquire_timeout
         with self._changed:
-            while self._owner(key) not in (None, holder):
-                left = None if end is None else end - clock.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                # A hold may end by its time, of which nobody tells.
-                self._changed.wait(min(left or 0.5, 0.5))
+            if not self._wait_until(lambda: self._owner(key) in (None, holder), acquire_timeout):
+                return False
             self._held[key] = (holder, None if hold_timeout is None else clock.monotonic() + hold_timeout)
             return True
 
@@ -54,12 +50,7 @@ class MemoryLockManager:
         self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> bool:
         """As `acquire_lock`, holding up the calling coroutine only."""
-        end = None if acquire_timeout is None else clock.monotonic() + acquire_timeout
-        while not self.acquire_lock(key, holder, 0, hold_timeout):
-            if end is not None and clock.monotonic() >= end:
-                return False
-            await asyncio.sleep(_POLL)
-        return True
+        return await poll_async(lambda: self.acquire_lock(key, holder, 0, hold_timeout), acquire_timeout)
 
     def release_lock(self, key: str, holder: str) -> None:
         """Give the lock up.
@@ -85,26 +76,25 @@ class MemoryLockManager:
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
         """Wait until nobody holds it; false where `timeout` seconds were over first."""
-        end = None if timeout is None else clock.monotonic() + timeout
         with self._changed:
-            while self._owner(key) is not None:
-                left = None if end is None else end - clock.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._changed.wait(min(left or 0.5, 0.5))
-        return True
+            return self._wait_until(lambda: self._owner(key) is None, timeout)
 
     async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:
         """As `wait_for_lock`, holding up the calling coroutine only."""
-        end = None if timeout is None else clock.monotonic() + timeout
-        while self.is_locked(key):
-            if end is not None and clock.monotonic() >= end:
-                return False
-            await asyncio.sleep(_POLL)
-        return True
+        return await poll_async(lambda: not self.is_locked(key), timeout)
 
     def __reduce__(self) -> Any:
         return MemoryLockManager, ()
+
+    def _wait_until(self, is_so: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait, under the lock, until it is so; false where `timeout` seconds were over first."""
+        end = end_of(timeout)
+        while not is_so():
+            left = _LOOK if end is None else end - clock.monotonic()
+            if left <= 0:
+                return False
+            self._changed.wait(min(left, _LOOK))
+        return True
 
     def _owner(self, key: str) -> str | None:
         """Who holds it now. Called under the lock."""
