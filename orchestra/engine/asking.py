@@ -6,25 +6,19 @@ Each is a step of the journal. While it waits the run is parked and holds no slo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from orchestra import identifiers, names
 from orchestra.engine import history, interrupts
-from orchestra.engine.branches import Waiters
+from orchestra.engine.journaled import SegmentStart
 from orchestra.engine.waiting import Shown, Waiting
 from orchestra.errors import InvalidRunInput, RunTimeout
 from orchestra.logging import engine_logger
 from orchestra.questions import Message, Pause, Receive
-from orchestra.runners.carrier import Carrier
 from orchestra.serializers import clean_text
-from orchestra.specs import FlowSpec
 from orchestra.states import StateType
 from orchestra.store import events, inputs
-from orchestra.store.claims import Claimed
-from orchestra.store.database import Database
-from orchestra.store.journal import StepRecord
 from orchestra.store.tables import Kind
 
 #: The step names of a message to receive, one to send, and an event.
@@ -34,17 +28,9 @@ _RECEIVE, _SEND, _EMIT = "receive", "send-input", "emit-event"
 class Asking(Waiting):
     """The questions of one segment."""
 
-    def __init__(
-        self,
-        database: Database,
-        claimed: Claimed,
-        flow: FlowSpec,
-        carrier: Carrier,
-        records: Sequence[StepRecord],
-        waiters: Waiters,
-    ) -> None:
-        """As `Waiting`."""
-        super().__init__(database, claimed, flow, carrier, records, waiters)
+    def __init__(self, start: SegmentStart) -> None:
+        """Begin a segment."""
+        super().__init__(start)
         #: What the pauses that have a key were given, by branch and key.
         self._given: dict[tuple[str, str], Any] = {}
 

@@ -7,18 +7,17 @@ there yet, the segment parks: what was asked is written, the claim released, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from orchestra import clock, identifiers, lazy, names, results, serializers, states
 from orchestra.context import TaskRunContext, tags_context, tags_of, transaction_here
 from orchestra.engine import caching, definitions, interrupts, owed
 from orchestra.engine.arguments import find_futures, replace_futures, settled
-from orchestra.engine.branches import Waiters
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.holding import Holding
-from orchestra.engine.journaled import fingerprint_of
+from orchestra.engine.journaled import SegmentStart, fingerprint_of
 from orchestra.engine.parameters import bind, signature
 from orchestra.engine.run_names import flow_run_name, task_run_name
 from orchestra.engine.task_run import IN_PLACE, Ended, RetryLater, run_attempts, run_attempts_async
@@ -35,13 +34,12 @@ from orchestra.futures import Future
 from orchestra.graph import Edge
 from orchestra.hooks import has_final_hooks, hooks_of
 from orchestra.journal import Asked
-from orchestra.runners.carrier import Carrier, RanInline
+from orchestra.runners.carrier import RanInline
 from orchestra.serializers import StepRef, clean_text
 from orchestra.specs import Call, FlowSpec, TaskSpec, overridden, require_importable
 from orchestra.states import State
 from orchestra.store import claims, runs
 from orchestra.store.claims import Claimed
-from orchestra.store.database import Database
 from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending, NewStep, StepRecord
 from orchestra.store.runs import NewRun
@@ -61,27 +59,15 @@ RunChild = Callable[[FlowSpec, Claimed], "State[Any] | None"]
 class DurableRunner(Holding):
     """Carries out the calls of one segment of one flow run."""
 
-    def __init__(
-        self,
-        database: Database,
-        claimed: Claimed,
-        flow: FlowSpec,
-        carrier: Carrier,
-        records: Sequence[StepRecord],
-        run_child: RunChild,
-        waiters: Waiters,
-        heart: Heart,
-    ) -> None:
+    def __init__(self, start: SegmentStart, run_child: RunChild, heart: Heart) -> None:
         """Begin a segment.
 
         Args:
-            claimed: The claim on the flow run.
-            records: The journal of its run attempt.
+            start: What it begins with.
             run_child: Runs a child run inside this segment.
-            waiters: Of the event loop that the body runs in, or would run in.
             heart: Holds the claims on the hooks of inline calls while they run.
         """
-        super().__init__(database, claimed, flow, carrier, records, waiters)
+        super().__init__(start)
         self._run_child, self._heart = run_child, heart
 
     @property

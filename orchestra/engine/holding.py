@@ -6,26 +6,22 @@ A block is two steps of the journal: one that waits for the slots, parked, and o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from orchestra import serializers, states
 from orchestra.awaitables import in_coroutine
 from orchestra.engine import slots as engine_slots
 from orchestra.engine.asking import Asking
-from orchestra.engine.branches import Waiters
+from orchestra.engine.journaled import SegmentStart
 from orchestra.engine.slots import NO_SLOTS, NoSlots, limits_of, too_late, warn_of_loop, warn_of_missing
 from orchestra.engine.values import ending_of
 from orchestra.engine.waiting import Shown
 from orchestra.errors import ConcurrencySlotAcquisitionError, RunTimeout
 from orchestra.questions import Slots
-from orchestra.runners.carrier import Carrier
-from orchestra.specs import FlowSpec
 from orchestra.states import StateType
 from orchestra.store import body_slots, slots
-from orchestra.store.claims import Claimed
-from orchestra.store.database import Database
-from orchestra.store.journal import Ending, StepRecord
+from orchestra.store.journal import Ending
 from orchestra.store.slots import Asked, Holder
 from orchestra.store.tables import Kind
 
@@ -38,17 +34,9 @@ LEFT = Ending(StateType.COMPLETED, "Completed", result=serializers.encode(None))
 class Holding(Asking):
     """The slots of one segment."""
 
-    def __init__(
-        self,
-        database: Database,
-        claimed: Claimed,
-        flow: FlowSpec,
-        carrier: Carrier,
-        records: Sequence[StepRecord],
-        waiters: Waiters,
-    ) -> None:
-        """As `Waiting`."""
-        super().__init__(database, claimed, flow, carrier, records, waiters)
+    def __init__(self, start: SegmentStart) -> None:
+        """Begin a segment."""
+        super().__init__(start)
         #: Of inline calls that run, by step key.
         self._tag_holders: dict[str, Holder] = {}
 

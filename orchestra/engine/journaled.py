@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from orchestra import clock, graph, identifiers, names, states
 from orchestra.context import FlowRunContext, flow_run_context, transaction_here
 from orchestra.engine import interrupts
-from orchestra.engine.branches import current_line
+from orchestra.engine.branches import Waiters, current_line
 from orchestra.engine.values import ending_of, state_of
 from orchestra.errors import (
     Adrift,
@@ -78,28 +78,32 @@ class Awaited:
         return identifiers.fingerprint(repr((list(self.keys), self.first)).encode())[:8]
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentStart:
+    """What a segment of a flow run begins with."""
+
+    database: Database
+    #: The claim on the flow run.
+    claimed: Claimed
+    flow: FlowSpec
+    carrier: Carrier
+    #: The journal of its run attempt.
+    records: Sequence[StepRecord]
+    #: Of the event loop that the body runs in, or would run in.
+    waiters: Waiters
+
+
 class Journaled:
     """The steps of one segment of one flow run."""
 
-    def __init__(
-        self,
-        database: Database,
-        claimed: Claimed,
-        flow: FlowSpec,
-        carrier: Carrier,
-        records: Sequence[StepRecord],
-    ) -> None:
-        """Begin a segment.
-
-        Args:
-            claimed: The claim on the flow run.
-            records: The journal of its run attempt.
-        """
-        self.database = database
-        self.claim: Claim = claimed.claim
-        self.row = claimed.row
-        self.flow = flow
-        self.carrier = carrier
+    def __init__(self, start: SegmentStart) -> None:
+        """Begin a segment."""
+        records = start.records
+        self.database = start.database
+        self.claim: Claim = start.claimed.claim
+        self.row = start.claimed.row
+        self.flow = start.flow
+        self.carrier = start.carrier
         self.context: FlowRunContext
         self.parked = False
         self.replay: Replay[StepRecord] = Replay(records, self.claim.run_attempt)
@@ -113,7 +117,7 @@ class Journaled:
         self._callbacks: dict[str, list[Callable[[], object]]] = {}
         self._seen_until = clock.now()
         #: The run's deadline on this process's monotonic clock: the database's clock may be another.
-        self._deadline = _deadline(claimed.row)
+        self._deadline = _deadline(start.claimed.row)
         self._linger_until: float | None = None
         self._offered_until = 0.0
         self._timed_out = False

@@ -31,6 +31,7 @@ from orchestra.engine.durable import DurableRunner
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.heartbeat import Heart
 from orchestra.engine.hooks import FlowRunHooks, running_state
+from orchestra.engine.journaled import SegmentStart
 from orchestra.engine.outcomes import flow_state
 from orchestra.engine.parameters import bind_named, call_with, validate
 from orchestra.engine.run_names import flow_run_name
@@ -206,9 +207,8 @@ class Segment:
         first = self.claim.number == 1
         records = [] if first else journal.load(self.database, self.claim.run_id, self.claim.run_attempt)
         written = {} if first else self.database.read(lambda c: logs.written_lines(c, self.claim.run_id))
-        self.runner = DurableRunner(
-            self.database, self.claimed, self.flow, self.carrier, records, self._run_child, self.waiters, self.heart
-        )
+        start = SegmentStart(self.database, self.claimed, self.flow, self.carrier, records, self.waiters)
+        self.runner = DurableRunner(start, self._run_child, self.heart)
         self.context = FlowRunContext(
             flow=self.flow,
             run_id=self.claim.run_id,

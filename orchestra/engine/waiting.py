@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from orchestra import clock, serializers
 from orchestra.context import task_run_context
-from orchestra.engine.branches import BranchLoop, Waiters
+from orchestra.engine.branches import BranchLoop
 from orchestra.engine.future import JournalFuture
-from orchestra.engine.journaled import LINGER, Awaited, Journaled
+from orchestra.engine.journaled import LINGER, Awaited, Journaled, SegmentStart
 from orchestra.engine.task_run import IN_PLACE
 from orchestra.errors import (
     Cancelled,
@@ -24,12 +24,8 @@ from orchestra.errors import (
     Signal,
 )
 from orchestra.futures import Future
-from orchestra.runners.carrier import Carrier
-from orchestra.specs import FlowSpec
 from orchestra.states import State, StateType
 from orchestra.store import runs, waits
-from orchestra.store.claims import Claimed
-from orchestra.store.database import Database
 from orchestra.store.journal import Ending, NewStep, StepRecord
 from orchestra.store.tables import Kind
 from orchestra.store.waits import Park
@@ -75,21 +71,13 @@ class _Suspended:
 class Waiting(Journaled):
     """The waits of one segment."""
 
-    def __init__(
-        self,
-        database: Database,
-        claimed: Claimed,
-        flow: FlowSpec,
-        carrier: Carrier,
-        records: Sequence[StepRecord],
-        waiters: Waiters,
-    ) -> None:
-        """Begin; `waiters` is of the event loop that the body runs in, or would run in."""
-        super().__init__(database, claimed, flow, carrier, records)
+    def __init__(self, start: SegmentStart) -> None:
+        """Begin a segment."""
+        super().__init__(start)
         self._suspended: list[_Suspended] = []
-        self._waiters = waiters
+        self._waiters = start.waiters
         self._warned_of_timers = False
-        waiters.looks.append(self.look)
+        start.waiters.looks.append(self.look)
 
     def sleep(self, seconds: float) -> None:
         """Go on after `seconds`; under a second in place, else without holding a slot."""
