@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from orchestra import clock, identifiers
+from orchestra import clock
 from orchestra.errors import AlreadyThere, ApiKeyNotFound, UserNotFound
-from orchestra.store import events
+from orchestra.store import events, named_rows
 from orchestra.store.database import Database, insert
 from orchestra.store.tables import api_keys, sessions, users
 
@@ -50,8 +50,8 @@ def create_user(database: Database, name: str, password_hash: str, scope: str) -
     Raises:
         AlreadyThere: There is one of this name.
     """
-    values = {"name": name, "password_hash": password_hash, "scope": scope}
-    if not _create(database, users, "user", values):
+    values = {"name": name, "password_hash": password_hash, "scope": scope, "created_at": clock.now()}
+    if not named_rows.create(database, users, "user", values, scope=scope):
         raise AlreadyThere("user", name, "change it with `orchestra user update`")
 
 
@@ -146,8 +146,15 @@ def create_key(
     Raises:
         AlreadyThere: There is one of this name.
     """
-    values = {"name": name, "prefix": prefix, "digest": digest, "scope": scope, "expires_at": expires_at}
-    if not _create(database, api_keys, "api-key", values):
+    values = {
+        "name": name,
+        "prefix": prefix,
+        "digest": digest,
+        "scope": scope,
+        "created_at": clock.now(),
+        "expires_at": expires_at,
+    }
+    if not named_rows.create(database, api_keys, "api-key", values, scope=scope):
         raise AlreadyThere("API key", name, "delete it with `orchestra api-key delete`, or choose another name")
 
 
@@ -189,31 +196,9 @@ def is_any(database: Database) -> bool:
     return bool(database.read(lambda connection: connection.scalar(query)))
 
 
-def _create(database: Database, table: sa.Table, noun: str, values: dict[str, Any]) -> bool:
-    new = {"id": identifiers.new_run_id(), "created_at": clock.now(), **values}
-    told = events.act(noun, "created", new["id"], new["name"], scope=new["scope"])
-
-    def work(connection: Connection) -> bool:
-        connection.execute(insert(connection, table).values(new).on_conflict_do_nothing())
-        # The answer to an earlier try may have been lost: then it is ours that is there.
-        is_ours = bool(connection.scalar(sa.select(table.c.id).where(table.c.name == new["name"])) == new["id"])
-        if is_ours:
-            events.record(connection, told)
-        return is_ours
-
-    return database.write(work)
-
-
 def _delete(database: Database, table: sa.Table, noun: str, name: str) -> bool:
-    event_id = events.new_id()
-
-    def work(connection: Connection) -> bool:
-        gone = connection.scalar(sa.delete(table).where(table.c.name == name).returning(table.c.id))
-        if gone is not None:
-            events.record(connection, events.act(noun, "deleted", gone, name, id=event_id))
-        return gone is not None
-
-    return database.write(work)
+    statement = sa.delete(table).where(table.c.name == name).returning(table.c.id)
+    return named_rows.change(database, statement, noun, "deleted", name)
 
 
 def _user(row: Any) -> User:

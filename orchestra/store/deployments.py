@@ -20,7 +20,7 @@ from orchestra.errors import AlreadyThere, DeploymentNotFound, ScheduleNotFound
 from orchestra.failpoints import failpoint
 from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
-from orchestra.store import events
+from orchestra.store import events, named_rows
 from orchestra.store.database import Database, insert, instant, now
 from orchestra.store.queries import Page, page_of
 from orchestra.store.tables import deployments, installation, schedules, work_pools
@@ -408,10 +408,11 @@ _NAMED = (deployments.c.id, deployments.c.flow_name, deployments.c.name)
 
 def _tell(connection: Connection, verb: str, found: Any, event_id: str) -> bool:
     """Record what was done to a deployment; false where there was none."""
-    if found is not None:
-        name = f"{found.flow_name}/{found.name}"
-        events.record(connection, events.act("deployment", verb, found.id, name, id=event_id))
-    return found is not None
+    if found is None:
+        return named_rows.is_done(connection, event_id)
+    name = f"{found.flow_name}/{found.name}"
+    events.record(connection, events.act("deployment", verb, found.id, name, id=event_id))
+    return True
 
 
 def _begin_resumed(connection: Connection, which: sa.ColumnElement[bool]) -> None:
@@ -498,10 +499,11 @@ def _change_schedule(database: Database, deployment: str, schedule: str, stateme
         _mark_change(connection)
         changed = statement.where(schedules.c.deployment_id == found.id, named)
         row = connection.execute(changed.returning(schedules.c.id, schedules.c.slug)).first()
-        if row is not None:
-            told = events.act("schedule", verb, row.id, row.slug, id=event_id, deployment=found.full_name)
-            events.record(connection, told)
-        return row is not None
+        if row is None:
+            return named_rows.is_done(connection, event_id)
+        told = events.act("schedule", verb, row.id, row.slug, id=event_id, deployment=found.full_name)
+        events.record(connection, told)
+        return True
 
     if not database.write(work):
         raise ScheduleNotFound(found.full_name, schedule)

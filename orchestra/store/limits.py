@@ -12,16 +12,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from orchestra import clock, identifiers
+from orchestra import clock
 from orchestra.errors import (
     AcquireConcurrencySlotTimeoutError,
     ConcurrencySlotAcquisitionError,
     Conflict,
     LimitNotFound,
 )
-from orchestra.store import events, slots
+from orchestra.store import events, named_rows, slots
 from orchestra.store.announcements import Announcement
-from orchestra.store.database import Database, insert, instant, now
+from orchestra.store.database import Database, instant, now
 from orchestra.store.tables import concurrency_limits
 
 #: Before the tag, in the name of the limit that the tasks with this tag have.
@@ -36,9 +36,7 @@ def create(
     Raises:
         Conflict: There is one of this name.
     """
-    limit_id = identifiers.new_run_id()
     values = {
-        "id": limit_id,
         "name": name,
         "slot_limit": limit,
         "active": active,
@@ -46,17 +44,7 @@ def create(
         "created_at": now(),
         "updated_at": now(),
     }
-    told = events.act("concurrency-limit", "created", limit_id, name, limit=limit)
-
-    def work(connection: Connection) -> str:
-        connection.execute(insert(connection, concurrency_limits).values(values).on_conflict_do_nothing())
-        # The answer to an earlier try may have been lost: then it is ours that is there.
-        there = str(connection.scalar(sa.select(concurrency_limits.c.id).where(concurrency_limits.c.name == name)))
-        if there == limit_id:
-            events.record(connection, told)
-        return there
-
-    if database.write(work) != limit_id:
+    if not named_rows.create(database, concurrency_limits, "concurrency-limit", values, limit=limit):
         raise Conflict(f"there is a concurrency limit {name!r} already: update it, or choose another name")
 
 
@@ -97,16 +85,9 @@ def delete(database: Database, name: str) -> list[Announcement]:
     Raises:
         LimitNotFound: There is none of this name.
     """
-    statement = sa.delete(concurrency_limits).where(concurrency_limits.c.name == name)
-    event_id = events.new_id()
-
-    def work(connection: Connection) -> bool:
-        gone = connection.scalar(statement.returning(concurrency_limits.c.id))
-        if gone is not None:
-            events.record(connection, events.act("concurrency-limit", "deleted", gone, name, id=event_id))
-        return gone is not None
-
-    if not database.write(work):
+    column = concurrency_limits.c
+    statement = sa.delete(concurrency_limits).where(column.name == name).returning(column.id)
+    if not named_rows.change(database, statement, "concurrency-limit", "deleted", name):
         raise LimitNotFound(name)
     return slots.serve(database, slots.lines_beside(database, name))
 

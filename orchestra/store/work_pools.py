@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from orchestra import clock, identifiers
 from orchestra.errors import AlreadyThere, ConfigurationError, WorkPoolNotFound, WorkQueueNotFound
 from orchestra.names import DEFAULT_QUEUE, pool_of, pool_queue
-from orchestra.store import events
+from orchestra.store import events, named_rows
 from orchestra.store.database import Database, insert, now
 from orchestra.store.queries import Page, page_of
 from orchestra.store.tables import deployments, flow_runs, work_pools, work_queues
@@ -134,7 +134,7 @@ def update(database: Database, name: str, **changes: Any) -> WorkPool:
     if "base_job_template" in changes:
         changes["base_job_template"] = json.dumps(changes["base_job_template"])
     statement = sa.update(work_pools).where(work_pools.c.name == name).values(**changes, updated_at=now())
-    if not _change(database, statement.returning(work_pools.c.id), "work-pool", _verb(changes), name):
+    if not named_rows.change(database, statement.returning(work_pools.c.id), "work-pool", _verb(changes), name):
         raise WorkPoolNotFound(name)
     return read(database, name)
 
@@ -206,7 +206,7 @@ def delete(database: Database, name: str) -> None:
         WorkPoolNotFound: There is none of this name.
     """
     statement = sa.delete(work_pools).where(work_pools.c.name == name).returning(work_pools.c.id)
-    if not _change(database, statement, "work-pool", "deleted", name):
+    if not named_rows.change(database, statement, "work-pool", "deleted", name):
         raise WorkPoolNotFound(name)
 
 
@@ -297,7 +297,8 @@ def update_queue(database: Database, pool: str, name: str, **changes: Any) -> Wo
     """
     found = read_queue(database, pool, name)
     statement = sa.update(work_queues).where(work_queues.c.id == found.id).values(**changes, updated_at=now())
-    if not _change(database, statement.returning(work_queues.c.id), "work-queue", _verb(changes), f"{pool}/{name}"):
+    statement = statement.returning(work_queues.c.id)
+    if not named_rows.change(database, statement, "work-queue", _verb(changes), f"{pool}/{name}"):
         raise WorkQueueNotFound(pool, name)
     return read_queue(database, pool, name)
 
@@ -313,20 +314,7 @@ def delete_queue(database: Database, pool: str, name: str) -> None:
     if name == DEFAULT_QUEUE:
         raise ConfigurationError(f"the queue {name!r} belongs to its pool: delete that, or pause the queue")
     statement = sa.delete(work_queues).where(work_queues.c.id == read_queue(database, pool, name).id)
-    _change(database, statement.returning(work_queues.c.id), "work-queue", "deleted", f"{pool}/{name}")
-
-
-def _change(database: Database, statement: Any, noun: str, verb: str, name: str) -> bool:
-    """Run a statement that returns the id of what it changes, and record that; false where it has changed nothing."""
-    event_id = events.new_id()
-
-    def work(connection: Connection) -> bool:
-        changed = connection.scalar(statement)
-        if changed is not None:
-            events.record(connection, events.act(noun, verb, changed, name, id=event_id))
-        return changed is not None
-
-    return database.write(work)
+    named_rows.change(database, statement.returning(work_queues.c.id), "work-queue", "deleted", f"{pool}/{name}")
 
 
 def _verb(changes: dict[str, Any]) -> str:

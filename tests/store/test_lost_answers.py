@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from orchestra import identifiers, serializers
 from orchestra.engine import acts
-from orchestra.errors import FlowRunNotFound, IllegalTransition
-from orchestra.store import artifacts, inputs, interventions, journal, removal, runs, settle, variables, waits
+from orchestra.errors import FlowRunNotFound, IllegalTransition, NotFound
+from orchestra.schedules import Cron
+from orchestra.store import (
+    access,
+    artifacts,
+    deployments,
+    inputs,
+    interventions,
+    journal,
+    limits,
+    removal,
+    runs,
+    settle,
+    variables,
+    waits,
+    work_pools,
+)
 from orchestra.store.artifacts import NewArtifact
 from orchestra.store.database import Database, instant
+from orchestra.store.deployments import NewDeployment
 from orchestra.store.interventions import NONDETERMINISTIC
 from orchestra.store.journal import NewStep
 from orchestra.store.tables import Kind, Phase
@@ -187,3 +203,44 @@ def test_an_artifact_that_is_deleted_is_not_missed(database: Database, far: Data
     far.write(lambda connection: effect(connection, 5.0))
 
     assert (artifacts.find_latest(database, "key"), proxy.lost) == (None, 1)
+
+
+def _a_user(database: Database) -> Callable[[Database], object]:
+    access.create_user(database, "ada", "hash", "read")
+    return lambda far: access.delete_user(far, "ada")
+
+
+def _a_limit(database: Database) -> Callable[[Database], object]:
+    limits.create(database, "few", 2)
+    return lambda far: limits.delete(far, "few")
+
+
+def _a_pool(database: Database) -> Callable[[Database], object]:
+    work_pools.create(database, "etl", "process")
+    return lambda far: work_pools.delete(far, "etl")
+
+
+def _a_deployment(database: Database) -> Callable[[Database], object]:
+    deployments.keep(database, NewDeployment("nightly", "etl", "/srv/etl.py:etl", "default"))
+    return lambda far: deployments.delete(far, "etl/nightly")
+
+
+def _a_schedule(database: Database) -> Callable[[Database], object]:
+    _a_deployment(database)
+    deployments.add_schedule(database, "etl/nightly", Cron("0 9 * * *", slug="a"))
+    return lambda far: deployments.delete_schedule(far, "etl/nightly", "a")
+
+
+@pytest.mark.parametrize("make", [_a_user, _a_limit, _a_pool, _a_deployment, _a_schedule])
+def test_what_is_deleted_by_name_is_not_missed(
+    database: Database, far: Database, proxy: LossyProxy, make: Callable[[Database], Callable[[Database], object]]
+) -> None:
+    """By who has deleted it; to delete it once more finds none."""
+    delete = make(database)
+    proxy.lose(1)
+
+    delete(far)
+
+    assert proxy.lost == 1
+    with pytest.raises(NotFound):
+        delete(far)
