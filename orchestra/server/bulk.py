@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Literal
 
 from orchestra.engine import operations
-from orchestra.errors import ParameterError
 from orchestra.server import announcing
 from orchestra.server.access import Principal
 from orchestra.server.acts import Outcome, perform_each
 from orchestra.states import FINAL, StateType
-from orchestra.store import search
+from orchestra.store import places, search
 from orchestra.store.database import Database
 from orchestra.store.search import Selection, Test
 
@@ -44,13 +43,10 @@ def act(
         NotAllowed: Who asks may not; nothing was done.
         ParameterError: `after` is none that a call gave.
     """
-    found = search.page_of_run_ids(db, wanted, limit=limit + 1, after=_place(after))
-    ids = [run_id for _, run_id in found[:limit]]
+    found = search.page_of_run_ids(db, wanted, limit=limit + 1, after=places.read(after))
+    ids = [place.key for place in found[:limit]]
     outcomes = perform_each(who, verb, "flow run", ids, act_of(db, verb))
-    if len(found) <= limit:
-        return outcomes, None
-    created, run_id = found[limit - 1]
-    return outcomes, f"{created!r}/{run_id}"
+    return outcomes, str(found[limit - 1]) if len(found) > limit else None
 
 
 def act_of(db: Database, verb: Verb) -> Callable[[str], object]:
@@ -60,13 +56,3 @@ def act_of(db: Database, verb: Verb) -> Callable[[str], object]:
     if verb == "retry":
         return lambda run_id: operations.retry(db, run_id, announcing.announce)
     return lambda run_id: operations.delete(db, run_id)
-
-
-def _place(after: str | None) -> tuple[float, str] | None:
-    if after is None:
-        return None
-    created, _, run_id = after.partition("/")
-    try:
-        return float(created), run_id
-    except ValueError as error:
-        raise ParameterError(f"after={after!r} is not the `next` of an answer before") from error

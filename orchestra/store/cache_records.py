@@ -9,9 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from orchestra import clock
-from orchestra.errors import ParameterError
+from orchestra.store import places
 from orchestra.store.cache import Query, conditions
 from orchestra.store.database import Database, now
+from orchestra.store.places import Place
 from orchestra.store.queries import Page
 from orchestra.store.tables import cache_entries
 
@@ -50,20 +51,13 @@ def list_entries(database: Database, query: Query, *, limit: int, after: str | N
         column.created_at, column.expires_at,
     )  # fmt: skip
     statement = sa.select(*shown, expired.label("expired")).where(*conditions(query))
-    if after is not None:
-        statement = statement.where(sa.tuple_(column.created_at, column.key) < sa.tuple_(*_place(after)))
+    place = places.read(after)
+    if place is not None:
+        statement = statement.where(sa.tuple_(column.created_at, column.key) < sa.tuple_(*place))
     newest = statement.order_by(column.created_at.desc(), column.key.desc()).limit(limit + 1)
     found = database.read(lambda connection: connection.execute(newest).all())
-    last = f"{found[limit - 1].created_at!r}/{found[limit - 1].key}" if len(found) > limit else None
+    last = str(Place(found[limit - 1].created_at, found[limit - 1].key)) if len(found) > limit else None
     return Page(tuple(_entry(row) for row in found[:limit]), last)
-
-
-def _place(after: str) -> tuple[float, str]:
-    created, _, key = after.partition("/")
-    try:
-        return float(created), key
-    except ValueError as error:
-        raise ParameterError(f"after={after!r} is not the `next` of a page") from error
 
 
 def _entry(row: Any) -> CacheEntry:

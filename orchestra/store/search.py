@@ -19,6 +19,7 @@ from orchestra.store import artifacts as kept
 from orchestra.store import queries
 from orchestra.store.database import Database
 from orchestra.store.logs import LogLine
+from orchestra.store.places import Place
 from orchestra.store.queries import Flow, FlowRun, TaskRun
 from orchestra.store.tables import (
     Kind,
@@ -73,9 +74,7 @@ def find_flow_runs(db: Database, wanted: Selection, *, sort: str, limit: int | N
     return [queries.flow_run_of(row) for row in _rows(db, query, FLOW_RUN_SORTS[sort], limit, offset)]
 
 
-def page_of_run_ids(
-    db: Database, wanted: Selection, *, limit: int, after: tuple[float, str] | None = None
-) -> list[tuple[float, str]]:
+def page_of_run_ids(db: Database, wanted: Selection, *, limit: int, after: Place | None = None) -> list[Place]:
     """The flow runs that are meant, the newest first, each by when it was created and its id.
 
     Args:
@@ -85,9 +84,9 @@ def page_of_run_ids(
     place = sa.tuple_(flow_runs.c.created_at, flow_runs.c.id)
     query = sa.select(flow_runs.c.created_at, flow_runs.c.id).where(*_run_conditions(wanted)).limit(limit)
     if after is not None:
-        query = query.where(place < sa.tuple_(sa.literal(after[0]), sa.literal(after[1])))
+        query = query.where(place < sa.tuple_(sa.literal(after.at), sa.literal(after.key)))
     query = query.order_by(*FLOW_RUN_SORTS["CREATED_DESC"].by)
-    return db.read(lambda connection: [(row.created_at, row.id) for row in connection.execute(query)])
+    return db.read(lambda connection: [Place(row.created_at, row.id) for row in connection.execute(query)])
 
 
 def count_flow_runs(db: Database, wanted: Selection) -> int:
