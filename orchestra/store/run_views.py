@@ -146,8 +146,8 @@ def timeline(db: Database, run_id: str, attempt: int, *, most: int = 120) -> Tim
         if len(rows) <= most:
             asked = sorted(rows, key=lambda row: row["sequence"])
             return Timeline(tuple(_bar(row) for row in asked), kept, False, len(rows))
-        groups = _grouped_bars(connection, made)
-        return Timeline(groups[:most], kept, True, sum(each.count for each in groups))
+        groups = [_group_bar(task, rows) for task, rows in _by_task(connection, made).items()]
+        return Timeline(tuple(groups[:most]), kept, True, sum(each.count for each in groups))
 
     return db.read(look)
 
@@ -178,7 +178,8 @@ def _bar(row: RowMapping) -> Bar:
     )
 
 
-def _grouped_bars(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> tuple[Bar, ...]:
+def _by_task(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> dict[str, list[RowMapping]]:
+    """Of each task, in the order of asking: how many of its steps are in states of each type, and when they were."""
     column = steps.c
     query = (
         sa.select(
@@ -187,7 +188,7 @@ def _grouped_bars(connection: Connection, conditions: Sequence[ColumnElement[boo
             column.state_type,
             sa.func.count().label("number"),
             sa.func.min(column.sequence).label("first"),
-            sa.func.min(column.name).label("name"),
+            sa.func.min(_asked_at).label("asked"),
             sa.func.min(column.start_time).label("start"),
             sa.func.max(column.end_time).label("end"),
         )
@@ -198,7 +199,7 @@ def _grouped_bars(connection: Connection, conditions: Sequence[ColumnElement[boo
     groups: dict[str, list[RowMapping]] = {}
     for row in queries.mappings(connection, query):
         groups.setdefault(row["task"], []).append(row)
-    return tuple(_group_bar(task, rows) for task, rows in groups.items())
+    return groups
 
 
 def _group_bar(task: str, rows: Sequence[RowMapping]) -> Bar:
@@ -243,7 +244,9 @@ def graph(db: Database, run_id: str, *, most: int = 300) -> tuple[list[Vertex], 
         mine = (column.run_id == run_id, column.run_attempt == attempt, column.kind.in_(SHOWN_KINDS))
         total = int(connection.scalar(sa.select(sa.func.count()).select_from(steps).where(*mine)) or 0)
         if total > most:
-            return _grouped_places(connection, mine, most), _upstream_tasks(connection, run_id, mine), total
+            groups = list(_by_task(connection, mine).items())[:most]
+            grouped = [_group_place(task, rows) for task, rows in groups]
+            return grouped, _upstream_tasks(connection, run_id, mine), total
         return _places(connection, mine), _upstream(connection, run_id, mine), total
 
     places, upstream, total = db.read(look)
@@ -283,28 +286,6 @@ def _places(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -
         )
         for row in queries.mappings(connection, query)
     ]
-
-
-def _grouped_places(connection: Connection, conditions: Sequence[ColumnElement[bool]], most: int) -> list[_Place]:
-    column = steps.c
-    query = (
-        sa.select(
-            _task.label("task"),
-            column.kind,
-            column.state_type,
-            sa.func.count().label("number"),
-            sa.func.min(column.sequence).label("first"),
-            sa.func.min(_asked_at).label("asked"),
-            sa.func.max(column.end_time).label("end"),
-        )
-        .where(*conditions)
-        .group_by(_task, column.kind, column.state_type)
-        .order_by("first")
-    )
-    groups: dict[str, list[RowMapping]] = {}
-    for row in queries.mappings(connection, query):
-        groups.setdefault(row["task"], []).append(row)
-    return [_group_place(task, rows) for task, rows in list(groups.items())[:most]]
 
 
 def _group_place(task: str, rows: Sequence[RowMapping]) -> _Place:
