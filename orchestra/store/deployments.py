@@ -21,9 +21,9 @@ from orchestra.failpoints import failpoint
 from orchestra.names import pool_queue
 from orchestra.schedules import Schedule
 from orchestra.store import events, named_rows
-from orchestra.store.database import Database, insert, instant, now
+from orchestra.store.database import Database, insert, now
 from orchestra.store.queries import Page, page_of
-from orchestra.store.tables import deployments, installation, schedules, work_pools
+from orchestra.store.tables import deployments, schedules, work_pools
 from orchestra.store.workers import live_queues
 
 #: The columns that hold JSON.
@@ -32,8 +32,6 @@ _JSON = ("tags", "parameters", "parameter_schema", "job_variables", "pull_steps"
 _RULE = ("cron", "interval", "rrule", "timezone", "day_or", "anchor", "parameters")
 #: Of a schedule that is new, changed or resumed: it counts from now on, and beat looks at it at once.
 _BEGUN: dict[str, Any] = {"next_at": now(), "fired_at": now()}
-#: The row of `installation` that every change of a schedule changes.
-_CHANGED = "schedules_changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +155,6 @@ def keep(database: Database, new: NewDeployment, schedules: Iterable[Schedule] |
         failpoint("amid_deploy")
         if schedules is not None:
             _set_schedules(connection, deployment_id, list(schedules))
-        _mark_change(connection)
         verb, name = "created" if deployment_id == fresh else "updated", f"{new.flow_name}/{new.name}"
         events.record(connection, events.act("deployment", verb, deployment_id, name, id=event_id))
         return deployment_id
@@ -249,7 +246,6 @@ def set_paused(database: Database, deployment: str, paused: bool) -> None:
 
     def work(connection: Connection) -> bool:
         statement = sa.update(deployments).where(_is(deployment)).values(paused=paused, updated_at=now())
-        _mark_change(connection)
         if not paused:
             _begin_resumed(connection, _is(deployment))
         found = connection.execute(statement.returning(*_NAMED)).first()
@@ -280,7 +276,6 @@ def update(database: Database, deployment: str, **changes: Any) -> Deployment:
     event_id = events.new_id()
 
     def work(connection: Connection) -> bool:
-        _mark_change(connection)
         if changes.get("paused") is False:
             _begin_resumed(connection, _is(found.id))
         statement = sa.update(deployments).where(_is(found.id)).values(**values, updated_at=now())
@@ -302,7 +297,6 @@ def delete(database: Database, deployment: str) -> None:
     event_id = events.new_id()
 
     def work(connection: Connection) -> bool:
-        _mark_change(connection)
         found = connection.execute(sa.delete(deployments).where(_is(deployment)).returning(*_NAMED)).first()
         return _tell(connection, "deleted", found, event_id)
 
@@ -332,15 +326,15 @@ def add_schedule(database: Database, deployment: str, schedule: Schedule, *, rep
     row = _values(schedule) | {"id": schedule_id, "deployment_id": found.id, "created_at": now(), "updated_at": now()}
     row |= _BEGUN
     told = events.act("schedule", "created", schedule_id, schedule.slug, deployment=found.full_name)
-
     event_id = events.new_id()
 
     def work(connection: Connection) -> bool:
+        if not _lock(connection, _is(found.id)):
+            raise DeploymentNotFound(deployment)
         if replace:
             _clear_schedules(connection, found, event_id, schedules.c.id != schedule_id)
             failpoint("amid_deploy")
         connection.execute(insert(connection, schedules).values(row).on_conflict_do_nothing())
-        _mark_change(connection)
         is_there = connection.scalar(sa.select(schedules.c.id).where(schedules.c.id == schedule_id)) is not None
         if is_there:
             events.record(connection, told)
@@ -382,23 +376,9 @@ def clear_schedules(database: Database, deployment: str) -> int:
     event_id = events.new_id()
 
     def work(connection: Connection) -> int:
-        _mark_change(connection)
         return _clear_schedules(connection, found, event_id)
 
     return database.write(work)
-
-
-def list_active_schedules(database: Database) -> list[ScheduleRecord]:
-    """The schedules that fire: active ones of deployments that are not paused."""
-    query = sa.select(schedules).join(deployments, deployments.c.id == schedules.c.deployment_id)
-    query = query.where(schedules.c.active, sa.not_(deployments.c.paused)).order_by(schedules.c.id)
-    return database.read(lambda connection: [_schedule(row) for row in connection.execute(query)])
-
-
-def changes(database: Database) -> str | None:
-    """A text that is another one after each change that can concern a schedule: whoever has seen it need not look."""
-    query = sa.select(installation.c.value).where(installation.c.key == _CHANGED)
-    return database.read(lambda connection: connection.scalar(query))
 
 
 # -- how rows are written ----------------------------------------------------------------------------------------
@@ -415,8 +395,15 @@ def _tell(connection: Connection, verb: str, found: Any, event_id: str) -> bool:
     return True
 
 
+def _lock(connection: Connection, which: sa.ColumnElement[bool]) -> bool:
+    """Hold a deployment's row, before those of its schedules, as everybody does; false where there is none."""
+    query = sa.select(deployments.c.id).where(which).with_for_update(key_share=True)
+    return connection.scalar(query) is not None
+
+
 def _begin_resumed(connection: Connection, which: sa.ColumnElement[bool]) -> None:
     """Let the schedules of a deployment count from now on if it was paused; asked before it is resumed."""
+    _lock(connection, which)
     resumed = sa.select(deployments.c.id).where(which, deployments.c.paused)
     connection.execute(sa.update(schedules).where(schedules.c.deployment_id.in_(resumed)).values(**_BEGUN))
 
@@ -496,7 +483,6 @@ def _change_schedule(database: Database, deployment: str, schedule: str, stateme
     event_id = events.new_id()
 
     def work(connection: Connection) -> bool:
-        _mark_change(connection)
         changed = statement.where(schedules.c.deployment_id == found.id, named)
         row = connection.execute(changed.returning(schedules.c.id, schedules.c.slug)).first()
         if row is None:
@@ -507,12 +493,6 @@ def _change_schedule(database: Database, deployment: str, schedule: str, stateme
 
     if not database.write(work):
         raise ScheduleNotFound(found.full_name, schedule)
-
-
-def _mark_change(connection: Connection) -> None:
-    values = {"value": f"{instant(connection):.6f}/{identifiers.new_run_id()}"}
-    statement = insert(connection, installation).values(key=_CHANGED, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=[installation.c.key], set_=values))
 
 
 # -- how rows are read -------------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from orchestra import failpoints
 from orchestra.errors import (
@@ -21,6 +22,7 @@ from orchestra.schedules import Cron, Interval, Schedule
 from orchestra.store import deployments, queries, runs, work_pools, workers
 from orchestra.store.database import Database
 from orchestra.store.deployments import NewDeployment
+from orchestra.store.tables import schedules
 from orchestra.store.workers import WorkerRow
 
 
@@ -88,6 +90,18 @@ def test_schedules_are_not_gone_before_what_replaces_them_is_there(
     assert slugs(database, "etl/nightly") == ["a", "b"]
 
 
+def test_of_schedules_that_replace_all_at_once_one_stays(database: Database) -> None:
+    """Each takes away those that came before it."""
+    keep(database, Interval(60))
+
+    with ThreadPoolExecutor(6) as pool:
+        rules = [Interval(60 + number) for number in range(12)]
+        made = list(pool.map(lambda rule: deployments.add_schedule(database, "etl/nightly", rule, replace=True), rules))
+
+    (left,) = deployments.read(database, "etl/nightly").schedules
+    assert left.id in made
+
+
 def test_two_equal_schedules_stay_two(database: Database) -> None:
     """However often they are deployed."""
     for _ in range(2):
@@ -142,35 +156,6 @@ def test_deployments_are_listed_by_flow_and_name_in_pages(database: Database) ->
     assert [each.name for each in deployments.list_deployments(database, flow_names=["a"]).items] == ["one", "two"]
 
 
-def test_only_schedules_that_fire_are_active(database: Database) -> None:
-    """Neither paused ones, nor those of a paused deployment."""
-    keep(database, Cron("0 9 * * *", slug="on"), Cron("0 8 * * *", slug="off", active=False))
-    keep(database, Interval(timedelta(hours=1)), name="paused", paused=True)
-    keep(database, Interval(60, slug="later"), name="other")
-    deployments.set_active(database, "etl/other", "later", False)
-
-    assert [each.slug for each in deployments.list_active_schedules(database)] == ["on"]
-
-
-def test_every_change_of_a_schedule_can_be_seen(database: Database) -> None:
-    """Without reading all of them."""
-    keep(database)
-    acts = [
-        lambda: deployments.add_schedule(database, "etl/nightly", Cron("0 9 * * *", slug="a")),
-        lambda: deployments.set_active(database, "etl/nightly", "a", False),
-        lambda: deployments.set_paused(database, "etl/nightly", True),
-        lambda: deployments.delete_schedule(database, "etl/nightly", "a"),
-        lambda: deployments.clear_schedules(database, "etl/nightly"),
-        lambda: keep(database),
-        lambda: deployments.delete(database, "etl/nightly"),
-    ]
-    seen = {deployments.changes(database)}
-    for act in acts:
-        act()
-        seen.add(deployments.changes(database))
-    assert len(seen) == len(acts) + 1
-
-
 def test_what_is_not_there_is_named(database: Database) -> None:
     """Each with what to do."""
     keep(database, Cron("0 9 * * *", slug="a"))
@@ -193,7 +178,7 @@ def test_runs_of_a_deployment_outlive_it(database: Database) -> None:
     deployments.delete(database, deployment_id)
 
     assert [each.id for each in queries.list_flow_runs(database, deployment_id=deployment_id).items] == [run.id]
-    assert deployments.list_active_schedules(database) == []
+    assert database.read(lambda c: c.execute(sa.select(schedules)).all()) == []
 
 
 # -- work pools --------------------------------------------------------------------------------------------------
