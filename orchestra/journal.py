@@ -138,11 +138,6 @@ class Replay(Generic[R]):
             self._moved_at[place] = record
             self._moved_last[record.branch] = max(record.position, self._moved_last.get(record.branch, -1))
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether every step recorded in this attempt has been asked for."""
-        return len(self._asked) >= len(self._own)
-
     def answer(self, asked: Asked, fingerprint: str | None = None, *, afresh: bool = False) -> R | None:
         """The journaled step that `asked` is, or None where it is new.
 

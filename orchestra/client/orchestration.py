@@ -85,7 +85,6 @@ Id = str | UUID
 #: Most records of one search where nothing else is said.
 LIMIT = 200
 
-_FLOW: TypeAdapter[Flow] = TypeAdapter(Flow)
 _FLOWS: TypeAdapter[list[Flow]] = TypeAdapter(list[Flow])
 _FLOW_RUN: TypeAdapter[FlowRun] = TypeAdapter(FlowRun)
 _FLOW_RUNS: TypeAdapter[list[FlowRun]] = TypeAdapter(list[FlowRun])

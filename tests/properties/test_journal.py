@@ -71,7 +71,6 @@ def test_branches_may_go_on_in_any_order(program: Program, data: st.DataObject) 
     replay = Replay(journal.values(), 1)
     for asked in asked_by(shuffled):
         assert replay.answer(asked) == journal[asked.key]
-    assert replay.exhausted
     replay.check_ended()
 
 
@@ -111,7 +110,6 @@ def test_a_body_that_ends_too_early_is_told(program: Program, cut: int) -> None:
     replay = Replay(rows_of(program), 1)
     answers(program[:-cut], replay)
 
-    assert not replay.exhausted
     with pytest.raises(NonDeterministic, match="has ended"):
         replay.check_ended()
 
