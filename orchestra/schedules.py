@@ -37,6 +37,7 @@ class Schedule:
     anchor_date: datetime | None = None
     #: In a cron expression with both a day of the month and a weekday: either of them, as cron does; else both.
     day_or: bool = True
+    #: Whether it fires.
     active: bool = True
     #: Over those of the deployment.
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +82,7 @@ def Cron(
     catchup_max: int | None = None,
     max_late: float | None = None,
 ) -> Schedule:
-    """A schedule by a cron expression.
+    """A schedule by a cron expression, as "0 9 * * mon-fri"; the options are fields of `Schedule`.
 
     Raises:
         ConfigurationError: It, or the timezone, cannot be read.
@@ -111,7 +112,7 @@ def Interval(
     catchup_max: int | None = None,
     max_late: float | None = None,
 ) -> Schedule:
-    """A schedule of one run each `interval` (seconds, or a timedelta).
+    """A schedule of one run each `interval` (seconds, or a timedelta); the options are fields of `Schedule`.
 
     Raises:
         ConfigurationError: The interval is nothing or less, or the timezone cannot be read.
@@ -140,7 +141,7 @@ def RRule(
     catchup_max: int | None = None,
     max_late: float | None = None,
 ) -> Schedule:
-    """A schedule by a recurrence rule, as "FREQ=WEEKLY;BYDAY=MO".
+    """A schedule by a recurrence rule, as "FREQ=WEEKLY;BYDAY=MO"; the options are fields of `Schedule`.
 
     Raises:
         ConfigurationError: It, or the timezone, cannot be read.
