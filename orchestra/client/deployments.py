@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeVar
-from uuid import UUID
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from orchestra.client.backend import Backend
+from orchestra.client.methods import ID, LIMIT, Id
+from orchestra.client.runs import RunMethods
 from orchestra.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from orchestra.client.schemas.objects import Deployment, DeploymentSchedule, FlowRun, Worker, WorkPool, WorkQueue
 from orchestra.deployment_options import schedule_from
@@ -20,13 +21,6 @@ from orchestra.schedules import Schedule
 from orchestra.store.deployments import NewDeployment
 from orchestra.work_pools import check_template, type_named
 
-T = TypeVar("T")
-Id = str | UUID
-
-#: Most records of one page where nothing else is said.
-LIMIT = 200
-
-_ID: TypeAdapter[str] = TypeAdapter(str)
 _DEPLOYMENT: TypeAdapter[Deployment] = TypeAdapter(Deployment)
 _DEPLOYMENTS: TypeAdapter[list[Deployment]] = TypeAdapter(list[Deployment])
 _SCHEDULES: TypeAdapter[list[DeploymentSchedule]] = TypeAdapter(list[DeploymentSchedule])
@@ -36,25 +30,8 @@ _QUEUES: TypeAdapter[list[WorkQueue]] = TypeAdapter(list[WorkQueue])
 _WORKERS: TypeAdapter[list[Worker]] = TypeAdapter(list[Worker])
 
 
-class DeploymentMethods:
+class DeploymentMethods(RunMethods):
     """What `SyncOrchestraClient` can do with deployments and work pools. Deployments go by id, or by `flow/name`."""
-
-    def _seen(self, name: str, shape: TypeAdapter[T], look: Callable[[Backend], Any]) -> T:
-        raise NotImplementedError
-
-    def _act(self, name: str, act: Callable[[Backend], object]) -> None:
-        raise NotImplementedError
-
-    def _started(self, name: str, parameters: Mapping[str, Any], **options: Any) -> str:
-        raise NotImplementedError
-
-    def read_flow(self, flow_id: Id) -> Any:
-        """A flow."""
-        raise NotImplementedError
-
-    def read_flow_run(self, flow_run_id: Id) -> FlowRun:
-        """A flow run."""
-        raise NotImplementedError
 
     # -- deployments ---------------------------------------------------------------------------------------------
 
@@ -92,7 +69,7 @@ class DeploymentMethods:
         except TypeError as error:
             raise ConfigurationError(f"create_deployment() was given what no deployment has: {error}") from error
         wanted = None if schedules is None else [schedule_from(each) for each in schedules]
-        return self._seen("create_deployment", _ID, lambda at: at.keep_deployment(new, wanted))
+        return self._seen("create_deployment", ID, lambda at: at.keep_deployment(new, wanted))
 
     def read_deployment(self, deployment_id: Id) -> Deployment:
         """A deployment with its schedules.
