@@ -49,7 +49,7 @@ def fire_due(database: Database, route: Router) -> tuple[float, list[Announcemen
     announcements = []
     batch: list[Firing] = []
     for row in rows:
-        batch.append(_firing(row, moment, route))
+        batch.append(firing_of(row, moment, route))
         if sum(len(each.new) for each in batch) >= _MOST_RUNS:
             announcements += _fire(database, batch, moment)
             batch = []
@@ -68,7 +68,8 @@ def _fire(database: Database, batch: list[Firing], moment: float) -> list[Announ
         return [announcement for each in batch for announcement in _fire(database, [each], moment)]
 
 
-def _firing(row: Any, moment: float, route: Router) -> Firing:
+def firing_of(row: Any, moment: float, route: Router) -> Firing:
+    """What a schedule owes by now, and when it is to be looked at next: nothing of it is written yet."""
     if row.paused or not row.active:
         return Firing(row, [], moment, None)
     try:

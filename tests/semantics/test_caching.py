@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +17,7 @@ from orchestra.runtime import task_run
 from orchestra.store import cache, cache_records
 from orchestra.store.database import Database
 from orchestra.transactions import transaction
+from tests.helpers import wait_until
 from tests.semantics.conftest import EFFECTS, Run
 
 
@@ -354,11 +354,17 @@ def briefly() -> str:
 
 def test_an_expired_result_is_computed_anew(run: Run) -> None:
     """And replaced."""
+
+    def entries() -> list[bool]:
+        """Of each, whether it has expired by the database's clock."""
+        found = cache_records.list_entries(run.driver.database, cache.Query(), limit=9)
+        return [entry.expired for entry in found.items]
+
     assert [run.value(briefly), run.value(briefly)] == ["Completed", "Cached"]
-    time.sleep(0.2)  # by the database's clock
+    wait_until(lambda: entries() == [True], "the result to expire")
 
     assert run.value(briefly) == "Completed"
-    assert len(cache_records.list_entries(run.driver.database, cache.Query(), limit=9).items) == 1
+    assert len(entries()) == 1
 
 
 refreshing = double.with_options(refresh_cache=True)

@@ -165,7 +165,7 @@ def test_a_change_in_between_leaves_no_ghost(database: Database) -> None:
         keep(database, Interval(60, slug="often"), paused=False)
         away(database, 60)
         moment, (row,) = ticks.find_due(database, 10)
-        seen = firing._firing(row, moment, route)
+        seen = firing.firing_of(row, moment, route)
         assert seen.new
         change()
         assert ticks.fire(database, [seen]) == []
