@@ -1,9 +1,9 @@
-"""The options of a deployment, as `to_deployment`, `deploy` and `serve` take them. Loads nothing heavy."""
+"""The options of a deployment, and of a run of one, as those who make them take them. Loads nothing heavy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict
 
 from orchestra.errors import ConfigurationError, DefinitionError
@@ -50,6 +50,18 @@ class DeploymentOptions(TypedDict, total=False):
     collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"] | None
     #: "file_path" (the default, but for modules in packages) or "module_path".
     entrypoint_type: Literal["file_path", "module_path"] | None
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of a run of a deployment; `run_deployment` says what each is."""
+
+    scheduled_time: datetime | None
+    flow_run_name: str | None
+    tags: Iterable[str]
+    idempotency_key: str | None
+    work_queue_name: str | None
+    as_subflow: bool
+    job_variables: Mapping[str, Any] | None
 
 
 def check_options(options: Mapping[str, Any], what: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 from orchestra.celery import submit
 from orchestra.celery.dispatch import carrier
 from orchestra.context import flow_run_context, tags_context
+from orchestra.deployment_options import RunOptions
 from orchestra.engine import deployed
 from orchestra.handles import FlowRunHandle
 from orchestra.names import pool_queue
@@ -22,14 +23,7 @@ from orchestra.store.tables import LONGEST_KEY, LONGEST_NAME
 def start(
     name: str,
     parameters: Mapping[str, Any],
-    *,
-    scheduled_time: datetime | None = None,
-    flow_run_name: str | None = None,
-    tags: Iterable[str] = (),
-    idempotency_key: str | None = None,
-    work_queue_name: str | None = None,
-    as_subflow: bool = True,
-    job_variables: Mapping[str, Any] | None = None,
+    **options: Unpack[RunOptions],
 ) -> FlowRunHandle:
     """Write a run of a deployment and announce it once; gives its handle. As `.delay()` otherwise.
 
@@ -40,19 +34,7 @@ def start(
         IdempotencyConflict: The key was used with other parameters.
     """
     carrying = carrier()
-    run_id = start_through(
-        carrying,
-        name,
-        parameters,
-        scheduled_time=scheduled_time,
-        flow_run_name=flow_run_name,
-        tags=tags,
-        idempotency_key=idempotency_key,
-        work_queue_name=work_queue_name,
-        as_subflow=as_subflow,
-        job_variables=job_variables,
-    )
-    return FlowRunHandle(run_id, carrying)
+    return FlowRunHandle(start_through(carrying, name, parameters, **options), carrying)
 
 
 def start_through(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import rich_click as click
 
@@ -15,6 +15,7 @@ from orchestra.cli._support import backend
 from orchestra.schedules import CATCHUPS, Cron, Interval, RRule
 
 if TYPE_CHECKING:
+    from orchestra.deployment_options import RunOptions
     from orchestra.store.deployments import Deployment, ScheduleRecord
 
 
@@ -135,7 +136,7 @@ def run(
         _watch.watch(backend(), run_id, timeout=watch_timeout)
 
 
-def start(name: str, parameters: dict[str, Any], **options: Any) -> str:
+def start(name: str, parameters: dict[str, Any], **options: Unpack[RunOptions]) -> str:
     """Start a run of a deployment, print its id, and say where nobody would take it up."""
     at = backend()
     run_id = at.start_deployment(name, parameters, **options)

@@ -6,12 +6,13 @@ Each method is one of `HttpOperations` too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from orchestra import accounts, lazy
 from orchestra.accounts import Scope
 from orchestra.concurrency import limits
 from orchestra.concurrency.limits import HolderRecord, Limit
+from orchestra.deployment_options import RunOptions
 from orchestra.engine import deployed, operations, upcoming
 from orchestra.engine import work_pools as acting
 from orchestra.engine.upcoming import UpcomingRun
@@ -60,7 +61,7 @@ class DatabaseOperations:
         """As `deployments.set_paused`."""
         deployments.set_paused(self.db, name, paused)
 
-    def start_deployment(self, name: str, parameters: Mapping[str, Any], **options: Any) -> str:
+    def start_deployment(self, name: str, parameters: Mapping[str, Any], **options: Unpack[RunOptions]) -> str:
         """Start a run of a deployment; gives its id. As `run_deployment` otherwise."""
         return str(lazy.load("start_deployment")(name, parameters, **options).id)
 

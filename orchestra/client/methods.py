@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 from uuid import UUID
 
 from pydantic import TypeAdapter
 
 from orchestra.client.backend import Backend, DatabaseBackend, backend
+from orchestra.deployment_options import RunOptions
 from orchestra.handles import durable_body
 from orchestra.store.database import database
 
@@ -33,7 +34,7 @@ class Methods:
         looks, self._has_looked = not self._has_looked, True
         return backend(of_runs=looks)
 
-    def _started(self, name: str, parameters: Mapping[str, Any], **options: Any) -> str:
+    def _started(self, name: str, parameters: Mapping[str, Any], **options: Unpack[RunOptions]) -> str:
         """The id of a run of a deployment; in a flow body on a worker a replay starts no second one."""
         at = self._backend()
         if isinstance(at, DatabaseBackend):
