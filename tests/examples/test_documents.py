@@ -38,11 +38,16 @@ def test_documents_have_no_holes(document: Path) -> None:
     assert re.findall(r"@@\w+@@|TODO|FIXME", document.read_text()) == []
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    """Each page under `docs/` is linked from the README."""
-    linked = set(re.findall(r"\]\((docs/[^)#]+\.md)", (ROOT / "README.md").read_text()))
+def test_the_index_of_the_documentation_leads_to_every_page_and_example() -> None:
+    """And the README leads to it."""
+    index = ROOT / "docs" / "README.md"
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", index.read_text())
+    linked = {(index.parent / link).resolve() for link in links}
 
-    assert {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md")} - linked == set()
+    pages = {page.resolve() for page in ROOT.glob("docs/**/*.md")} - {index.resolve()}
+    examples = {page.parent.resolve() for page in ROOT.glob("examples/*/README.md")}
+    assert (pages | examples) - linked == set()
+    assert "(docs/README.md)" in (ROOT / "README.md").read_text()
 
 
 def test_every_setting_is_documented() -> None:
