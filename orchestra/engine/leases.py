@@ -96,7 +96,7 @@ def mark_dead(db: Database) -> None:
     """
     for run in local_runs.dead_in_transactions(db, identifiers.is_dead_here):
         try:
-            lazy.load("transacting_durably").recover(db, run)
+            lazy.load("rollbacks").recover(db, run)
         except Exception:
             # It is as it was, for the next process: that run's end is not this one's failure.
             _logger.exception("flow run %s of a dead process could not be rolled back", run.id)

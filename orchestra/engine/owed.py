@@ -125,12 +125,12 @@ def run_hooks(database: Database, run_id: str, run_attempt: int, step_key: str, 
 
 def _roll_back_again(database: Database, claimed: ClaimedHooks) -> None:
     """Run the rollback hooks that a person asked to be run again."""
-    durably = lazy.load("transacting_durably")
+    rollbacks = lazy.load("rollbacks")
     try:
-        durably.pay(database, claimed)
+        rollbacks.pay(database, claimed)
     except DefinitionNotFound as error:
         _wait_for_code(database, claimed, error)
-    except durably.HookLater as later:
+    except rollbacks.HookLater as later:
         owed.wait_for_code(database, claimed.claim, later.delay, "a rollback hook is tried again later")
     else:
         owed.strike(database, claimed.claim)

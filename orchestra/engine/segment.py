@@ -521,8 +521,8 @@ class Segment:
         runner = self.runner
         if not runner.has_transactions:
             return state
-        durably = lazy.load("transacting_durably")
-        keys = durably.open_keys(runner)
+        rollbacks = lazy.load("rollbacks")
+        keys = rollbacks.open_keys(runner)
         if keys and not cancelled and self.row["outcome"] is None:
             outcome = self._encode_outcome(state)
             runner.guard(
@@ -530,7 +530,7 @@ class Segment:
                     self.database, self.claim, outcome, runner.take_unwritten(), window=runner.window
                 )
             )
-        closed: State[Any] | None = durably.close(runner, keys, state)
+        closed: State[Any] | None = rollbacks.close(runner, keys, state)
         return closed
 
     def _write_end(self, ending: Ending, final: State[Any]) -> State[Any]:

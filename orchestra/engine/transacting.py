@@ -150,7 +150,7 @@ def task_transaction(context: TaskRunContext) -> Transaction:
         around: Any = transaction_context.get()
         if around is None and context.called_in is not None:
             assert context.flow_run is not None
-            around = lazy.load("transacting_durably").restored(context.flow_run.run_id, *context.called_in)
+            around = lazy.load("restored_transaction")(context.flow_run.run_id, *context.called_in)
         own = Transaction(parent=around)
         context.transaction = own
     return own

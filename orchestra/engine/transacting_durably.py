@@ -12,14 +12,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestra import serializers, settings, states
-from orchestra.context import FlowRunContext, TaskRunContext
-from orchestra.engine import definitions, interrupts, leases, owed, unknown
-from orchestra.engine.hooks import EVERYTHING
-from orchestra.engine.task_run import IN_PLACE, RetryLater
+from orchestra import serializers, states
+from orchestra.context import TaskRunContext
+from orchestra.engine.task_run import IN_PLACE
 from orchestra.engine.transacting import (
-    HookCall,
-    call_hook,
     check_key,
     encoded_hook,
     encoded_stage,
@@ -27,46 +23,25 @@ from orchestra.engine.transacting import (
     is_committed_before,
     mark_standing,
     refuse_futures,
-    rollback_failed,
     shown_key,
-    spec_of,
     submitted_in,
 )
-from orchestra.engine.values import decode_inputs, ending_of
-from orchestra.errors import (
-    CommitHookFailed,
-    CrashedRun,
-    DefinitionNotFound,
-    OrchestraError,
-    Parked,
-    RollbackFailed,
-    StoreError,
-)
-from orchestra.failpoints import failpoint
+from orchestra.engine.transaction_hooks import HookLater, carry_out, described
+from orchestra.engine.values import ending_of
+from orchestra.errors import CommitHookFailed, Parked, RollbackFailed
 from orchestra.journal import Asked
 from orchestra.logging import engine_logger
 from orchestra.serializers import clean_text
-from orchestra.specs import TaskSpec
 from orchestra.states import State, StateType
-from orchestra.store import claims, database, local_runs, runs, transactions
+from orchestra.store import claims, transactions
 from orchestra.store.claims import Claim
-from orchestra.store.database import Database
 from orchestra.store.journal import Effect, NewStep, StepRecord
-from orchestra.store.owed import ClaimedHooks
 from orchestra.store.tables import Kind
 from orchestra.store.transactions import Failure, HookRow, NewTransaction, TransactionRow
-from orchestra.transaction_rules import STANDING, UNSETTLED, Durable, HookKind, HookState, TransactionState
+from orchestra.transaction_rules import STANDING, Durable, HookKind, TransactionState
 from orchestra.transactions import Transaction
 
 logger = logging.getLogger("orchestra.engine")
-
-
-class HookLater(Exception):
-    """A hook failed, and is to be tried again after `delay` seconds."""
-
-    def __init__(self, delay: float) -> None:
-        super().__init__(delay)
-        self.delay = delay
 
 
 class DurableKeeper:
@@ -288,7 +263,7 @@ class DurableKeeper:
         if not found:
             return
         error = RollbackFailed if kind is HookKind.ROLLBACK else CommitHookFailed
-        raise error([_described(hook) for hook in found], found[0].transaction_key)
+        raise error([described(hook) for hook in found], found[0].transaction_key)
 
     def _carry_out(self, keys: Collection[str], kind: HookKind) -> list[HookRow]:
         runner = self._runner
@@ -323,175 +298,6 @@ class DurableKeeper:
         return self._runner.next_asked(branch.id, position)  # type: ignore[no-any-return]  # the runner is not typed here
 
 
-# -- carrying hooks out, whoever does ------------------------------------------------------------------------------
-
-
-def carry_out(
-    db: Database,
-    claim: Claim,
-    flow_run: FlowRunContext,
-    keys: Collection[str],
-    kind: HookKind,
-    *,
-    longest_sleep: float = IN_PLACE,
-    without_code: bool = False,
-) -> list[HookRow]:
-    """Run the hooks of transactions that have not ended, each to its recorded end; gives those that failed.
-
-    Args:
-        claim: Under which the ends are recorded: on the flow run, or on owed hooks.
-        flow_run: The run.
-        keys: Of the transactions.
-        kind: Which hooks.
-        longest_sleep: Retry delays below this many seconds are slept through.
-        without_code: A hook that cannot be found here fails, rather than that it waits for a worker that has it.
-
-    Raises:
-        HookLater: One failed, and is to be tried again later; those before it have ended.
-        DefinitionNotFound: The code of one is not here.
-        ClaimLost: Another claim was made.
-    """
-    pending = transactions.pending_hooks(db, claim.run_id, claim.run_attempt, keys, kind)
-    if pending:
-        rows = transactions.load(db, claim.run_id, claim.run_attempt)
-        with interrupts.shielded():
-            for hook in pending:
-                _carry_out_one(db, claim, flow_run, rows, hook, longest_sleep, without_code)
-    elif not any(row.state in UNSETTLED for row in transactions.load(db, claim.run_id, claim.run_attempt, keys)):
-        return transactions.failed_hooks(db, claim.run_id, claim.run_attempt, kind, keys)
-    return [hook for hook in transactions.settle(db, claim, keys) if hook.kind == kind]
-
-
-def _carry_out_one(
-    db: Database,
-    claim: Claim,
-    flow_run: FlowRunContext,
-    rows: Sequence[TransactionRow],
-    hook: HookRow,
-    longest_sleep: float,
-    without_code: bool,
-) -> None:
-    claims.ensure(db, claim)
-    if hook.due_at is not None and (left := hook.due_at - db.now()) > 0:
-        raise HookLater(left)
-    if hook.starts >= settings.current().crash_budget:
-        message = f"its process died or hung {hook.starts} times while it ran"
-        transactions.end_hook(db, claim, hook, HookState.FAILED, message)
-        return
-    try:
-        call = _loaded(db, flow_run, rows, hook)
-    except StoreError:
-        raise
-    except DefinitionNotFound as error:
-        if not without_code:
-            raise
-        transactions.end_hook(db, claim, hook, HookState.FAILED, clean_text(str(error)))
-        return
-    except OrchestraError as error:
-        transactions.end_hook(db, claim, hook, HookState.FAILED, clean_text(states.describe(error)))
-        return
-    transactions.start_hook(db, claim, hook)
-    failpoint("in_transaction_hook")
-    outcome = call_hook(
-        call,
-        flow_run,
-        hook.key,
-        run_attempt=hook.run_attempt,
-        attempt=hook.attempt,
-        longest_sleep=longest_sleep,
-        contain=EVERYTHING,
-    )
-    said = None if outcome.state.message is None else clean_text(outcome.state.message)
-    if isinstance(outcome, RetryLater):
-        transactions.postpone_hook(db, claim, hook, attempt=outcome.attempt + 1, delay=outcome.delay, message=said)
-        raise HookLater(outcome.delay)
-    state = HookState.COMPLETED if outcome.state.is_completed() else HookState.FAILED
-    transactions.end_hook(db, claim, hook, state, said)
-
-
-def _loaded(db: Database, flow_run: FlowRunContext, rows: Sequence[TransactionRow], hook: HookRow) -> HookCall:
-    """A hook, from what the database has of it.
-
-    Raises:
-        DefinitionNotFound: Its code is not here.
-        SerializationError: What it is called with cannot be read here.
-    """
-    if hook.step_key is not None:
-        own = Transaction(parent=_restored(rows, hook.transaction_key))
-        own.stored = {} if hook.stored is None else serializers.decode(hook.stored)
-        own.state = own.parent.state if own.parent is not None else own.state
-        fn = _hook_of(_task_at(flow_run, hook), hook)
-        return HookCall(hook.name, spec_of(fn), (*getattr(fn, "_bound", ()), own))
-    fn = _function_of(flow_run, hook)
-    if hook.arguments is None:
-        return HookCall(hook.name, spec_of(fn), (_restored(rows, hook.transaction_key),))
-    args, kwargs = decode_inputs(hook.arguments)
-    return HookCall(hook.name, spec_of(fn), args, kwargs)
-
-
-def _task_at(flow_run: FlowRunContext, hook: HookRow) -> TaskSpec:
-    return definitions.load_task(definitions.importable(hook.path or "", flow_run.flow.entrypoint), hook.options)
-
-
-def _hook_of(task: TaskSpec, hook: HookRow) -> Any:
-    """The hook of a task that was registered: at its place, else by its name, where the code was changed since.
-
-    Raises:
-        DefinitionNotFound: The task has no such hook.
-    """
-    found = task.on_rollback if hook.kind == HookKind.ROLLBACK else task.on_commit
-    named = {clean_text(getattr(each, "__name__", "")): each for each in found}
-    if hook.number < len(found) and getattr(found[hook.number], "__name__", hook.name) == hook.name:
-        return found[hook.number]
-    if hook.name in named:
-        return named[hook.name]
-    if hook.number < len(found):
-        return found[hook.number]
-    raise DefinitionNotFound(hook.path or "", f"the task has no on_{hook.kind} hook {hook.name!r} any more")
-
-
-def _function_of(flow_run: FlowRunContext, hook: HookRow) -> Any:
-    if hook.function is not None:
-        return serializers.decode(hook.function)
-    if hook.path is None:
-        raise DefinitionNotFound(hook.name, "it lived in the process that registered it")
-    if hook.options is not None:
-        return _Given(_task_at(flow_run, hook))
-    return definitions.function_at(definitions.importable(hook.path, flow_run.flow.entrypoint))
-
-
-class _Given:
-    """A task, by its spec alone."""
-
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-
-
-def restored(run_id: str, run_attempt: int, key: str) -> Transaction | None:
-    """A transaction of a run as it stands in the database, and those around it: to be asked for what was set."""
-    return _restored(transactions.load(database.database(), run_id, run_attempt), key)
-
-
-def _restored(rows: Sequence[TransactionRow], key: str | None) -> Transaction | None:
-    row = next((row for row in rows if row.key == key), None)
-    if row is None:
-        return None
-    made = Transaction(row.name, parent=_restored(rows, row.parent_key))
-    made.row_key = row.key
-    made.stored = {} if row.stored is None else serializers.decode(row.stored)
-    made.state = _SHOWN.get(row.state, TransactionState.ACTIVE)
-    return made
-
-
-_SHOWN = {
-    Durable.COMMITTING.value: TransactionState.COMMITTED,
-    Durable.COMMITTED.value: TransactionState.COMMITTED,
-    Durable.ROLLING_BACK.value: TransactionState.ROLLED_BACK,
-    Durable.ROLLED_BACK.value: TransactionState.ROLLED_BACK,
-    Durable.ROLLBACK_FAILED.value: TransactionState.ROLLED_BACK,
-}
-
-
 def _is_at_failure(row: TransactionRow, branch: str, position: int, reaches: bool) -> bool:
     """Whether a block that failed before asks for what it did not get to then."""
     if branch == row.failed_branch and row.failed_position is not None:
@@ -502,102 +308,3 @@ def _is_at_failure(row: TransactionRow, branch: str, position: int, reaches: boo
 def _error_of(row: TransactionRow) -> BaseException:
     assert row.error is not None
     return serializers.decode_exception(row.error)
-
-
-def _described(hook: HookRow) -> str:
-    return f"{hook.name!r}: {hook.message}"
-
-
-# -- at the end of a run -----------------------------------------------------------------------------------------
-
-
-def open_keys(runner: Any) -> dict[str, str]:
-    """The transactions that are open at the end of a run, or owe hooks."""
-    claim: Claim = runner.claim
-    found: dict[str, str] = runner._read(
-        lambda: transactions.unsettled_keys(runner.database, claim.run_id, claim.run_attempt)
-    )
-    return found
-
-
-def _carry_out_all(db: Database, claim: Claim, flow_run: FlowRunContext, keys: dict[str, str], **how: Any) -> None:
-    """Run what is owed by transactions whose states these are, those that were open being rolled back."""
-    committing = [key for key, state in keys.items() if state == Durable.COMMITTING]
-    for kind, of_kind in ((HookKind.COMMIT, committing), (HookKind.ROLLBACK, [*keys.keys() - set(committing)])):
-        if of_kind:
-            carry_out(db, claim, flow_run, of_kind, kind, **how)
-
-
-def close(runner: Any, keys: dict[str, str], state: State[Any]) -> State[Any] | None:
-    """Roll back what is open at the end of a run, and end what was decided; gives how the run ends then.
-
-    None where that goes on later: the claim is given back.
-
-    Args:
-        runner: The segment's.
-        keys: As `open_keys` gave them.
-        state: How the run would end.
-    """
-    claim: Claim = runner.claim
-    if keys:
-        left = [key for key, found in keys.items() if found == Durable.ACTIVE]
-        if left:
-            reason = clean_text(state.message or state.name)
-            failure = Failure("", None, reason)
-            runner.guard(lambda: transactions.roll_back(runner.database, claim, left, failure, window=runner.window))
-        try:
-            runner.guard(lambda: _carry_out_all(runner.database, claim, runner.context, keys))
-        except HookLater as later:
-            delay = later.delay
-            runner.guard(lambda: claims.give_back(runner.database, claim, due_in=delay))
-            return None
-        except DefinitionNotFound as error:
-            missing = error
-            runner.guard(lambda: unknown.wait_for_code(runner.database, claim, missing))
-            return None
-    failed = runner._read(lambda: transactions.failed_hooks(runner.database, claim.run_id, claim.run_attempt))
-    return rollback_failed([_described(hook) for hook in failed], state) if failed else state
-
-
-# -- by hand, and of the dead ------------------------------------------------------------------------------------
-
-
-def pay(db: Database, claimed: ClaimedHooks) -> None:
-    """Run the rollback hooks that are run again by hand, under the claim on what is owed.
-
-    Raises:
-        DefinitionNotFound: Their code is not here.
-        HookLater: One is to be tried again later.
-    """
-    claim, run = claimed.claim, claimed.run
-    flow = definitions.load_flow(run["path"], run["entrypoint"], run["options"])
-    rows = transactions.load(db, claim.run_id, claim.run_attempt)
-    keys = [row.key for row in rows if row.state == Durable.ROLLING_BACK]
-    carry_out(db, claim, owed.flow_context(flow, run), keys, HookKind.ROLLBACK)
-    if not transactions.failed_hooks(db, claim.run_id, claim.run_attempt):
-        transactions.mend_run(db, claim.run_id, claim.run_attempt)
-
-
-def recover(db: Database, run: local_runs.Dead) -> None:
-    """Roll back what a dead process left open in a local run, and end the run: Crashed, or as a rollback that failed.
-
-    A process that dies meanwhile leaves a claim that lapses: the next one goes on.
-    """
-    claim = local_runs.take_over(db, run)
-    if claim is None:
-        return
-    logger.warning("flow run %s: its process died inside of a transaction, which is rolled back here", run.id)
-    with leases.hold(claim.owner, lambda: None):
-        row = runs.read(db, run.id)
-        state = states.from_exception(CrashedRun("its process died"))
-        keys = transactions.unsettled_keys(db, run.id, claim.run_attempt)
-        if left := [key for key, found in keys.items() if found == Durable.ACTIVE]:
-            failure = Failure("", None, "its process died")
-            transactions.roll_back(db, claim, left, failure, window=lambda queue: 0)
-        flow = unknown.unknown_flow(row["path"], row["flow_name"])
-        context = owed.flow_context(replace(flow, entrypoint=row["entrypoint"]), row)
-        _carry_out_all(db, claim, context, keys, longest_sleep=float("inf"), without_code=True)
-        failed = transactions.failed_hooks(db, run.id, claim.run_attempt)
-        if failed:
-            state = rollback_failed([_described(hook) for hook in failed], state)
-        local_runs.finish_run(db, run.id, claim.owner, state, has_remote_steps=True)
