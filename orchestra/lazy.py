@@ -13,9 +13,9 @@ from typing import Any
 #: What may be reached upward, and where it lives.
 DOORS = {
     "local_runner": "orchestra.engine.local:runner",
-    "memory_keeper": "orchestra.engine.transacting:MemoryKeeper",
-    "silent_keeper": "orchestra.engine.transacting:SilentKeeper",
-    "local_keeper": "orchestra.engine.transacting:LocalKeeper",
+    "memory_keeper": "orchestra.engine.keepers:MemoryKeeper",
+    "silent_keeper": "orchestra.engine.keepers:SilentKeeper",
+    "local_keeper": "orchestra.engine.keepers:LocalKeeper",
     "durable_keeper": "orchestra.engine.transacting_durably:DurableKeeper",
     "task_transaction": "orchestra.engine.transacting:task_transaction",
     "transacting": "orchestra.engine.transacting",
