@@ -9,29 +9,22 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import heapq
-import itertools
 import logging
 import mmap
-import os
-import select
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from celery import Celery
 from celery.canvas import Signature, chain
-from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
 
 from orchestra import clock
 from orchestra.celery import messages
 from orchestra.celery.apps import (
-    CONSUMER_TIMEOUTS,
     FLOW_TASK,
     HOOKS_TASK,
     PASS_ON_TASK,
@@ -41,6 +34,8 @@ from orchestra.celery.apps import (
     named,
     require_installed,
 )
+from orchestra.celery.connections import Producers, batch_of, redis_of
+from orchestra.celery.timers import Timers
 from orchestra.celery.watched import Watched
 from orchestra.errors import ConfigurationError, StoreError
 from orchestra.failpoints import failpoint
@@ -50,7 +45,7 @@ from orchestra.specs import CELERY_TASK
 from orchestra.store import unsent, workers
 from orchestra.store.announcements import WAKE_SUFFIX, Announcement
 from orchestra.store.database import database
-from orchestra.store.wake_channels import Connect, use_broker
+from orchestra.store.wake_channels import use_broker
 
 logger = logging.getLogger("orchestra.dispatch")
 
@@ -58,25 +53,8 @@ logger = logging.getLogger("orchestra.dispatch")
 _SLOTS_KEPT = 2.0
 #: Timers further ahead than this are left to the sweeper, in seconds.
 _LONGEST_TIMER = 60.0
-#: Waits this much longer than asked, in seconds: a message that comes too early is dropped.
-_TIMER_MARGIN = 0.002
-#: Kombu's names of the transports to Redis and Valkey.
-_REDIS = frozenset({"redis", "rediss", "sentinel"})
 #: Failures to publish are logged once in so many seconds.
 _COMPLAIN_EVERY = 10.0
-#: One quick second try where the connection had broken; more is the sweeper's to do.
-_CONNECT: dict[str, Any] = {
-    "max_retries": 1,
-    "interval_start": 0,
-    "interval_step": 0.1,
-    "interval_max": 0.1,
-    "connect_retries_timeout": 5,
-}
-#: For how long an answer of Redis is waited for, in seconds: one that stands still would hold `.delay()` up for ever.
-#: With the second try, and a connection that was idle, it stays below five.
-_ANSWER = 1.5
-#: Likewise of RabbitMQ, for reading and writing.
-_AMQP_ANSWER: dict[str, Any] = {"read_timeout": _ANSWER, "write_timeout": _ANSWER}
 #: After a failure that took that long, nothing is sent for so many seconds; the rows are owed to the sweeper.
 _SLOW_FAILURE, _SILENCE = 1.0, 5.0
 
@@ -117,12 +95,12 @@ class CeleryCarrier:
         self.queues = queues
         self._stop = stop
         self._watched = watched
-        self._producers = _Producers(app)
-        self._timers = _Timers(self)
+        self._producers = Producers(app)
+        self._timers = Timers(self.announce)
         self._slots: tuple[float, dict[str, int]] = (float("-inf"), {})
         self._complained_at = self._silent_until = float("-inf")
         self._queues_lock = threading.Lock()
-        use_broker(_redis_of(app))
+        use_broker(redis_of(app))
 
     @property
     def default_queue(self) -> str:
@@ -257,7 +235,7 @@ class CeleryCarrier:
 
     def _publish(self, announcements: Sequence[Announcement]) -> None:
         group = str(uuid.uuid4()) if len(announcements) > 1 else None
-        with self._producers.one() as producer, _batch(producer) if group else contextlib.nullcontext():
+        with self._producers.one() as producer, batch_of(producer) if group else contextlib.nullcontext():
             for index, announcement in enumerate(announcements):
                 self._send(producer, announcement, group, index if group else None)
 
@@ -377,12 +355,6 @@ def _shown(task: str, args: Sequence[Any]) -> str:
     return f"{'hooks of ' if task == HOOKS_TASK else ''}{step}flow run {run_id}"
 
 
-def _batch(producer: Producer) -> contextlib.AbstractContextManager[Any]:
-    """One round trip for many messages, where this kombu and the transport can."""
-    batch = getattr(producer, "batch", None)
-    return batch() if batch is not None else contextlib.nullcontext()
-
-
 def _like(base: Any, name: str) -> Queue:
     """A queue declared like another one, that gets none of its messages.
 
@@ -394,123 +366,6 @@ def _like(base: Any, name: str) -> Queue:
     if exchange.type != "direct":
         exchange = Exchange(name, type="topic", delivery_mode=exchange.delivery_mode, **same)
     return Queue(name, exchange, routing_key=name, queue_arguments=base.queue_arguments, **same)
-
-
-class _Producers:
-    """Idle producers, each with a connection of its own. A forked child starts with none."""
-
-    def __init__(self, app: Celery) -> None:
-        self._app = app
-        self._idle: list[tuple[int, Producer]] = []
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[Producer]:
-        """A producer for the calling thread alone; one that failed is not used again."""
-        producer = self._take() or self._make()
-        try:
-            yield producer
-        except BaseException:
-            _close(producer.connection)
-            raise
-        self._idle.append((os.getpid(), producer))
-
-    def _take(self) -> Producer | None:
-        while True:
-            try:
-                pid, producer = self._idle.pop()
-            except IndexError:
-                return None
-            if pid == os.getpid():
-                if not _was_closed(producer.connection):
-                    return producer
-                _close(producer.connection)
-
-    def _make(self) -> Producer:
-        options = {**self._app.conf.broker_transport_options, **_CONNECT}
-        # No heartbeat: nobody would send it while the connection is idle, and the broker would then close it.
-        connection = self._app.connection_for_write(connect_timeout=2, transport_options=options, heartbeat=0)
-        if connection.transport.driver_type == "amqp":
-            connection.transport_options = {**_AMQP_ANSWER, **options}
-        if connection.transport.driver_type == "redis":
-            # Those of our own app are its consumer's, not chosen by anyone for this.
-            ours = {name for name, value in CONSUMER_TIMEOUTS.items() if options.get(name) in (value, None)}
-            connection.transport_options = options | {name: _ANSWER for name in ours}
-        producer: Producer = self._app.amqp.Producer(connection, auto_declare=False)
-        return producer
-
-    def close(self) -> None:
-        """Close the connections of idle producers."""
-        while (producer := self._take()) is not None:
-            _close(producer.connection)
-
-
-def _redis_of(app: Celery) -> Connect | None:
-    """How hints connect to the app's broker; None where it is neither Redis nor Valkey."""
-    if app.connection_for_write().transport_cls not in _REDIS:
-        return None
-
-    def connect() -> Any:
-        # kombu knows about sockets, TLS and sentinels.
-        options = {**app.conf.broker_transport_options, **_CONNECT, "socket_timeout": _ANSWER}
-        return app.connection_for_write(connect_timeout=2, transport_options=options).default_channel.client
-
-    return connect
-
-
-def _was_closed(connection: Connection) -> bool:
-    """Whether the broker has closed an idle AMQP connection, or wants to: the next message would be lost in it."""
-    socket = getattr(connection.connection, "sock", None) if connection.transport.driver_type == "amqp" else None
-    if socket is None:
-        return False
-    # Nobody asked it anything: what can be read is its good-bye. By `poll`, which takes any descriptor.
-    poller = select.poll()
-    poller.register(socket, select.POLLIN)
-    return bool(poller.poll(0))
-
-
-def _close(connection: Connection) -> None:
-    with contextlib.suppress(Exception):
-        connection.release()
-
-
-class _Timers:
-    """Announcements whose time has not come: one daemon thread, started at the first of them."""
-
-    def __init__(self, carrier: CeleryCarrier) -> None:
-        self._carrier = carrier
-        self._pid = 0
-        self._forget()
-
-    def _forget(self) -> None:
-        self._heap: list[tuple[float, int, Announcement]] = []
-        self._order = itertools.count()
-        self._changed = threading.Condition()
-        self._pid = 0
-
-    def add(self, announcement: Announcement) -> None:
-        """Announce it when it is due."""
-        if self._pid not in (0, os.getpid()):
-            self._forget()
-        with self._changed:
-            at = clock.monotonic() + announcement.delay + _TIMER_MARGIN
-            heapq.heappush(self._heap, (at, next(self._order), replace(announcement, delay=0.0)))
-            if not self._pid:
-                self._pid = os.getpid()
-                threading.Thread(target=self._run, name="orchestra-timers", daemon=True).start()
-            self._changed.notify()
-
-    def _run(self) -> None:
-        while True:
-            self._carrier.announce(self._wait())
-
-    def _wait(self) -> list[Announcement]:
-        with self._changed:
-            while not self._heap or self._heap[0][0] > clock.monotonic():
-                self._changed.wait(self._heap[0][0] - clock.monotonic() if self._heap else None)
-            due = []
-            while self._heap and self._heap[0][0] <= clock.monotonic():
-                due.append(heapq.heappop(self._heap)[2])
-            return due
 
 
 # -- the carrier of this process ---------------------------------------------------------------------------------
