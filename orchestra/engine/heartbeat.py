@@ -20,6 +20,8 @@ logger = logging.getLogger("orchestra.heartbeat")
 
 #: Beats in one lease.
 BEATS = 6
+#: Seconds between two looks at a body whose claim was lost, until it has ended.
+_LOOK_EVERY = 0.5
 #: How often the marks of claimed announcements are written, in seconds.
 _MARKS_EVERY = 1.0
 
@@ -30,10 +32,21 @@ class _Held:
     in_main: bool
     #: What was raised in its body.
     told: BaseException | None = None
+    told_at: float = 0.0
+    looked_at: float = 0.0
 
     @property
     def due(self) -> float:
-        return self.claim.renewed_at + self.claim.lease_seconds / BEATS
+        """When to look again: to renew it, or, where it was lost, whether its body knows."""
+        if not self.claim.lost:
+            return self.claim.renewed_at + self.claim.lease_seconds / BEATS
+        return self.looked_at + _LOOK_EVERY if self.in_main else float("inf")
+
+    def must_be_told(self, now: float) -> bool:
+        """Whether its body was not told, or goes on beside its successor a whole lease after it was."""
+        if self.told is None or interrupts.is_missed(self.told):
+            return True
+        return self.claim.lost and now >= self.told_at + self.claim.lease_seconds
 
 
 class Heart:
@@ -66,10 +79,11 @@ class Heart:
         it. Left alone it would be renewed for as long as this process lives.
         """
         held = _Held(claim, threading.current_thread() is threading.main_thread())
-        with self._changed:
-            self._held.append(held)
-            self._wake_by(held.due)
         try:
+            # Shielded, here and below: the body around may be interrupted, and must not leave this claim held.
+            with interrupts.shielded(), self._changed:
+                self._held.append(held)
+                self._wake_by(held.due)
             yield
         except (Fenced, ClaimLost):
             raise
@@ -78,14 +92,15 @@ class Heart:
                 self._give_up(claim)
             raise
         finally:
-            with self._changed:
-                self._held.remove(held)
+            with interrupts.shielded(), self._changed:
+                if held in self._held:
+                    self._held.remove(held)
                 if held.told is not None:
                     # What it was meant for is over: it must not be raised in the body around.
                     interrupts.drop(held.told)
 
     def _give_up(self, claim: Claim) -> None:
-        with self._changed:
+        with interrupts.shielded(), self._changed:
             self._given_up.append(claim)
             self._wake_by(0.0)
 
@@ -124,11 +139,10 @@ class Heart:
         with self._changed:
             while True:
                 now = clock.monotonic()
-                due = [held for held in self._held if held.due <= now and not held.claim.lost]
+                due = [held for held in self._held if held.due <= now]
                 if due or self._given_up or self._marks_due <= now:
                     return due
-                live = [held.due for held in self._held if not held.claim.lost]
-                self._wakes_at = min([self._marks_due, *live])
+                self._wakes_at = min([self._marks_due, *(held.due for held in self._held)])
                 wait = self._wakes_at - now
                 self._changed.wait(None if wait == float("inf") else max(wait, 0.001))
 
@@ -139,12 +153,16 @@ class Heart:
     def _beat(self, due: Sequence[_Held]) -> None:
         if not due:
             return
-        claims.renew(self._open(), [held.claim for held in due])
-        with self._changed:
-            for held in due:
-                # A claim given up meanwhile is no longer ours to act on: the main thread may run another body.
-                if held in self._held:
-                    _tell(held)
+        try:
+            if live := [held.claim for held in due if not held.claim.lost]:
+                claims.renew(self._open(), live)
+        finally:
+            # Also if the renewal of another failed.
+            with self._changed:
+                for held in due:
+                    # A claim given up meanwhile is no longer ours to act on: the main thread may run another body.
+                    if held in self._held:
+                        _tell(held)
 
     def _let_lapse(self) -> None:
         with self._changed:
@@ -165,12 +183,13 @@ class Heart:
 
 
 def _tell(held: _Held) -> None:
-    if held.told is not None or not held.in_main or not (held.claim.lost or held.claim.cancelled):
+    """Interrupt a body whose claim was lost or whose run is being cancelled, as soon as it can be."""
+    held.looked_at = now = clock.monotonic()
+    if not held.in_main or not (held.claim.lost or held.claim.cancelled) or not held.must_be_told(now):
         return
     signal = Fenced() if held.claim.lost else Cancelled()
-    held.told = signal
-    if not interrupts.raise_in_main(signal):
-        held.told = None
+    if interrupts.raise_in_main(signal):
+        held.told, held.told_at = signal, now
 
 
 _lock = threading.Lock()

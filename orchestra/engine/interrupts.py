@@ -3,12 +3,20 @@
 One SIGALRM handler serves both. It raises only while the door is open: `armed()` opens it around a user's body,
 `shielded()` closes it around our own writes inside that body; what came meanwhile is raised when it opens again.
 Off the main thread everything here does nothing (`deadline` must not be asked for there).
+
+One alarm is not enough to rely on. One that comes just before a blocking call has begun, or while SIGCONT has the
+system begin it again, wakes nothing: the call then blocks for its whole length. So alarms are repeated until what
+is due was raised.
 """
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import signal
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +28,10 @@ from orchestra.errors import RunTimeout, Signal
 
 #: Seconds after which a body that swallowed its timeout is interrupted again.
 _INSIST = 0.5
+#: Seconds between two alarms for what was not raised yet.
+_AGAIN = 0.1
+#: The files whose code enters and leaves what is interrupted: an error raised there would leave the door as it is.
+_MACHINERY = {__file__, contextlib.__file__}
 
 
 class Expired(Signal):
@@ -46,11 +58,13 @@ class Deadline:
 
 @dataclass(slots=True)
 class _Main:
-    """The state of the main thread: all of this is touched there only, but for `pending`."""
+    """The state of the main thread: all of this is touched there only, but what `pending` holds."""
 
     depth: int = 0
     open: bool = False
-    pending: BaseException | None = None
+    #: What other threads want raised, oldest first, in the bodies that run; None: none runs. Each outermost body has
+    #: its own, so that what comes too late for one is not raised in the next.
+    pending: deque[BaseException] | None = None
     deadlines: list[Deadline] = field(default_factory=list)
     old_handler: Any = None
     old_timer: tuple[float, float] = (0.0, 0.0)
@@ -76,18 +90,16 @@ def armed() -> Iterator[None]:
     if not available():
         yield
         return
-    was = _main.open
+    was, _main.open = _main.open, False
     _enter()
     try:
-        _main.open = True
         _raise_due()
+        _main.open = True
         yield
     finally:
-        # An alarm between the two must not leave the door open for the next body.
-        try:
-            _main.open = was
-        finally:
-            _leave()
+        _main.open = False
+        _leave()
+        _main.open = was
 
 
 @contextmanager
@@ -144,41 +156,65 @@ def check() -> None:
 def raise_in_main(error: BaseException) -> bool:
     """Raise `error` in the body that the main thread runs; False if it runs none that may be interrupted.
 
-    Callable from any thread. The error is raised at the body's next bytecode; a blocking call is woken.
+    Callable from any thread. The error is raised at the body's next bytecode; a blocking call is woken. Several are
+    raised one after another.
     """
-    if not _main.depth:
+    pending = _main.pending
+    if pending is None:
         return False
-    _main.pending = error
-    ident = threading.main_thread().ident
-    if ident is not None:
-        signal.pthread_kill(ident, signal.SIGALRM)
+    pending.append(error)
+    _alarm()
+    # A bare thread: this may be a signal's handler, in which a lock of `threading` could be held by the code around.
+    _thread.start_new_thread(_repeat_alarm, (pending,))
     return True
+
+
+def is_missed(error: BaseException) -> bool:
+    """Whether an error that was to be raised in the main thread never will be: the body had ended by then."""
+    pending = _main.pending
+    return error.__traceback__ is None and (pending is None or error not in pending)
 
 
 def drop(error: BaseException) -> None:
     """Forget an error that was to be raised in the main thread and was not yet: what it was meant for is over."""
-    if _main.pending is error:
-        _main.pending = None
+    pending = _main.pending
+    if pending is not None:
+        with contextlib.suppress(ValueError):
+            pending.remove(error)
+
+
+def _alarm() -> None:
+    ident = threading.main_thread().ident
+    if ident is not None:
+        signal.pthread_kill(ident, signal.SIGALRM)
+
+
+def _repeat_alarm(pending: deque[BaseException]) -> None:
+    while pending and _main.pending is pending:
+        if _main.open:
+            _alarm()
+        time.sleep(_AGAIN)
 
 
 def _enter() -> None:
     _main.depth += 1
     if _main.depth == 1:
-        _main.pending = None
         _main.armed_at = clock.monotonic()
         _main.old_handler = signal.signal(signal.SIGALRM, _on_alarm)
         _main.old_timer = signal.setitimer(signal.ITIMER_REAL, 0)
+        # Last: from here on other threads send alarms, which end a process that has no handler.
+        _main.pending = deque()
 
 
 def _leave() -> None:
     _main.depth -= 1
     if _main.depth == 0:
+        _main.pending = None
         signal.setitimer(signal.ITIMER_REAL, 0)
         # Ours stays where there was none: a late alarm from another thread must not end the process.
         if _main.old_handler not in (None, signal.SIG_DFL):
             signal.signal(signal.SIGALRM, _main.old_handler)
         _restore_timer(*_main.old_timer)
-        _main.pending = None
 
 
 def _restore_timer(remaining: float, interval: float) -> None:
@@ -189,14 +225,17 @@ def _restore_timer(remaining: float, interval: float) -> None:
 
 
 def _on_alarm(signum: int, frame: FrameType | None) -> None:
-    if _main.open:
+    if _main.open and (frame is None or frame.f_code.co_filename not in _MACHINERY):
         _raise_due()
 
 
 def _raise_due() -> None:
-    error, _main.pending = _main.pending, None
-    if error is not None:
-        raise error
+    if _main.pending:
+        try:
+            raise _main.pending[0]
+        finally:
+            # Only now: what is neither here nor was raised would seem to be missed.
+            _main.pending.popleft()
     if not _main.deadlines:
         return
     now = clock.monotonic()
@@ -212,4 +251,4 @@ def _set_timer() -> None:
     earliest = min((limit.at for limit in _main.deadlines), default=None)
     # Longer than the system's timers can be, it is set again at its end.
     seconds = 0.0 if earliest is None else min(max(earliest - clock.monotonic(), 1e-4), 1e6)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, _INSIST)

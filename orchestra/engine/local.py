@@ -103,6 +103,7 @@ class LocalFlowRun:
     context: FlowRunContext = field(init=False)
     _invalid: State[Any] | None = None
     _cancelled: bool = False
+    _interrupted: bool = False
     _over: bool = False
     #: Another process has ended or claimed the run: its hooks are not ours to run.
     _lost: bool = False
@@ -247,10 +248,12 @@ class LocalFlowRun:
         if not self._cancelled:
             self._cancelled = True
             self.runner.stop()
-            interrupt()
+        if not self._interrupted:
+            # Its body may not be entered yet: then it is told the next time.
+            self._interrupted = interrupt() is not False
 
-    def _interrupt(self) -> None:
-        interrupts.raise_in_main(Cancelled("the flow run was cancelled"))
+    def _interrupt(self) -> bool:
+        return interrupts.raise_in_main(Cancelled("the flow run was cancelled"))
 
     def _interrupt_branch(self, branch: asyncio.Task[Any]) -> None:
         # Called by the loop, by when the run may have ended: then what runs in the branch is its caller's.

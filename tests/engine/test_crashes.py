@@ -6,8 +6,9 @@ import contextlib
 
 import pytest
 
+from orchestra.engine import interrupts
 from orchestra.engine.heartbeat import Heart
-from orchestra.errors import CrashedRun, StoreError
+from orchestra.errors import CrashedRun, Fenced, StoreError
 from orchestra.settings import override
 from orchestra.states import StateType
 from orchestra.store import claims, interventions
@@ -159,3 +160,67 @@ def test_work_that_was_given_up_by_an_error_may_be_claimed_at_once(driver: Drive
     second = wait_until(lambda: claims.claim_run(driver.database, run_id), "the claim to lapse")
 
     assert second.row["lapses"] == 1
+
+
+class Taken:
+    """A claim that is held here with a short lease, and was made again elsewhere."""
+
+    def __init__(self, driver: Driver) -> None:
+        """Submit a run and claim it; `lose` has another process claim it."""
+        self.driver = driver
+        self.run_id = driver.submit(flows.linear, n=1)
+        claimed = claims.claim_run(driver.database, self.run_id)
+        assert claimed is not None
+        self.claim = claimed.claim
+        self.claim.lease_seconds = 0.6
+
+    def lose(self) -> None:
+        """Have another process claim it."""
+        claims.let_lapse(self.driver.database, [self.claim])
+        assert claims.claim_run(self.driver.database, self.run_id) is not None
+
+
+def test_a_claim_that_is_lost_before_its_body_begins_interrupts_the_body(driver: Driver) -> None:
+    """It is told again until there is a body to be told."""
+    taken = Taken(driver)
+
+    def segment() -> None:
+        with Heart(lambda: driver.database).hold(taken.claim):
+            taken.lose()
+            wait_until(lambda: taken.claim.lost, "the heartbeat to learn it")
+            with interrupts.armed():
+                wait_until(lambda: False, "the interruption")
+
+    with pytest.raises(Fenced):
+        segment()
+
+
+def test_a_body_that_swallows_the_loss_of_its_claim_is_told_again(driver: Driver) -> None:
+    """After a lease: it goes on beside its successor."""
+    taken = Taken(driver)
+
+    def segment() -> None:
+        with Heart(lambda: driver.database).hold(taken.claim), interrupts.armed():
+            taken.lose()
+            with contextlib.suppress(Fenced):
+                wait_until(lambda: False, "the interruption")
+            wait_until(lambda: False, "the second interruption")
+
+    with pytest.raises(Fenced):
+        segment()
+
+
+def test_a_renewal_that_fails_keeps_no_other_loss_from_its_body(driver: Driver) -> None:
+    """The loss of one claim is told though that of another cannot be looked up."""
+    taken, other = Taken(driver), Taken(driver)
+    other.claim.kind = "neither"  # type: ignore[assignment]  # there is no such thing to renew
+    other.claim.renewed_at = 0.0
+    heart = Heart(lambda: driver.database)
+
+    def segments() -> None:
+        with heart.hold(taken.claim), heart.hold(other.claim), interrupts.armed():
+            taken.lose()
+            wait_until(lambda: False, "the interruption")
+
+    with pytest.raises(Fenced):
+        segments()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import signal
 import threading
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from orchestra.engine import bodies, interrupts
-from orchestra.errors import Cancelled, RunTimeout
+from orchestra.errors import Cancelled, Fenced, RunTimeout
 
 LONG = 60.0
 
@@ -141,6 +142,123 @@ def test_an_interruption_waits_for_the_end_of_a_shield() -> None:
     with pytest.raises(Cancelled), interrupts.armed():
         write()
     assert seen == ["written"]
+
+
+def lose_one_alarm() -> None:
+    """Take an alarm away unseen, as the system does where it comes just before a blocking call begins."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    try:
+        signal.sigwait([signal.SIGALRM])
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+
+
+def test_an_interruption_is_repeated_until_it_was_raised() -> None:
+    """An alarm that woke nothing is not the last one."""
+    poke = threading.Timer(0.05, interrupts.raise_in_main, [Cancelled("by hand")])
+    poke.start()
+    started = time.monotonic()
+
+    def body() -> None:
+        lose_one_alarm()
+        hang()
+
+    with pytest.raises(Cancelled, match="by hand"), interrupts.armed():
+        body()
+
+    assert time.monotonic() - started < 10
+    poke.join()
+
+
+def test_the_end_of_a_bodys_time_is_repeated_until_it_was_raised() -> None:
+    """As what another thread asks for."""
+    started = time.monotonic()
+
+    def body() -> None:
+        lose_one_alarm()
+        hang()
+
+    with pytest.raises(RunTimeout):
+        bodies.call(body, (), {}, timeout=0.05)
+
+    assert time.monotonic() - started < 10
+
+
+def test_an_interruption_outlives_a_shield_that_is_left_by_an_error() -> None:
+    """Though the body goes on with that error, and no further alarm is asked for."""
+    started = time.monotonic()
+
+    def write() -> None:
+        with interrupts.shielded():
+            assert interrupts.raise_in_main(Cancelled())
+            raise OSError("disk full")
+
+    def body() -> None:
+        with contextlib.suppress(OSError):
+            write()
+        hang()
+
+    with pytest.raises(Cancelled), interrupts.armed():
+        body()
+
+    assert time.monotonic() - started < 10
+
+
+def test_several_interruptions_are_raised_one_after_another() -> None:
+    """None takes the place of another: each is meant for a claim of its own."""
+
+    def ask() -> None:
+        with interrupts.shielded():
+            assert interrupts.raise_in_main(Cancelled("outer"))
+            assert interrupts.raise_in_main(Fenced("inner"))
+
+    with interrupts.armed():
+        with pytest.raises(Cancelled, match="outer"):
+            ask()
+        with pytest.raises(Fenced, match="inner"):
+            hang()
+
+
+def test_what_came_too_late_for_a_body_is_missed_and_never_raised_in_the_next() -> None:
+    """Whoever asked for it can ask again."""
+    late = Cancelled("late")
+    with contextlib.suppress(OSError), interrupts.armed(), interrupts.shielded():
+        assert interrupts.raise_in_main(late)
+        assert not interrupts.is_missed(late)
+        # Masked, so that nothing is raised between the two ends.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        raise OSError("disk full")
+
+    with interrupts.armed():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        time.sleep(0.01)
+
+    assert interrupts.is_missed(late)
+
+
+def test_interruptions_at_any_point_leave_nothing_armed() -> None:
+    """Whether they fall in a body, or where it is entered and left, also one within another."""
+    stop = threading.Event()
+
+    def poke() -> None:
+        while not stop.wait(0.0005):
+            interrupts.raise_in_main(Cancelled())
+
+    def nest() -> None:
+        for _ in range(20):
+            with contextlib.suppress(Cancelled), interrupts.armed(), interrupts.shielded():
+                pass
+
+    poker = threading.Thread(target=poke)
+    poker.start()
+    for _ in range(200):
+        with contextlib.suppress(Cancelled), interrupts.armed():
+            nest()
+            nest()
+    stop.set()
+    poker.join()
+
+    assert not interrupts.raise_in_main(Cancelled())
 
 
 def test_where_no_body_runs_nothing_is_interrupted() -> None:
