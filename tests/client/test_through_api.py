@@ -245,6 +245,34 @@ def test_nothing_runs_on_this_homes_database_for_another_hosts_server(
     assert list(home.glob("orchestra.db*")) == []
 
 
+def test_who_is_refused_is_told_how_to_say_that_the_server_is_this_homes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its public name is not known to be this machine's: the database is named then."""
+    monkeypatch.setenv("ORCHESTRA_API_URL", "https://orchestra.example")
+    settings.reset()
+    assert f"set ORCHESTRA_DATABASE_URL=sqlite:///{home / 'orchestra.db'}" in said("beat", "start", code=2)
+
+    monkeypatch.setenv("ORCHESTRA_DATABASE_URL", f"sqlite:///{home / 'orchestra.db'}")
+    settings.reset()
+
+    assert "the schema is now" in said("db", "upgrade")
+
+
+@pytest.mark.parametrize("named", ["--allow-host", "--host"])
+def test_a_server_is_started_though_its_own_public_name_is_worked_with(
+    home: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """It goes on to what such a server needs: somebody who can log in."""
+    monkeypatch.setenv("ORCHESTRA_API_URL", "https://Orchestra.example/api")
+    settings.reset()
+
+    told = said("server", "start", named, "orchestra.example", code=2)
+
+    assert "nobody could log in yet" in told
+    assert "while ORCHESTRA_API_URL is unset" in told
+
+
 @pytest.mark.parametrize(
     "given",
     [
