@@ -484,9 +484,9 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
         Raises:
             InvalidArtifact: Its key, or what it shows, cannot be kept.
         """
-        self._need_database()
         given = artifact.model_dump()
-        return self.read_artifact(artifacts.keep(artifacts.checked(metadata=given.pop("metadata_"), **given)))
+        new = artifacts.checked(metadata=given.pop("metadata_"), **given)
+        return self.read_artifact(self._do(lambda at: at.create_artifact(new)))
 
     def read_artifact(self, artifact_id: Id) -> Artifact:
         """An artifact.
@@ -548,16 +548,7 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
             InvalidArtifact: What it is to show cannot be kept.
         """
         given = artifact.model_dump(exclude_unset=True)
-        wanted = artifacts.checked(
-            key=None,
-            type=given.get("type"),
-            description=given.get("description"),
-            data=given.get("data"),
-            metadata=given.get("metadata_"),
-        )
-        changes = {name: getattr(wanted, name) for name in (each.rstrip("_") for each in given)}
-        self._need_database()
-        artifacts.change(str(artifact_id), changes)
+        self._do(lambda at: at.change_artifact(str(artifact_id), given))
 
     def delete_artifact(self, artifact_id: Id) -> None:
         """Delete an artifact; the version before it is the newest of its key then.
@@ -756,9 +747,9 @@ class SyncOrchestraClient(_Client, DeploymentMethods):
 
         self._seen(name, _DONE, once)
 
-    def _do(self, act: Callable[[Backend], object]) -> None:
+    def _do(self, act: Callable[[Backend], T]) -> T:
         """Change something; in a flow's body on a worker in the database of its run, where a replay repeats nothing."""
-        act(self._backend() if durable_body() is None else DatabaseBackend(database()))
+        return act(self._backend() if durable_body() is None else DatabaseBackend(database()))
 
     def _one_flow(self, wanted: FlowFilter, asked: str) -> Flow:
         found = self.read_flows(flow_filter=wanted, limit=1)

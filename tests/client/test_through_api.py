@@ -14,13 +14,16 @@ from starlette.testclient import TestClient
 
 from orchestra import get_client, settings
 from orchestra.cli import cli
+from orchestra.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from orchestra.client.schemas.filters import FlowRunFilter, LogFilter, TaskRunFilter
 from orchestra.client.schemas.sorting import FlowRunSort
 from orchestra.deployments import Deployment
 from orchestra.errors import (
+    ArtifactNotFound,
     ConfigurationError,
     FlowRunNotFound,
     IllegalTransition,
+    InvalidArtifact,
     InvalidRunInput,
     LimitNotFound,
     StoreUnavailable,
@@ -335,6 +338,21 @@ def test_artifacts_are_seen_and_deleted(through_api: None) -> None:
     assert [each["data"] for each in said("artifact", "inspect", "one", "-o", "json")] == ["one"]
     said("artifact", "delete", "report", "--yes")
     said("artifact", "inspect", "report", code=3)
+
+
+def test_artifacts_are_made_and_changed(through_api: None) -> None:
+    """By a client, as with the database."""
+    with get_client(sync_client=True) as client:
+        new = ArtifactCreate(key="report", type="progress", data=1.5, description="rows", metadata_={"by": "hand"})
+        made = client.create_artifact(new)
+        client.update_artifact(made.id, ArtifactUpdate(data=2.0))
+        found = client.read_artifact(made.id)
+
+        assert (found.data, found.description, found.metadata_) == (2.0, "rows", {"by": "hand"})
+        with pytest.raises(InvalidArtifact):
+            client.create_artifact(ArtifactCreate(key="No Key"))
+        with pytest.raises(ArtifactNotFound):
+            client.update_artifact("none", ArtifactUpdate(data=1))
 
 
 def test_events_are_told_and_listed(through_api: None) -> None:
