@@ -16,7 +16,7 @@ from numbers import Real
 from typing import Any, TypeVar
 from uuid import UUID
 
-from orchestra import clock, serializers
+from orchestra import clock, identifiers, serializers
 from orchestra.awaitables import answer
 from orchestra.context import flow_run_context, task_run_context
 from orchestra.engine import acts
@@ -389,6 +389,28 @@ def keep(new: NewArtifact) -> str:
     kept = acts.act("artifact", lambda connection, moment: artifacts.add(connection, new, moment), new.id, inputs)
     failpoint("after_artifact")
     return kept
+
+
+def keep_once(new: NewArtifact, idempotency_key: str) -> str:
+    """Keep an artifact for who is no run, unless that was done under this key; gives its id. Safe to repeat.
+
+    Raises:
+        IdempotencyConflict: It was, with another key or run.
+    """
+    new = replace(new, id=identifiers.artifact_id(idempotency_key))
+    acts.alone(lambda connection, moment: artifacts.add_once(connection, new, moment))
+    return new.id
+
+
+def changes_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns for `change`, of `type`, `description`, `data` and `metadata_`; what is not given stays.
+
+    Raises:
+        InvalidArtifact: What it is to show cannot be kept.
+    """
+    names = [name.rstrip("_") for name in given]
+    wanted = checked(key=None, **dict(zip(names, given.values(), strict=True)))
+    return {name: getattr(wanted, name) for name in names}
 
 
 def change(artifact_id: str, changes: Mapping[str, Any]) -> None:

@@ -283,7 +283,7 @@ def _server(home: Path, broker: str, port: int | None) -> tuple[str | None, list
     """Where the server answers, and the part that runs it: none, where one runs in this home already."""
     if port is None:
         return None, []
-    if (found := addresses.read(home / "server.json")) is not None:
+    if (found := addresses.read(home / addresses.SERVER)) is not None:
         return found.url, []
     taken = _port(port)
     command = [sys.executable, "-m", "orchestra", "server", "start", "--port", str(taken)]

@@ -36,15 +36,19 @@ class NoBroker(ConfigurationError):
 class DatabaseNeeded(ConfigurationError):
     """Something needs the database itself, and only the address of a server is known."""
 
-    def __init__(self, api_url: str) -> None:
-        super().__init__(api_url)
+    def __init__(self, api_url: str, own: str = "") -> None:
+        super().__init__(api_url, own)
         self.api_url = api_url
+        #: The database of this home, which may be that server's all the same.
+        self.own = own
 
     def __str__(self) -> str:
+        this = f"; where that is the server of this home, set ORCHESTRA_DATABASE_URL={self.own}" if self.own else ""
         return (
             f"this needs the database itself, and ORCHESTRA_API_URL={self.api_url!r} names a server only: set "
             "ORCHESTRA_DATABASE_URL to that server's database too, and ORCHESTRA_BROKER_URL to its broker, or unset "
             "ORCHESTRA_API_URL (`orchestra logout` where it stands in a profile)"
+            f"{this}"
         )
 
 

@@ -62,6 +62,11 @@ def made_id(idempotency_key: str, run_attempt: int, attempt: int, name: str) -> 
     return str(uuid.uuid5(_NAMESPACE, f"{idempotency_key}/{run_attempt}/{attempt}/{name}"))
 
 
+def artifact_id(idempotency_key: str) -> str:
+    """The id of an artifact that is made under this idempotency key."""
+    return str(uuid.uuid5(_NAMESPACE, f"artifact/{idempotency_key}"))
+
+
 def fingerprint(data: bytes) -> str:
     """A short digest of encoded inputs (BLAKE2b, 128 bits, hexadecimal)."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -47,6 +47,8 @@ class Settings:
     api_url: str = ""
     #: The API key that is shown to it.
     api_key: str = ""
+    #: Where the admin view links to Flower; empty: to that of `orchestra flower` in this home, while it runs.
+    flower_url: str = ""
     #: How long a claim holds unless renewed; heartbeats come every sixth of it.
     lease_seconds: float = 30.0
     #: How often what is due is announced again.

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from orchestra.celery.processes import look, process_start
 
+#: The files of the server and of Flower.
+SERVER, FLOWER = "server.json", "flower.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Address:

@@ -1,4 +1,4 @@
-"""Options of commands about deployments and work pools: durations, instants, job variables."""
+"""Options that several commands have: durations, ages, instants, job variables."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)[a-z]*\s*(?:and\s+|,\s*)?", re.IGNORECASE)
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
 
 
 def duration(ctx: click.Context, option: click.Parameter, value: str | None) -> float | None:
@@ -32,6 +33,25 @@ def duration(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     if not total:
         raise click.BadParameter(f"{value!r} is no time", ctx, option)
     return total
+
+
+def age_in(unit: str) -> Callable[[click.Context, click.Parameter, str | None], float | None]:
+    """Reads an age: seconds, from a number and a unit, as `7d`; from a number alone of this unit, where one is given.
+
+    One unit of one letter: what is older goes, so that nothing may be taken for less than was meant (as 3mo).
+    """
+
+    def read(ctx: click.Context, option: click.Parameter, text: str | None) -> float | None:
+        if text is None:
+            return None
+        found = _AGE.fullmatch(text.strip())
+        if found is None or not (found[2] or unit):
+            raise click.BadParameter(
+                f"{text!r} is no length of time: give a number and s, m, h, d or w, as in 7d", ctx, option
+            )
+        return float(found[1]) * _UNITS[found[2].lower() or unit]
+
+    return read
 
 
 def durations(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[float, ...]:

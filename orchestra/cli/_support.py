@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -189,14 +189,18 @@ def works_elsewhere() -> bool:
     return bool(now.api_url) and not now.database_url and not is_loopback(urlsplit(now.api_url).hostname or "")
 
 
-def need_database() -> None:
+def need_database(own_names: Collection[str] = ()) -> None:
     """Go on only where the database by the settings is the one that is meant; for what runs on it itself.
+
+    Args:
+        own_names: Public names of this host: a server of such a name is no other one.
 
     Raises:
         DatabaseNeeded: It is this home's, while the server of another host is worked with.
     """
-    if works_elsewhere():
-        raise errors.DatabaseNeeded(settings.current().api_url)
+    now = settings.current()
+    if works_elsewhere() and urlsplit(now.api_url).hostname not in own_names:
+        raise errors.DatabaseNeeded(now.api_url, now.resolved_database_url)
 
 
 def import_from_here() -> None:

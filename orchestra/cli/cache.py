@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
 from orchestra import lazy
-from orchestra.cli import _support
+from orchestra.cli import _options, _support
 from orchestra.cli._support import backend
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _COLUMNS = ("KEY", "TASK", "POLICY'S KEY", "SIZE", "CREATED", "EXPIRES")
 
 
@@ -26,21 +24,11 @@ def cache() -> None:
     """See and clear cached results."""
 
 
-def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
-    """A length of time: `90s`, `30m`, `12h`, `7d`, `2w`."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip().lower())
-    if match is None:
-        raise click.BadParameter(f"{text!r} is no length of time: give a number and s, m, h, d or w, as in 7d")
-    return float(match[1]) * _UNITS[match[2]]
-
-
 def _query_options(command: F) -> F:
     options = [
         click.option("--task", metavar="NAME", help="Of the task of this name, or at this path."),
         click.option("--key", metavar="KEY", help="With this key, or its beginning, or the key that the policy gave."),
-        click.option("--older-than", callback=_seconds, metavar="AGE", help="Written so long ago: 12h, 7d."),
+        click.option("--older-than", callback=_options.age_in(""), metavar="AGE", help="Written so long ago: 12h, 7d."),
         click.option("--expired", is_flag=True, help="Only those that have expired."),
     ]
     for option in reversed(options):

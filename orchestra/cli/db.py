@@ -7,7 +7,7 @@ import sys
 import rich_click as click
 
 from orchestra import settings
-from orchestra.cli import _support
+from orchestra.cli import _options, _support
 from orchestra.masking import mask_url
 from orchestra.store import blobs, removal
 from orchestra.store import upgrade as schema
@@ -67,10 +67,11 @@ def reset(yes: bool) -> None:
 @db.command()
 @click.option(
     "--older-than",
-    type=click.FloatRange(min=0),
-    default=24.0,
+    metavar="AGE",
+    callback=_options.age_in("h"),
+    default="24h",
     show_default=True,
-    help="Hours. What is younger may belong to a run that is about to record it.",
+    help="As 12h or 2d; a number alone is hours. What is younger may belong to a run that is about to record it.",
 )
 def clean(older_than: float) -> None:
     """Delete large results that no run refers to, in the database and in result storages.
@@ -78,7 +79,7 @@ def clean(older_than: float) -> None:
     Such are left where a process died between keeping a result and recording it, and where a storage was away when a
     run was deleted. Runs may go on meanwhile.
     """
-    done = blobs.clean(_open(), older_than * 3600)
+    done = blobs.clean(_open(), older_than)
     _support.say(f"deleted {done.blobs} from the database and {done.files} from result storages")
     if done.left:
         _support.fail(f"{done.left} could not be deleted: the warnings say why; run it again when the storage is back")
@@ -87,9 +88,9 @@ def clean(older_than: float) -> None:
 @db.command()
 @click.option(
     "--older-than",
-    type=click.FloatRange(min=0),
-    metavar="DAYS",
-    help="0: all that has ended. Else ORCHESTRA_RETENTION_DAYS counts.",
+    metavar="AGE",
+    callback=_options.age_in("d"),
+    help="As 30d or 12h; a number alone is days, 0: all that has ended. Else ORCHESTRA_RETENTION_DAYS counts.",
 )
 def prune(older_than: float | None) -> None:
     """Delete runs that ended long ago with all that is theirs, old log lines, and cache entries that have expired.
@@ -99,9 +100,9 @@ def prune(older_than: float | None) -> None:
     \b
     Examples:
       orchestra db prune
-      orchestra db prune --older-than 30
+      orchestra db prune --older-than 30d
     """
-    given = None if older_than is None else dict.fromkeys(settings.RETAINED, older_than * 86_400)
+    given = None if older_than is None else dict.fromkeys(settings.RETAINED, older_than)
     _support.need_database()
     done = removal.prune(database(), given or settings.current().retention_seconds)
     _support.say(f"deleted {', '.join(f'{n} {what}' for what, n in done.items())}" if done else "nothing is that old")

@@ -7,10 +7,12 @@ import secrets
 import sys
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 
 import rich_click as click
 
 from orchestra import lazy, settings
+from orchestra.celery import addresses
 from orchestra.cli import _support
 
 _USER = "orchestra"
@@ -18,7 +20,7 @@ _OLDEST = (2, 0)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", "--address", "host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=5555, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
 @click.option("--basic-auth", metavar="USER:PASSWORD", help="Else user orchestra, and a password that is made now.")
 @click.option("--writable", is_flag=True, help="Let it also revoke tasks and shut workers down.")
@@ -47,14 +49,15 @@ def flower(ctx: click.Context, host: str, port: int, basic_auth: str | None, wri
     if not (app or current.app):
         # Says what is missing where there is no broker, before a password is made up.
         lazy.load("current_app")()
+    shown = f"[{host}]" if ":" in host else host
     # By the environment: a command line is seen by everybody on this machine.
     environment = {name: value for name, value in os.environ.items() if name != "FLOWER_UNAUTHENTICATED_API"}
     if basic_auth is None and "FLOWER_BASIC_AUTH" not in environment:
         basic_auth = f"{_USER}:{secrets.token_urlsafe(12)}"
-        _support.say(f"log in to http://{host}:{port} as {_USER} with the password {basic_auth.partition(':')[2]}")
+        _support.say(f"log in to http://{shown}:{port} as {_USER} with the password {basic_auth.partition(':')[2]}")
     if basic_auth is not None:
         environment["FLOWER_BASIC_AUTH"] = basic_auth
-    environment["ORCHESTRA_FLOWER_LEADS_TO"] = current.api_url or "http://127.0.0.1:4200"
+    environment["ORCHESTRA_FLOWER_LEADS_TO"] = current.api_url or _server(current.home_path)
     if app:
         environment["ORCHESTRA_APP"] = app
     if current.profile:
@@ -62,5 +65,14 @@ def flower(ctx: click.Context, host: str, port: int, basic_auth: str | None, wri
     command = [sys.executable, "-m", "celery", "-A", app or current.app or "celery_app", "flower"]
     command += [f"--address={host}", f"--port={port}", f"--conf={files('orchestra.celery') / 'flower_config.py'}"]
     command += [f"--read_only={not writable}", "--persistent=False"]
+    if port:
+        # Before it listens: this process is Flower's, and if it ends the address is none any more.
+        addresses.write(current.home_path / addresses.FLOWER, f"http://{shown}:{port}", os.getpid())
     # In the place of this process: signals reach Flower itself, and nothing is left when it ends.
     os.execve(sys.executable, [*command, *ctx.args], environment)
+
+
+def _server(home: Path) -> str:
+    """The address of the server of a home, or where it is by default."""
+    found = addresses.read(home / addresses.SERVER)
+    return found.url if found is not None else "http://127.0.0.1:4200"

@@ -54,14 +54,16 @@ def start(host: str, port: int, names: tuple[str, ...], background: bool, log_le
       orchestra server start --port 8080 --background
       orchestra server start --allow-host orchestra.example
     """
-    _support.need_database()
+    _support.need_database([*map(_name, names), host.lower()])
     # Where it listens is a name of its own, by which `server status` asks it.
     listens = [] if is_loopback(host) else [host.lower()] if names else ["*"]
     hosts = [*map(_name, names), *listens]
     if hosts and not lazy.resolve("orchestra.store.access:is_any")(lazy.load("database")()):
         door = f"--allow-host {hosts[0]}" if names else f"--host {host}"
+        # Through the API nobody could be made either: it is this server that would answer.
+        how = " while ORCHESTRA_API_URL is unset" if settings.current().api_url else ""
         _support.fail(
-            f"{door} lets others in, and nobody could log in yet: make a user by `orchestra user create NAME`",
+            f"{door} lets others in, and nobody could log in yet: make a user by `orchestra user create NAME`{how}",
             _support.ExitCode.USAGE,
         )
     if no_services:

@@ -24,7 +24,7 @@ from orchestra.store import (
     search,
     variables,
 )
-from orchestra.store.artifacts import Artifact
+from orchestra.store.artifacts import Artifact, NewArtifact
 from orchestra.store.database import database
 from orchestra.store.events import EventFilter, EventRecord
 from orchestra.store.logs import LogLine, Tail
@@ -224,6 +224,14 @@ class DatabaseBackend(DatabaseOperations):
     def read_artifact(self, artifact_id: str) -> Artifact:
         """As `artifacts.read`."""
         return artifacts.read(self.db, artifact_id)
+
+    def create_artifact(self, new: NewArtifact) -> str:
+        """As `artifacts.keep`."""
+        return kept.keep(new)
+
+    def change_artifact(self, artifact_id: str, given: Mapping[str, Any]) -> None:
+        """As `artifacts.change`, of what may be changed."""
+        kept.change(artifact_id, kept.changes_of(given))
 
     def delete_artifact(self, artifact_id: str) -> None:
         """As `artifacts.delete`."""

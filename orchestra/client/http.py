@@ -21,7 +21,7 @@ from orchestra.client.http_operations import HttpOperations
 from orchestra.client.schemas.filters import Filters, LogFilter
 from orchestra.errors import DatabaseNeeded, StoreUnavailable
 from orchestra.states import State, StateType
-from orchestra.store.artifacts import Artifact, Query
+from orchestra.store.artifacts import Artifact, NewArtifact, Query
 from orchestra.store.database import Database, database
 from orchestra.store.events import EventFilter, EventRecord
 from orchestra.store.logs import LogLine, Tail
@@ -269,6 +269,18 @@ class HttpBackend(HttpOperations):
     def read_artifact(self, artifact_id: str) -> Artifact:
         """An artifact."""
         return read(Artifact, self._get(path_of("artifacts", artifact_id)))
+
+    def create_artifact(self, new: NewArtifact) -> str:
+        """Make an artifact; gives its id."""
+        given: dict[str, Any] = asdict(new)
+        del given["id"]
+        metadata, data = given.pop("metadata"), given.pop("data")
+        given |= {"data": data and json.loads(data), "metadata_": metadata and json.loads(metadata)}
+        return str(self._post("artifacts", given)["id"])
+
+    def change_artifact(self, artifact_id: str, given: Mapping[str, Any]) -> None:
+        """Change what an artifact shows; what is not given stays."""
+        self._ask("PATCH", path_of("artifacts", artifact_id), json=to_jsonable_python(given))
 
     def delete_artifact(self, artifact_id: str) -> None:
         """Delete an artifact."""

@@ -41,10 +41,6 @@ class Methods:
             return at.start_deployment(name, parameters, **options)
         return self._seen("start_deployment", ID, lambda there: there.start_deployment(name, parameters, **options))
 
-    def _need_database(self) -> None:
-        """Refuse what a server's API has not, where only that is known."""
-        _ = self._backend().db
-
     def _seen(self, name: str, shape: TypeAdapter[T], look: Callable[[Backend], Any]) -> T:
         """What `look` gives, as records; in a flow body on a worker it is kept, and a replay gets the same."""
         runner = durable_body()
@@ -62,6 +58,6 @@ class Methods:
 
         self._seen(name, _DONE, once)
 
-    def _do(self, act: Callable[[Backend], object]) -> None:
+    def _do(self, act: Callable[[Backend], T]) -> T:
         """Change something; in a flow's body on a worker in the database of its run, where a replay repeats nothing."""
-        act(self._backend() if durable_body() is None else DatabaseBackend(database()))
+        return act(self._backend() if durable_body() is None else DatabaseBackend(database()))

@@ -52,9 +52,9 @@ class RecordMethods(Methods):
         Raises:
             InvalidArtifact: Its key, or what it shows, cannot be kept.
         """
-        self._need_database()
         given = artifact.model_dump()
-        return self.read_artifact(artifacts.keep(artifacts.checked(metadata=given.pop("metadata_"), **given)))
+        new = artifacts.checked(metadata=given.pop("metadata_"), **given)
+        return self.read_artifact(self._do(lambda at: at.create_artifact(new)))
 
     def read_artifact(self, artifact_id: Id) -> Artifact:
         """An artifact.
@@ -116,16 +116,7 @@ class RecordMethods(Methods):
             InvalidArtifact: What it is to show cannot be kept.
         """
         given = artifact.model_dump(exclude_unset=True)
-        wanted = artifacts.checked(
-            key=None,
-            type=given.get("type"),
-            description=given.get("description"),
-            data=given.get("data"),
-            metadata=given.get("metadata_"),
-        )
-        changes = {name: getattr(wanted, name) for name in (each.rstrip("_") for each in given)}
-        self._need_database()
-        artifacts.change(str(artifact_id), changes)
+        self._do(lambda at: at.change_artifact(str(artifact_id), given))
 
     def delete_artifact(self, artifact_id: Id) -> None:
         """Delete an artifact; the version before it is the newest of its key then.

@@ -23,8 +23,8 @@ _DESCRIPTION = """
 Flows, flow runs, deployments and what belongs to them, by Prefect's field names.
 
 Lists give `{"items": [...], "next": ...}`: hand `next` as `after` to get the next page. `POST .../filter` searches by
-filters of Prefect's form. Errors are problem details (RFC 9457). Send `Idempotency-Key` with what starts a run, and
-repeat it as often as you like.
+filters of Prefect's form. Errors are problem details (RFC 9457). Send `Idempotency-Key` with what starts a run
+or makes an artifact, and repeat it as often as you like.
 """
 
 _HEADERS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -20,7 +21,7 @@ from starlette.responses import HTMLResponse
 from orchestra import clock
 from orchestra.accounts import Scope
 from orchestra.errors import OrchestraError
-from orchestra.server import markdown, problems
+from orchestra.server import flower, markdown, problems
 from orchestra.server.access import Principal
 
 #: The parts of the view, as the navigation lists them.
@@ -35,8 +36,6 @@ PARTS = (
     ("Events", "/events"),
     ("Limits", "/limits"),
 )
-#: Where `orchestra flower` listens by itself.
-_FLOWER_PORT = 5555
 #: Longest value shown in one line, in characters.
 _SHORT = 120
 
@@ -57,7 +56,7 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
         "may_run": may.includes(Scope.RUN),
         "may_admin": may.includes(Scope.ADMIN),
         "link": _linker(request),
-        "flower": f"http://{request.url.hostname}:{_FLOWER_PORT}",
+        "flower": partial(flower.url_for, request),
     }
     text = _templates.get_template(template).render(shared | context)
     return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})

@@ -25,8 +25,8 @@ from orchestra.celery.addresses import Address
 from orchestra.errors import ConfigurationError
 from orchestra.server import create_app
 
-#: Name of the address file in ORCHESTRA_HOME; the lock and the log beside it.
-_FILE, _LOCK, _LOG = "server.json", "server.lock", "server.log"
+#: The address file in ORCHESTRA_HOME; the lock and the log beside it.
+_FILE, _LOCK, _LOG = addresses.SERVER, "server.lock", "server.log"
 #: How long requests may go on when the server is told to end, and how long it may take in all, in seconds.
 _GRACE, STOP_TIMEOUT = 5, 20.0
 #: How long a server in the background may take to answer, in seconds.

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from orchestra import clock
-from orchestra.errors import ArtifactNotFound
+from orchestra.errors import ArtifactNotFound, IdempotencyConflict
 from orchestra.store import events
 from orchestra.store.database import Database, insert
 from orchestra.store.spans import unindexed
@@ -25,6 +25,8 @@ from orchestra.store.tables import artifact_collections, artifacts, flow_runs
 _CHUNK = 500
 #: In lists they may be left out.
 _CONTENT = ("data", "metadata")
+#: What stays the same of an artifact, whatever is changed.
+_SAME = ("key", "flow_run_id", "task_run_id")
 #: What a list is asked for by: of the fewest artifacts first.
 _NARROWEST = ("task_run_id", "flow_run_id", "key", "type")
 
@@ -86,6 +88,21 @@ def add(connection: Connection, new: NewArtifact, moment: float) -> None:
     again = {name: value for name, value in row.items() if name != "id"}
     connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=again))
     follow(connection, row)
+
+
+def add_once(connection: Connection, new: NewArtifact, moment: float) -> None:
+    """Keep an artifact, unless that was done: one with its id stays as it is, changed since or not.
+
+    Raises:
+        IdempotencyConflict: That one is of another key or run.
+    """
+    row = connection.execute(sa.select(artifacts).where(artifacts.c.id == new.id)).mappings().first()
+    if row is None:
+        add(connection, new, moment)
+    elif any(row[name] != getattr(new, name) for name in _SAME):
+        raise IdempotencyConflict(
+            f"this idempotency key was used for artifact {new.id}, which is of another key or run"
+        )
 
 
 def follow(connection: Connection, row: Mapping[str, Any]) -> None:

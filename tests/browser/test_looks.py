@@ -62,6 +62,18 @@ def test_no_page_shuts_anybody_out(page: Page, addresses: list[str], scheme: str
     assert found == []
 
 
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_list_of_events_is_dense(page: Page, addresses: list[str], width: int) -> None:
+    """However much an event tells, and however narrow the window, it has one line, or two with a long name."""
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto("/events")
+
+    heights = page.locator("table.events tbody tr").evaluate_all("rows => rows.map(row => row.offsetHeight)")
+
+    assert heights
+    assert max(heights) < 60
+
+
 def test_switches_are_kept(page: Page) -> None:
     """The theme and the zone of times stay as they were chosen."""
     page.goto("/runs")

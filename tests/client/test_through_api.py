@@ -14,13 +14,16 @@ from starlette.testclient import TestClient
 
 from orchestra import get_client, settings
 from orchestra.cli import cli
+from orchestra.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from orchestra.client.schemas.filters import FlowRunFilter, LogFilter, TaskRunFilter
 from orchestra.client.schemas.sorting import FlowRunSort
 from orchestra.deployments import Deployment
 from orchestra.errors import (
+    ArtifactNotFound,
     ConfigurationError,
     FlowRunNotFound,
     IllegalTransition,
+    InvalidArtifact,
     InvalidRunInput,
     LimitNotFound,
     StoreUnavailable,
@@ -245,6 +248,34 @@ def test_nothing_runs_on_this_homes_database_for_another_hosts_server(
     assert list(home.glob("orchestra.db*")) == []
 
 
+def test_who_is_refused_is_told_how_to_say_that_the_server_is_this_homes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its public name is not known to be this machine's: the database is named then."""
+    monkeypatch.setenv("ORCHESTRA_API_URL", "https://orchestra.example")
+    settings.reset()
+    assert f"set ORCHESTRA_DATABASE_URL=sqlite:///{home / 'orchestra.db'}" in said("beat", "start", code=2)
+
+    monkeypatch.setenv("ORCHESTRA_DATABASE_URL", f"sqlite:///{home / 'orchestra.db'}")
+    settings.reset()
+
+    assert "the schema is now" in said("db", "upgrade")
+
+
+@pytest.mark.parametrize("named", ["--allow-host", "--host"])
+def test_a_server_is_started_though_its_own_public_name_is_worked_with(
+    home: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """It goes on to what such a server needs: somebody who can log in."""
+    monkeypatch.setenv("ORCHESTRA_API_URL", "https://Orchestra.example/api")
+    settings.reset()
+
+    told = said("server", "start", named, "orchestra.example", code=2)
+
+    assert "nobody could log in yet" in told
+    assert "while ORCHESTRA_API_URL is unset" in told
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -307,6 +338,21 @@ def test_artifacts_are_seen_and_deleted(through_api: None) -> None:
     assert [each["data"] for each in said("artifact", "inspect", "one", "-o", "json")] == ["one"]
     said("artifact", "delete", "report", "--yes")
     said("artifact", "inspect", "report", code=3)
+
+
+def test_artifacts_are_made_and_changed(through_api: None) -> None:
+    """By a client, as with the database."""
+    with get_client(sync_client=True) as client:
+        new = ArtifactCreate(key="report", type="progress", data=1.5, description="rows", metadata_={"by": "hand"})
+        made = client.create_artifact(new)
+        client.update_artifact(made.id, ArtifactUpdate(data=2.0))
+        found = client.read_artifact(made.id)
+
+        assert (found.data, found.description, found.metadata_) == (2.0, "rows", {"by": "hand"})
+        with pytest.raises(InvalidArtifact):
+            client.create_artifact(ArtifactCreate(key="No Key"))
+        with pytest.raises(ArtifactNotFound):
+            client.update_artifact("none", ArtifactUpdate(data=1))
 
 
 def test_events_are_told_and_listed(through_api: None) -> None:

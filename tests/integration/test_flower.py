@@ -13,6 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from orchestra import settings
+from orchestra.celery import addresses
 from tests import servers
 from tests.conftest import WorkerFactory
 from tests.helpers import wait_until
@@ -94,3 +96,11 @@ def test_flower_is_started_safe(flower: httpx2.Client) -> None:
     for path in ("/", "/workers", "/tasks", "/api/workers", "/api/tasks"):
         assert httpx2.get(str(flower.base_url.join(path))).status_code == 401
     assert flower.post("/api/worker/shutdown/x@y").status_code == 403
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_flower_tells_its_home_where_it_is(flower: httpx2.Client) -> None:
+    """So that the admin view links to it, and to none that has ended."""
+    found = addresses.read(settings.current().home_path / addresses.FLOWER)
+    assert found is not None
+    assert found.url == str(flower.base_url).rstrip("/")

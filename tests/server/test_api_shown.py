@@ -52,6 +52,47 @@ def test_artifacts_by_key_and_by_run(api: TestClient) -> None:
     ask(api, "GET", "artifacts/report/latest", 404)
 
 
+def test_an_artifact_is_made_and_changed(api: TestClient) -> None:
+    """It is the newest version of its key then; a change makes no other one."""
+    new = {"key": "report", "type": "markdown", "data": "# by hand", "metadata_": {"by": "ada"}}
+    made = ask(api, "POST", "artifacts", 201, json=new)
+    assert ask(api, "GET", "artifacts/report/latest") == made
+    assert {name: made[name] for name in new} == new
+
+    changed = ask(api, "PATCH", f"artifacts/{made['id']}", json={"data": [{"a": 1}], "type": "table"})
+
+    assert (changed["data"], changed["type"], changed["metadata_"]) == ([{"a": 1}], "table", {"by": "ada"})
+    assert len(ask(api, "GET", "artifacts", params={"key": "report"})["items"]) == 3
+    told = ask(api, "GET", "events", params={"event": "orchestra.artifact.created", "limit": 1})["items"]
+    assert told[0]["resource"]["orchestra.resource.name"] == "report"
+    ask(api, "PATCH", "artifacts/none", 404, json={"data": 1})
+
+
+def test_an_artifact_is_made_once_under_an_idempotency_key(api: TestClient) -> None:
+    """Asked for again it is as it was changed since; under another key or run, it is refused."""
+    once = {"Idempotency-Key": "sales of monday"}
+    made = ask(api, "POST", "artifacts", 201, json={"key": "progress", "data": 1}, headers=once)
+    ask(api, "PATCH", f"artifacts/{made['id']}", json={"data": 2})
+
+    again = ask(api, "POST", "artifacts", 201, json={"key": "progress", "data": 1}, headers=once)
+
+    assert (again["id"], again["data"]) == (made["id"], 2)
+    ask(api, "POST", "artifacts", 409, json={"key": "other", "data": 1}, headers=once)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"key": "No Key"}, {"type": "t" * 65}, {"description": "nul \0"}, {"metadata_": {"a": 1}}, {"id": "of another"}],
+)
+def test_an_artifact_that_cannot_be_kept_is_refused(api: TestClient, wrong: dict[str, Any]) -> None:
+    """With what is wrong; nothing is kept."""
+    before = ask(api, "GET", "artifacts")
+
+    ask(api, "POST", "artifacts", 422, json={"data": 1} | wrong)
+
+    assert ask(api, "GET", "artifacts") == before
+
+
 def test_variables(api: TestClient) -> None:
     """Set once, changed, unset."""
     made = ask(api, "POST", "variables", 201, json={"name": "limits", "value": {"rows": 10}, "tags": ["etl"]})

@@ -486,6 +486,22 @@ def test_a_setting_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch)
 # -- doctor ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("age", ["0", "30", "30d", "12h", "2w"])
+def test_what_is_old_is_deleted_by_its_age(home: Path, age: str) -> None:
+    """In the units of other commands; a number alone is days."""
+    result = orchestra("db", "prune", "--older-than", age)
+    assert result.exit_code == 0
+    assert "nothing is that old" in result.stderr
+
+
+@pytest.mark.parametrize("age", ["30mo", "1d 2x", "-1", "soon", ""])
+def test_an_age_that_cannot_be_read_deletes_nothing(created_id: str, age: str) -> None:
+    """What might be less than was meant above all."""
+    result = orchestra("db", "prune", "--older-than", age)
+    assert result.exit_code == 2
+    assert "is no length of time" in result.stderr
+
+
 def test_flower_without_a_broker_says_what_to_start(home: Path) -> None:
     """And makes no password up."""
     result = orchestra("flower")

@@ -13,7 +13,7 @@ PUBLIC = [kind for kind in vars(errors).values() if inspect.isclass(kind) and is
 #: The facts of those whose constructor takes other than one sentence.
 FACTS: dict[str, tuple[object, ...]] = {
     "NoBroker": (),
-    "DatabaseNeeded": ("http://127.0.0.1:4200",),
+    "DatabaseNeeded": ("http://127.0.0.1:4200", "sqlite:////srv/orchestra.db"),
     "ForeignThread": ("task 'load'",),
     "OtherVersion": ("flows:etl", "2", "1"),
     "StaticFlowError": ("etl", "sleeps", "flows.py:12"),

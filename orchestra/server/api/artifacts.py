@@ -1,15 +1,16 @@
-"""`/api/artifacts`: what runs have shown people."""
+"""`/api/artifacts`: what runs, and others, have shown people."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
+from pydantic import ConfigDict, Field
 
 from orchestra import artifacts as kept
 from orchestra.errors import ArtifactNotFound
 from orchestra.server.acts import perform
-from orchestra.server.api.shapes import After, Deleted, Id, Limit, Name, Page
+from orchestra.server.api.shapes import After, Body, Deleted, Id, Key, Limit, Name, Page, Text
 from orchestra.server.dependencies import Asker, Db
 from orchestra.store import artifacts
 from orchestra.store.artifacts import Artifact
@@ -18,7 +19,38 @@ from orchestra.store.queries import page_of
 router = APIRouter(prefix="/artifacts", tags=["artifacts"])
 
 _Type = Annotated[Name | None, Query(description="Only of this type, as table.")]
+ArtifactKey = Annotated[
+    Key | None, Header(alias="Idempotency-Key", description="The same key gives the same artifact again.")
+]
 _WithData = Annotated[bool, Query(description="False: without their data, which may be large.")]
+
+
+class NewArtifact(Body):
+    """An artifact to make."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"key": "sales", "type": "markdown", "data": "# Sales\n\n**up**"}]},
+    )
+
+    key: Key | None = Field(default=None, description="Lower-case letters, digits and dashes; null: none.")
+    type: Name | None = Field(default=None, description="As markdown, table, image or progress.")
+    description: Text | None = None
+    data: Any = Field(
+        default=None, description="Text of markdown, an image's address, rows or columns of a table, a number, …"
+    )
+    metadata_: dict[Key, Text] | None = None
+    flow_run_id: Id | None = Field(default=None, description="The flow run that it is shown with.")
+    task_run_id: Id | None = Field(default=None, description="The task run that it is shown with.")
+
+
+class ArtifactChange(Body):
+    """What to change of an artifact; what is not named stays."""
+
+    type: Name | None = None
+    description: Text | None = None
+    data: Any = None
+    metadata_: dict[Key, Text] | None = None
 
 
 @router.get("")
@@ -36,6 +68,18 @@ def list_artifacts(
     wanted = artifacts.Query(key, type, flow_run_id, task_run_id)
     found = artifacts.page(db, wanted, limit=limit + 1, after=after, with_data=with_data)
     return _page(found, limit)
+
+
+@router.post("", status_code=201)
+def create_artifact(db: Db, who: Asker, new: NewArtifact, key: ArtifactKey = None) -> Artifact:
+    """Make an artifact: with a key, it is the key's newest version."""
+    given = new.model_dump()
+    made = kept.checked(metadata=given.pop("metadata_"), **given)
+
+    def act() -> str:
+        return kept.keep(made) if key is None else kept.keep_once(made, key)
+
+    return artifacts.read(db, perform(who, "make", f"artifact {new.key or ''}".rstrip(), act))
 
 
 @router.get("/latest")
@@ -58,6 +102,14 @@ def read_latest_artifact(db: Db, key: Id) -> Artifact:
 @router.get("/{artifact_id}")
 def read_artifact(db: Db, artifact_id: Id) -> Artifact:
     """An artifact."""
+    return artifacts.read(db, artifact_id)
+
+
+@router.patch("/{artifact_id}")
+def update_artifact(db: Db, who: Asker, artifact_id: Id, change: ArtifactChange) -> Artifact:
+    """Change what an artifact shows, in place: it is no new version."""
+    changes = kept.changes_of(change.model_dump(exclude_unset=True))
+    perform(who, "change", f"artifact {artifact_id}", lambda: kept.change(artifact_id, changes))
     return artifacts.read(db, artifact_id)
 
 
