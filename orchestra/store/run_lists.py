@@ -17,7 +17,7 @@ from orchestra.states import StateType
 from orchestra.store import queries, spans
 from orchestra.store.database import Database, instant
 from orchestra.store.queries import FlowRun
-from orchestra.store.spans import Found, Part, unindexed
+from orchestra.store.spans import Found, Part, unindexed, usual
 from orchestra.store.tables import Phase, flow_runs, has_tag, is_tagged, phase_is
 
 _Condition = ColumnElement[bool]
@@ -236,7 +236,7 @@ def ended_badly(db: Database, since: float, *, limit: int = 20) -> list[FlowRun]
     column = flow_runs.c
     # In the words of the index over such runs.
     failed = column.state_type.in_([sa.literal_column(f"'{kind}'") for kind in _BAD])
-    query = queries.select_runs().where(failed, column.end_time >= since)
+    query = queries.select_runs().where(usual(failed), column.end_time >= since)
     query = query.order_by(column.end_time.desc(), column.id.desc()).limit(limit)
     return [queries.flow_run_of(row) for row in db.read(lambda connection: queries.mappings(connection, query))]
 

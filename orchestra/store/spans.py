@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, RowMapping
+from sqlalchemy.ext.compiler import compiles
 
 #: How many rows of one index a page looks through at most.
 SPAN = 10_000
@@ -79,3 +80,24 @@ def newest(
 def unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
     """The column, in words that no index serves: the one that bounds the page is to be taken."""
     return column.concat("")
+
+
+class usual(sa.sql.functions.FunctionElement[bool]):
+    """A condition that most rows fit, so that an index by it is no way to find few.
+
+    SQLite, which keeps no statistics, would else take all rows of a state and sort them, where a partial index has just
+    these in the order of the list.
+    """
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(usual, "sqlite")
+def _usual_sqlite(element: usual, compiler: Any, **options: Any) -> str:
+    return f"likely({compiler.process(element.clauses, **options)})"
+
+
+@compiles(usual, "postgresql")
+def _usual_postgresql(element: usual, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
