@@ -5,6 +5,7 @@ A page looks at a bounded number of runs, however many there are (`spans.py`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -203,32 +204,76 @@ def late(db: Database, *, seconds: float, limit: int = 20) -> list[FlowRun]:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How many runs ended in one stretch of time, and how many of these completed, or failed or crashed."""
+    """How many runs ended in one stretch of time, by the type of the state in which they did."""
 
     #: Seconds since the epoch.
     begin: float
-    total: int
     completed: int
     failed: int
+    crashed: int
+    cancelled: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.completed + self.failed + self.crashed + self.cancelled
+
+    @property
+    def badly(self) -> int:
+        """Those that failed or crashed."""
+        return self.failed + self.crashed
+
+
+#: In the order of `Ended`.
+_ENDS = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 
 
 def ended_since(db: Database, since: float, until: float, *, parts: int) -> list[Ended]:
     """How many runs ended in each of so many equal parts of a time; instants are seconds since the epoch."""
-    column = flow_runs.c
     width = (until - since) / parts
-    completed = sa.case((column.state_type == StateType.COMPLETED.value, 1), else_=0)
-    failed = sa.case((column.state_type.in_(_BAD), 1), else_=0)
+    values = {"since": since, "width": width}
+    rows = db.read(lambda connection: connection.execute(_ended_by_part(parts), values).all())
+    return [Ended(since + number * width, *map(int, counts)) for number, *counts in sorted(map(tuple, rows))]
+
+
+@functools.lru_cache(maxsize=64)
+def _ended_by_part(parts: int) -> sa.CompoundSelect[Any]:
+    """Made once: it is long, and building it took longer than what it does."""
+    since, width = sa.bindparam("since", type_=sa.Double), sa.bindparam("width", type_=sa.Double)
+    column = flow_runs.c
 
     def counted(number: int) -> sa.Select[Any]:
-        begin = since + number * width
-        sums = (sa.func.coalesce(sa.func.sum(each), 0) for each in (completed, failed))
-        within = (column.end_time.is_not(None), column.end_time >= begin, column.end_time < begin + width)
-        return sa.select(sa.literal(number).label("part"), sa.func.count(), *sums).where(*within)
+        place, following = (sa.literal_column(str(each), sa.Double) for each in (number, number + 1))
+        return _count_ends(
+            number, column.end_time >= since + place * width, column.end_time < since + following * width
+        )
 
     # One stretch of the index each: grouping by a computed part would sort every run of that time.
-    query = sa.union_all(*(counted(number) for number in range(parts)))
-    rows = db.read(lambda connection: connection.execute(query).all())
-    return [Ended(since + number * width, *map(int, counts)) for number, *counts in sorted(map(tuple, rows))]
+    return sa.union_all(*(counted(number) for number in range(parts)))
+
+
+def ended_after(db: Database, since: float) -> Ended:
+    """How many runs ended at an instant (seconds since the epoch) or later, by clocks that are ahead of ours too."""
+    query = _count_ends(0, flow_runs.c.end_time >= since)
+    _, *counts = db.read(lambda connection: connection.execute(query).one())
+    return Ended(since, *map(int, counts))
+
+
+def first_end(db: Database, since: float | None) -> float | None:
+    """When the first run ended, at an instant (seconds since the epoch) or later; None: none did."""
+    column = flow_runs.c
+    begin = [column.end_time.is_not(None)] if since is None else [column.end_time >= since]
+    query = sa.select(sa.func.min(column.end_time)).where(*begin)
+    found: float | None = db.read(lambda connection: connection.scalar(query))
+    return found
+
+
+def _count_ends(number: int, *within: _Condition) -> sa.Select[Any]:
+    column = flow_runs.c
+    of_type = (column.state_type == sa.literal_column(f"'{kind.value}'") for kind in _ENDS)
+    sums = (sa.func.count(sa.case((each, sa.literal_column("1")))) for each in of_type)
+    shown: list[ColumnElement[Any]] = [sa.literal_column(str(number)).label("part"), *sums]
+    return sa.select(*shown).where(column.end_time.is_not(None), *within)
 
 
 def ended_badly(db: Database, since: float, *, limit: int = 20) -> list[FlowRun]:

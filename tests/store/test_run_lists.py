@@ -92,7 +92,7 @@ def test_ends_are_counted_by_time(seeded: Database) -> None:
     """In equal parts of it."""
     parts = run_lists.ended_since(seeded, NOW, NOW + 3600, parts=6)
 
-    assert [(part.total, part.completed, part.failed) for part in parts] == [(10, 6, 4), (10, 7, 3), (10, 7, 3)] * 2
+    assert [(part.total, part.completed, part.badly) for part in parts] == [(10, 6, 4), (10, 7, 3), (10, 7, 3)] * 2
     assert [run.name for run in run_lists.ended_badly(seeded, NOW + 3000)] == ["otter-57", "otter-54", "otter-51"]
 
 
