@@ -53,8 +53,8 @@ class RunPage:
     items: tuple[FlowRun, ...]
     #: Hand this as `after` to get the next page; None: this was the last.
     next: str | None
-    #: The end of what one page looks through was reached before the page was full.
-    cut: bool = False
+    #: The page ended before it was full, since it had looked through so many runs; 0: it did not.
+    looked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def list_runs(db: Database, wanted: RunFilter, *, limit: int = 50, after: str | 
     found = db.read(lambda connection: _look(connection, queries.select_runs(), wanted, limit + 1, after))
     more = len(found.rows) > limit
     items = tuple(queries.flow_run_of(row) for row in found.rows[:limit])
-    return RunPage(items, items[-1].id if more else found.floor, cut=not more and found.floor is not None)
+    return RunPage(items, items[-1].id if more else found.floor, looked=0 if more else found.looked)
 
 
 def matching(db: Database, wanted: RunFilter, *, limit: int) -> list[RunName]:
@@ -124,14 +124,19 @@ def _parts(wanted: RunFilter) -> list[Part]:
     if wanted.parent_run_id:
         # These few are sorted.
         return [Part([column.parent_run_id == wanted.parent_run_id], since + rest + _flow(wanted) + _type_in(types))]
-    if wanted.deployment_id:
-        return [Part([column.deployment_id == wanted.deployment_id, *since], rest + _flow(wanted) + _type_in(types))]
-    if wanted.flow_name:
-        return [Part([column.flow_name == wanted.flow_name, *since], rest + _type_in(types))]
-    if types:
+    if types and queries.OPEN.issuperset(types):
+        # Of a flow or deployment there are many more runs than have not ended.
+        rest += _flow(wanted) + _deployment(wanted)
         return [Part([column.state_type == kind, *since], rest) for kind in types]
+    if wanted.deployment_id:
+        of_deployment = [column.deployment_id == wanted.deployment_id, *since]
+        return [Part(of_deployment, rest + _flow(wanted) + _type_in(types), is_scattered=True)]
+    if wanted.flow_name:
+        return [Part([column.flow_name == wanted.flow_name, *since], rest + _type_in(types), is_scattered=True)]
+    if types:
+        return [Part([column.state_type == kind, *since], rest, is_scattered=True) for kind in types]
     if wanted.tags:
-        return [Part([is_tagged(flow_runs), *since], rest)]
+        return [Part([is_tagged(flow_runs), *since], rest, is_scattered=True)]
     return [Part(since, rest)]
 
 
@@ -150,6 +155,10 @@ def _rest(wanted: RunFilter) -> list[_Condition]:
 
 def _flow(wanted: RunFilter) -> list[_Condition]:
     return [unindexed(flow_runs.c.flow_name) == wanted.flow_name] if wanted.flow_name else []
+
+
+def _deployment(wanted: RunFilter) -> list[_Condition]:
+    return [unindexed(flow_runs.c.deployment_id) == wanted.deployment_id] if wanted.deployment_id else []
 
 
 def _type_in(types: Sequence[str]) -> list[_Condition]:
@@ -177,14 +186,10 @@ def _names_of(types: Sequence[str]) -> list[str]:
 # -- what a dashboard counts -------------------------------------------------------------------------------------
 
 
-#: States of runs that have not ended, in the order in which people look for them.
-OPEN = (StateType.RUNNING, StateType.PAUSED, StateType.PENDING, StateType.SCHEDULED, StateType.CANCELLING)
-
-
 def count_open(db: Database) -> dict[str, int]:
     """How many runs have not ended, by type of state."""
     column = flow_runs.c
-    query = sa.select(column.state_type, sa.func.count()).where(column.state_type.in_([kind.value for kind in OPEN]))
+    query = sa.select(column.state_type, sa.func.count()).where(column.state_type.in_(sorted(queries.OPEN)))
     rows = db.read(lambda connection: connection.execute(query.group_by(column.state_type)).all())
     return {kind: count for kind, count in rows}
 
