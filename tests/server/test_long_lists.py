@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from benchmarks import asked, history
-from benchmarks.history import Size
+from benchmarks.history import Size, number_id
 from orchestra.server import create_app, metrics, throughput, warming
-from orchestra.store import run_views, spans
+from orchestra.store import logs, run_views, search, spans
 from orchestra.store.database import Database, database
 from orchestra.store.tables import flow_runs
 from tests.conftest import forget, fresh_database
@@ -85,6 +85,28 @@ def test_a_list_that_scans_is_found_out(database: Database) -> None:
 
     assert [bool(work.scans) for work in found] == [True, False, False]
     assert found[1].done > found[2].done + SHORT.runs * 0.9
+
+
+@pytest.mark.parametrize("of", ["read", "tail", "page", "search"])
+def test_the_lines_of_a_task_run_are_found_among_all_of_its_run(database: Database, of: str) -> None:
+    """Those few cost what they are, not what the others of the run do."""
+    assert list(history.fill(database, Size(runs=200, open=10, tasks=400, lines=20_000)))
+    step = history.wide_step(7)
+    asks: dict[str, Callable[[], Any]] = {
+        "read": lambda: logs.read(database, history.WIDE, step_id=step),
+        "tail": lambda: logs.read(database, history.WIDE, step_id=step, tail=60),
+        "page": lambda: run_views.log_page(database, history.WIDE, step_id=step).lines,
+        "search": lambda: search.find_logs(
+            database, [search.Test("task_run_id", "any", [step])], sort="TIMESTAMP_DESC", limit=60
+        ),
+    }
+
+    with worked(database) as work:
+        lines = asks[of]()
+
+    assert [line.step_id for line in lines] == [step] * 50
+    assert logs.read(database, number_id("run", 7), step_id=step) == []
+    assert work.done < {"sqlite": 5_000, "postgresql": 200}[database.dialect]
 
 
 def walk(size: Size) -> list[tuple[str, Work]]:
