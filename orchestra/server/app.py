@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from orchestra.server import announcing, api, metrics, pages, problems, rendering
+from orchestra.server import announcing, api, metrics, pages, problems, rendering, warming
 from orchestra.server.access import PUBLIC, Access
 from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.server.requests import Requests
@@ -39,13 +39,15 @@ _HEADERS = {
 }
 
 
-def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
+def create_app(*, hosts: Iterable[str] = (), warm: bool = False) -> FastAPI:
     """The ASGI application over the database of the settings, which it opens when it starts.
 
     Without `hosts` it is open to this machine as long as there are neither users nor API keys.
 
     Args:
         hosts: Names besides those of loopback under which it answers; "*" for any. With them, everybody has to log in.
+        warm: Look at its own pages once it has started, so that their first views are as quick as all others; for a
+            process that does nothing else.
     """
     names = frozenset(hosts)
     app = _Application(
@@ -66,6 +68,7 @@ def create_app(*, hosts: Iterable[str] = ()) -> FastAPI:
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.include_router(pages.router, include_in_schema=False)
     app.state.doorkeeper = Doorkeeper(always=bool(names))
+    app.state.is_warmed = warm
     app.add_middleware(Requests)
     app.add_middleware(Access, hosts=names, public=PUBLIC | _static_files(), identify=app.state.doorkeeper.identify)
     app.add_middleware(StrictHeaders)
@@ -93,7 +96,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.database = database()
     # Hints for live pages travel on the broker where the database carries none.
     announcing.carrier()
-    yield
+    with warming.warming(app) if app.state.is_warmed else nullcontext():
+        yield
 
 
 class StrictHeaders:

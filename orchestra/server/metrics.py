@@ -16,8 +16,9 @@ from starlette.responses import Response
 from orchestra import clock
 from orchestra.accounts import Scope
 from orchestra.server.dependencies import Db, require
-from orchestra.states import StateType
-from orchestra.store import metrics, queries, work_pools, workers
+from orchestra.server.throughput import throughput_of
+from orchestra.states import FINAL, StateType
+from orchestra.store import metrics, queries, run_lists, work_pools, workers
 from orchestra.store.database import Database
 
 router = APIRouter(tags=["health"], dependencies=[Depends(require(Scope.READ))])
@@ -69,7 +70,7 @@ class _Collector:
             "orchestra_flow_runs",
             "Flow runs by the type of their state.",
             "state",
-            {(state.value,): numbers.runs_by_state.get(state, 0) for state in StateType},
+            self._runs(),
         )
         found = {(each.queue, each.kind): each for each in numbers.waiting}
         yield _gauge(
@@ -94,6 +95,12 @@ class _Collector:
                 "orchestra_last_sweep_seconds", "How long ago a sweeper did its rounds.", value=numbers.last_sweep
             )
         yield from self._workers()
+
+    def _runs(self) -> dict[tuple[str, ...], float]:
+        ended = throughput_of(self._db).all(self._db)
+        final = {state: getattr(ended, state.value.lower()) for state in FINAL}
+        counts = run_lists.count_open(self._db) | final
+        return {(state.value,): counts.get(state, 0) for state in StateType}
 
     def _workers(self) -> Iterable[GaugeMetricFamily]:
         yield GaugeMetricFamily("orchestra_workers", "Workers that live.", value=len(workers.live(self._db)))

@@ -54,7 +54,7 @@ def run(
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
-            create_app(hosts=hosts),
+            create_app(hosts=hosts, warm=True),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -17,6 +17,7 @@ from orchestra.store import tables
 from orchestra.store.behind import behind
 from orchestra.store.database import Database
 from orchestra.store.prepared import prepare
+from orchestra.store.spans import unindexed
 
 logs = tables.logs
 #: No line has an id as high as that.
@@ -188,8 +189,8 @@ def read(
     """
     query = _query(run_id, step_id, level, after_id)
     if tail is None:
-        return _lines(db, query.order_by(*PLACE).limit(limit))
-    return _lines(db, query.order_by(*(each.desc() for each in PLACE)).limit(tail))[::-1]
+        return _lines(db, query.order_by(*place(step_id)).limit(limit))
+    return _lines(db, query.order_by(*(each.desc() for each in place(step_id))).limit(tail))[::-1]
 
 
 def written_lines(connection: Connection, run_id: str) -> dict[str, int]:
@@ -213,7 +214,8 @@ class Tail:
 
     def __init__(self, db: Database, run_id: str, *, step_id: str | None = None, level: int | None = None) -> None:
         """Follow from the run's first line on; the arguments are those of `read`."""
-        self._follow(lambda after_id: _lines(db, _query(run_id, step_id, level, after_id).order_by(*PLACE)))
+        order = place(step_id)
+        self._follow(lambda after_id: _lines(db, _query(run_id, step_id, level, after_id).order_by(*order)))
 
     @classmethod
     def of(cls, read: Callable[[int], list[LogLine]]) -> Tail:
@@ -248,25 +250,33 @@ class Tail:
             self._seen = {id: seen for id, seen in self._seen.items() if id > self._floor}
 
 
-#: Where a line stands. Lists of a run's lines are ordered by the whole of it, and told by its bounds: with `run_id = …`
-#: and in the order of ids alone, PostgreSQL may go through the lines of all runs.
-PLACE = (logs.c.run_id, logs.c.id)
+def place(step_id: str | None) -> tuple[sa.ColumnElement[Any], ...]:
+    """Where a line stands among those of its run, or of one task run.
+
+    Lists of lines are ordered by the whole of it, and told by its bounds: with `run_id = …` and in the order of ids
+    alone, PostgreSQL may go through the lines of all runs.
+    """
+    return (logs.c.run_id if step_id is None else logs.c.step_id), logs.c.id
 
 
 def after(run_id: str, id: int, step_id: str | None) -> tuple[sa.ColumnElement[bool], ...]:
     """The lines of a run behind one of them; only those of one task run, if one is given."""
-    column = logs.c
-    if step_id is not None:
-        return column.run_id == run_id, column.step_id == step_id, column.id > id
-    return sa.tuple_(*PLACE) > sa.tuple_(sa.literal(run_id), sa.literal(id)), column.run_id <= run_id
+    of, line = place(step_id)
+    whose = step_id or run_id
+    behind = sa.tuple_(of, line) > sa.tuple_(sa.literal(whose), sa.literal(id))
+    return behind, of <= whose, *_of_run(run_id, step_id)
 
 
 def before(run_id: str, id: int | None, step_id: str | None) -> tuple[sa.ColumnElement[bool], ...]:
     """The lines of a run before one of them, or all; only those of one task run, if one is given."""
-    column, last = logs.c, _LAST if id is None else id
-    if step_id is not None:
-        return column.run_id == run_id, column.step_id == step_id, column.id < last
-    return sa.tuple_(*PLACE) < sa.tuple_(sa.literal(run_id), sa.literal(last)), column.run_id >= run_id
+    of, line = place(step_id)
+    whose, last = step_id or run_id, _LAST if id is None else id
+    return sa.tuple_(of, line) < sa.tuple_(sa.literal(whose), sa.literal(last)), of >= whose, *_of_run(run_id, step_id)
+
+
+def _of_run(run_id: str, step_id: str | None) -> list[sa.ColumnElement[bool]]:
+    """Of a task run that is one of another run there are no lines."""
+    return [] if step_id is None else [unindexed(logs.c.run_id) == run_id]
 
 
 def _query(run_id: str, step_id: str | None, level: int | None, after_id: int) -> sa.Select[Any]:

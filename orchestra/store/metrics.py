@@ -1,4 +1,4 @@
-"""Numbers for monitoring, each counted by an index: runs by state, what waits for workers and how long, lateness."""
+"""Numbers for monitoring, each counted by an index: what waits for workers and for how long, lateness."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ class Waiting:
 class Numbers:
     """The numbers of one moment. Ages are in seconds; None: there is nothing to measure."""
 
-    runs_by_state: dict[str, int]
     waiting: list[Waiting]
     #: For how long the most overdue schedule is due.
     schedule_lateness: float
@@ -42,11 +41,9 @@ def read(database: Database) -> Numbers:
 
 def _look(connection: Connection) -> Numbers:
     moment = instant(connection)
-    states = sa.select(flow_runs.c.state_type, sa.func.count()).group_by(flow_runs.c.state_type)
     due = connection.scalar(sa.select(sa.func.min(schedules.c.next_at)).where(schedules.c.next_at.is_not(None)))
     swept = connection.scalar(sa.select(sa.func.max(leaders.c.ticked_at)))
     return Numbers(
-        runs_by_state={state: count for state, count in connection.execute(states)},
         waiting=[*_waiting(connection, "flow_run", moment), *_waiting(connection, "task_run", moment)],
         schedule_lateness=0.0 if due is None else max(moment - due, 0.0),
         last_sweep=None if swept is None else max(moment - swept, 0.0),

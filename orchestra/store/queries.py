@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, and
 
 from orchestra import clock, serializers
 from orchestra.errors import FlowRunNotFound, GraphTooLarge, TaskRunNotFound
-from orchestra.states import StateType
+from orchestra.states import FINAL, StateType
 from orchestra.store import spans
 from orchestra.store.database import Database, instant
 from orchestra.store.interventions import OpenPause, labels, read_pauses
@@ -50,6 +50,9 @@ _TYPE_OF_NAME = {
     "NonDeterministic": StateType.PAUSED,
     "Suspended": StateType.PAUSED,
 } | {kind.value.capitalize(): kind for kind in StateType}
+
+#: Types of state of runs that have not ended: few, however long the history is.
+OPEN = frozenset(kind.value for kind in StateType) - {kind.value for kind in FINAL}
 
 
 def type_of_name(name: str) -> str | None:
@@ -292,14 +295,20 @@ def list_flow_runs(
         of_deployment = [unindexed(column.deployment_id) == deployment_id] if deployment_id else []
         other = [*of_deployment, *of_flow, *of_types, *named, *tagged]
         parts = [Part([column.parent_run_id == parent_flow_run_id], other)]
+    elif types and OPEN.issuperset(types):
+        # Of a flow or deployment there are many more runs than have not ended.
+        of_deployment = [unindexed(column.deployment_id) == deployment_id] if deployment_id else []
+        other = [*of_deployment, *of_flow, *named, *tagged]
+        parts = [Part([column.state_type == kind], other) for kind in types]
     elif deployment_id:
-        parts = [Part([column.deployment_id == deployment_id], [*of_flow, *of_types, *named, *tagged])]
+        other = [*of_flow, *of_types, *named, *tagged]
+        parts = [Part([column.deployment_id == deployment_id], other, is_scattered=True)]
     elif flow_name:
-        parts = [Part([column.flow_name == flow_name], [*of_types, *named, *tagged])]
+        parts = [Part([column.flow_name == flow_name], [*of_types, *named, *tagged], is_scattered=True)]
     elif types:
-        parts = [Part([column.state_type == kind], [*named, *tagged]) for kind in types]
+        parts = [Part([column.state_type == kind], [*named, *tagged], is_scattered=True) for kind in types]
     else:
-        parts = [Part(tagged[:1], [*named, *tagged[1:]])]
+        parts = [Part(tagged[:1], [*named, *tagged[1:]], is_scattered=bool(tagged))]
 
     def page(conn: Connection) -> Found:
         start = place_of(conn, flow_runs, after, FlowRunNotFound)
@@ -421,7 +430,7 @@ def list_task_runs(
 
     def newest(conn: Connection) -> Found:
         start = place_of(conn, steps, after, TaskRunNotFound)
-        parts = [Part(tagged[:1], [*other, *tagged[1:]])]
+        parts = [Part(tagged[:1], [*other, *tagged[1:]], is_scattered=bool(tagged))]
         return spans.newest(conn, select(*STEP_LISTED), steps, parts, limit=limit + 1, start=start)
 
     def of_run(conn: Connection) -> Sequence[RowMapping]:

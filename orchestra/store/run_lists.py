@@ -5,6 +5,7 @@ A page looks at a bounded number of runs, however many there are (`spans.py`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from orchestra.states import StateType
 from orchestra.store import queries, spans
 from orchestra.store.database import Database, instant
 from orchestra.store.queries import FlowRun
-from orchestra.store.spans import Found, Part, unindexed
+from orchestra.store.spans import Found, Part, unindexed, usual
 from orchestra.store.tables import Phase, flow_runs, has_tag, is_tagged, phase_is
 
 _Condition = ColumnElement[bool]
@@ -52,8 +53,8 @@ class RunPage:
     items: tuple[FlowRun, ...]
     #: Hand this as `after` to get the next page; None: this was the last.
     next: str | None
-    #: The end of what one page looks through was reached before the page was full.
-    cut: bool = False
+    #: The page ended before it was full, since it had looked through so many runs; 0: it did not.
+    looked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def list_runs(db: Database, wanted: RunFilter, *, limit: int = 50, after: str | 
     found = db.read(lambda connection: _look(connection, queries.select_runs(), wanted, limit + 1, after))
     more = len(found.rows) > limit
     items = tuple(queries.flow_run_of(row) for row in found.rows[:limit])
-    return RunPage(items, items[-1].id if more else found.floor, cut=not more and found.floor is not None)
+    return RunPage(items, items[-1].id if more else found.floor, looked=0 if more else found.looked)
 
 
 def matching(db: Database, wanted: RunFilter, *, limit: int) -> list[RunName]:
@@ -123,14 +124,19 @@ def _parts(wanted: RunFilter) -> list[Part]:
     if wanted.parent_run_id:
         # These few are sorted.
         return [Part([column.parent_run_id == wanted.parent_run_id], since + rest + _flow(wanted) + _type_in(types))]
-    if wanted.deployment_id:
-        return [Part([column.deployment_id == wanted.deployment_id, *since], rest + _flow(wanted) + _type_in(types))]
-    if wanted.flow_name:
-        return [Part([column.flow_name == wanted.flow_name, *since], rest + _type_in(types))]
-    if types:
+    if types and queries.OPEN.issuperset(types):
+        # Of a flow or deployment there are many more runs than have not ended.
+        rest += _flow(wanted) + _deployment(wanted)
         return [Part([column.state_type == kind, *since], rest) for kind in types]
+    if wanted.deployment_id:
+        of_deployment = [column.deployment_id == wanted.deployment_id, *since]
+        return [Part(of_deployment, rest + _flow(wanted) + _type_in(types), is_scattered=True)]
+    if wanted.flow_name:
+        return [Part([column.flow_name == wanted.flow_name, *since], rest + _type_in(types), is_scattered=True)]
+    if types:
+        return [Part([column.state_type == kind, *since], rest, is_scattered=True) for kind in types]
     if wanted.tags:
-        return [Part([is_tagged(flow_runs), *since], rest)]
+        return [Part([is_tagged(flow_runs), *since], rest, is_scattered=True)]
     return [Part(since, rest)]
 
 
@@ -149,6 +155,10 @@ def _rest(wanted: RunFilter) -> list[_Condition]:
 
 def _flow(wanted: RunFilter) -> list[_Condition]:
     return [unindexed(flow_runs.c.flow_name) == wanted.flow_name] if wanted.flow_name else []
+
+
+def _deployment(wanted: RunFilter) -> list[_Condition]:
+    return [unindexed(flow_runs.c.deployment_id) == wanted.deployment_id] if wanted.deployment_id else []
 
 
 def _type_in(types: Sequence[str]) -> list[_Condition]:
@@ -176,14 +186,10 @@ def _names_of(types: Sequence[str]) -> list[str]:
 # -- what a dashboard counts -------------------------------------------------------------------------------------
 
 
-#: States of runs that have not ended, in the order in which people look for them.
-OPEN = (StateType.RUNNING, StateType.PAUSED, StateType.PENDING, StateType.SCHEDULED, StateType.CANCELLING)
-
-
 def count_open(db: Database) -> dict[str, int]:
     """How many runs have not ended, by type of state."""
     column = flow_runs.c
-    query = sa.select(column.state_type, sa.func.count()).where(column.state_type.in_([kind.value for kind in OPEN]))
+    query = sa.select(column.state_type, sa.func.count()).where(column.state_type.in_(sorted(queries.OPEN)))
     rows = db.read(lambda connection: connection.execute(query.group_by(column.state_type)).all())
     return {kind: count for kind, count in rows}
 
@@ -203,32 +209,76 @@ def late(db: Database, *, seconds: float, limit: int = 20) -> list[FlowRun]:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How many runs ended in one stretch of time, and how many of these completed, or failed or crashed."""
+    """How many runs ended in one stretch of time, by the type of the state in which they did."""
 
     #: Seconds since the epoch.
     begin: float
-    total: int
     completed: int
     failed: int
+    crashed: int
+    cancelled: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.completed + self.failed + self.crashed + self.cancelled
+
+    @property
+    def badly(self) -> int:
+        """Those that failed or crashed."""
+        return self.failed + self.crashed
+
+
+#: In the order of `Ended`.
+_ENDS = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 
 
 def ended_since(db: Database, since: float, until: float, *, parts: int) -> list[Ended]:
     """How many runs ended in each of so many equal parts of a time; instants are seconds since the epoch."""
-    column = flow_runs.c
     width = (until - since) / parts
-    completed = sa.case((column.state_type == StateType.COMPLETED.value, 1), else_=0)
-    failed = sa.case((column.state_type.in_(_BAD), 1), else_=0)
+    values = {"since": since, "width": width}
+    rows = db.read(lambda connection: connection.execute(_ended_by_part(parts), values).all())
+    return [Ended(since + number * width, *map(int, counts)) for number, *counts in sorted(map(tuple, rows))]
+
+
+@functools.lru_cache(maxsize=64)
+def _ended_by_part(parts: int) -> sa.CompoundSelect[Any]:
+    """Made once: it is long, and building it took longer than what it does."""
+    since, width = sa.bindparam("since", type_=sa.Double), sa.bindparam("width", type_=sa.Double)
+    column = flow_runs.c
 
     def counted(number: int) -> sa.Select[Any]:
-        begin = since + number * width
-        sums = (sa.func.coalesce(sa.func.sum(each), 0) for each in (completed, failed))
-        within = (column.end_time.is_not(None), column.end_time >= begin, column.end_time < begin + width)
-        return sa.select(sa.literal(number).label("part"), sa.func.count(), *sums).where(*within)
+        place, following = (sa.literal_column(str(each), sa.Double) for each in (number, number + 1))
+        return _count_ends(
+            number, column.end_time >= since + place * width, column.end_time < since + following * width
+        )
 
     # One stretch of the index each: grouping by a computed part would sort every run of that time.
-    query = sa.union_all(*(counted(number) for number in range(parts)))
-    rows = db.read(lambda connection: connection.execute(query).all())
-    return [Ended(since + number * width, *map(int, counts)) for number, *counts in sorted(map(tuple, rows))]
+    return sa.union_all(*(counted(number) for number in range(parts)))
+
+
+def ended_after(db: Database, since: float) -> Ended:
+    """How many runs ended at an instant (seconds since the epoch) or later, by clocks that are ahead of ours too."""
+    query = _count_ends(0, flow_runs.c.end_time >= since)
+    _, *counts = db.read(lambda connection: connection.execute(query).one())
+    return Ended(since, *map(int, counts))
+
+
+def first_end(db: Database, since: float | None) -> float | None:
+    """When the first run ended, at an instant (seconds since the epoch) or later; None: none did."""
+    column = flow_runs.c
+    begin = [column.end_time.is_not(None)] if since is None else [column.end_time >= since]
+    query = sa.select(sa.func.min(column.end_time)).where(*begin)
+    found: float | None = db.read(lambda connection: connection.scalar(query))
+    return found
+
+
+def _count_ends(number: int, *within: _Condition) -> sa.Select[Any]:
+    column = flow_runs.c
+    of_type = (column.state_type == sa.literal_column(f"'{kind.value}'") for kind in _ENDS)
+    sums = (sa.func.count(sa.case((each, sa.literal_column("1")))) for each in of_type)
+    shown: list[ColumnElement[Any]] = [sa.literal_column(str(number)).label("part"), *sums]
+    return sa.select(*shown).where(column.end_time.is_not(None), *within)
 
 
 def ended_badly(db: Database, since: float, *, limit: int = 20) -> list[FlowRun]:
@@ -236,7 +286,7 @@ def ended_badly(db: Database, since: float, *, limit: int = 20) -> list[FlowRun]
     column = flow_runs.c
     # In the words of the index over such runs.
     failed = column.state_type.in_([sa.literal_column(f"'{kind}'") for kind in _BAD])
-    query = queries.select_runs().where(failed, column.end_time >= since)
+    query = queries.select_runs().where(usual(failed), column.end_time >= since)
     query = query.order_by(column.end_time.desc(), column.id.desc()).limit(limit)
     return [queries.flow_run_of(row) for row in db.read(lambda connection: queries.mappings(connection, query))]
 

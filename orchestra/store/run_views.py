@@ -444,7 +444,7 @@ def log_page(
     """
     column = logs.c
     lines_of = written.before(run_id, before, step_id or None)
-    newest = [each.desc() for each in written.PLACE]
+    newest = [each.desc() for each in written.place(step_id or None)]
     other = [column.level >= level] if level else []
     if text:
         other.append(column.message.icontains(text, autoescape=True))

@@ -198,10 +198,6 @@ def _condition(fields: Mapping[str, Any], test: Test) -> Condition:
     field = fields[test.field]
     if field is flow_runs.c.state_name and test.operator == "any":
         return _named(test.value)
-    if field is logs.c.step_id:
-        # Its run has an index.
-        runs = sa.select(steps.c.run_id).where(steps.c.id.in_(test.value))
-        return sa.and_(logs.c.run_id.in_(runs), field.in_(test.value))
     if isinstance(field, sa.Table):
         return _of_tags(field, test)
     return _OPERATORS[test.operator](field, _plain(test.value))

@@ -494,6 +494,7 @@ logs = Table(
     Column("ordinal", Integer),
     ForeignKeyConstraint(["run_id"], ["flow_runs.id"], ondelete="CASCADE"),
     Index("ix_logs_run", "run_id", "id"),
+    _partial("ix_logs_step", "step_id", "id", where="step_id IS NOT NULL"),
     Index("ix_logs_time", "timestamp", "id"),
     _partial("uq_logs_line", "run_id", "branch", "ordinal", unique=True, where="branch IS NOT NULL"),
 )

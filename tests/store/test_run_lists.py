@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from orchestra import clock
-from orchestra.store import run_lists, spans
+from orchestra.store import queries, run_lists, spans
 from orchestra.store.database import Database
 from orchestra.store.run_lists import RunFilter
 from orchestra.store.tables import flow_runs
+from tests.store.test_queries import add_run
 
 NOW = 1_800_000_000.0
 
@@ -88,11 +89,40 @@ def test_a_page_looks_through_a_bounded_number_of_runs(seeded: Database, monkeyp
     assert pages > 3
 
 
+def test_a_page_tells_how_many_runs_it_looked_through(seeded: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer where they stand far apart; nothing where it is full, or the last."""
+    monkeypatch.setattr(spans, "SPAN", 20)
+
+    def looked(**wanted: Any) -> int:
+        return run_lists.list_runs(seeded, RunFilter(**wanted), limit=2).looked
+
+    assert looked(text="none") == 20
+    assert looked(text="none", flow_name="etl") == 5
+    assert looked(text="otter") == looked() == 0
+
+
+def test_a_run_that_goes_on_is_found_however_many_of_its_flow_have_ended(
+    seeded: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one page, which looks through those that have not ended, of all flows."""
+    monkeypatch.setattr(spans, "SPAN", 4)
+    add_run(seeded, "slow", at=NOW - 100, deployment_id="d", state_type="RUNNING")
+
+    for flow, deployment in (("etl", ""), ("", "d"), ("etl", "d")):
+        wanted = RunFilter(states=("RUNNING",), flow_name=flow, deployment_id=deployment)
+        listed = queries.list_flow_runs(
+            seeded, state_types=["RUNNING"], flow_name=flow or None, deployment_id=deployment or None
+        )
+        assert [run.name for run in run_lists.list_runs(seeded, wanted).items] == ["slow"]
+        assert [run.name for run in listed.items] == ["slow"]
+    assert run_lists.list_runs(seeded, RunFilter(states=("RUNNING",), flow_name="report")).items == ()
+
+
 def test_ends_are_counted_by_time(seeded: Database) -> None:
     """In equal parts of it."""
     parts = run_lists.ended_since(seeded, NOW, NOW + 3600, parts=6)
 
-    assert [(part.total, part.completed, part.failed) for part in parts] == [(10, 6, 4), (10, 7, 3), (10, 7, 3)] * 2
+    assert [(part.total, part.completed, part.badly) for part in parts] == [(10, 6, 4), (10, 7, 3), (10, 7, 3)] * 2
     assert [run.name for run in run_lists.ended_badly(seeded, NOW + 3000)] == ["otter-57", "otter-54", "otter-51"]
 
 

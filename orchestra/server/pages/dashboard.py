@@ -11,7 +11,7 @@ from orchestra import clock
 from orchestra.server.dependencies import Db, Reader
 from orchestra.server.pages.runs import RANGES
 from orchestra.server.rendering import PageRoute, render
-from orchestra.server.throughput import Throughput
+from orchestra.server.throughput import throughput_of
 from orchestra.store import queries, run_lists, workers
 from orchestra.store.run_lists import Ended, RunFilter
 
@@ -23,7 +23,6 @@ LATE_AFTER = 15.0
 _RANGES = {name: (label, seconds) for name, label, seconds in RANGES if name and seconds}
 #: Bars of the throughput, and the drawing's size in its own units.
 _PARTS, _WIDTH, _HEIGHT = 48, 960, 80
-_throughput = Throughput()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def show(request: Request, db: Db, who: Reader, range: Annotated[str, Query()] =
     label, seconds = _RANGES[range]
     until = clock.now()
     since = until - seconds
-    ended = _throughput.ended(db, until, seconds, parts=_PARTS)
+    ended = throughput_of(db).ended(db, until, seconds, parts=_PARTS)
     live, waiting = workers.live(db), queries.waiting_by_queue(db)
     slots = workers.slots_of(live)
     return render(
@@ -62,7 +61,7 @@ def show(request: Request, db: Db, who: Reader, range: Annotated[str, Query()] =
         failed=run_lists.ended_badly(db, since, limit=10),
         columns=_columns(ended),
         completed=sum(part.completed for part in ended),
-        bad=sum(part.failed for part in ended),
+        bad=sum(part.badly for part in ended),
         total=sum(part.total for part in ended),
         width=_WIDTH,
         height=_HEIGHT,
@@ -78,10 +77,10 @@ def _columns(ended: list[Ended]) -> list[Column]:
         Column(
             x=round(number * width + 1, 1),
             width=round(width - 2, 1),
-            good=round((part.total - part.failed) * scale, 1),
-            bad=round(part.failed * scale, 1),
+            good=round((part.total - part.badly) * scale, 1),
+            bad=round(part.badly * scale, 1),
             ended=part.total,
-            failed=part.failed,
+            failed=part.badly,
         )
         for number, part in enumerate(ended)
     ]

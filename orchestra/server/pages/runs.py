@@ -11,7 +11,7 @@ from orchestra.server import acts
 from orchestra.server.bulk import Verb, act_of
 from orchestra.server.dependencies import Db, Reader, Runner
 from orchestra.server.rendering import PageRoute, render
-from orchestra.store import deployments, queries, run_lists, spans
+from orchestra.store import deployments, queries, run_lists
 from orchestra.store.run_lists import RunFilter
 
 router = APIRouter(route_class=PageRoute)
@@ -107,7 +107,6 @@ def show(request: Request, db: Db, who: Reader, wanted: Wanted, range: str = "",
         ranges=[(name, label) for name, label, _ in RANGES],
         flow_names=queries.flow_names(db, limit=100),
         deployments=deployments.names(db, limit=200),
-        span=spans.SPAN,
     )
 
 
