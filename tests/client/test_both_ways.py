@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -14,6 +15,8 @@ from starlette.testclient import TestClient
 
 from orchestra import settings
 from orchestra.cli import cli
+from orchestra.client.backend import DatabaseBackend
+from orchestra.client.http import HttpBackend
 from orchestra.deployments import Deployment
 from orchestra.server import create_app
 from orchestra.store import behind, workers
@@ -203,6 +206,22 @@ def test_the_script_knows_every_command() -> None:
 
     assert {name for name in wanted if not any(f"{each} ".startswith(f"{name} ") for each in said)} == set()
     assert set(commands(cli)) >= OF_THIS_HOST | LOAD_CODE | ENDLESS
+
+
+def taken(method: Callable[..., object], *, named: bool) -> list[tuple[str, object]]:
+    """What a method takes, with the defaults; without `named` only what is not handed on as it is."""
+    parameters = inspect.signature(method).parameters.values()
+    return [(each.name, each.default) for each in parameters if named or each.kind == each.POSITIONAL_OR_KEYWORD]
+
+
+def test_database_and_api_are_asked_by_the_same_methods() -> None:
+    """With the same parameters, where the database's do not just hand them on."""
+    asked = {name: method for name, method in inspect.getmembers(DatabaseBackend, callable) if name[0] != "_"}
+    for name, method in asked.items():
+        hands_on = any(each.kind == each.VAR_KEYWORD for each in inspect.signature(method).parameters.values())
+        of_api = getattr(HttpBackend, name)
+        assert taken(of_api, named=not hands_on) == taken(method, named=not hands_on), name
+    assert {name for name, _ in inspect.getmembers(HttpBackend, callable) if name[0] != "_"} == asked.keys()
 
 
 def begin(driver: Driver) -> dict[str, str]:
