@@ -7,6 +7,7 @@ changes it.
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -80,7 +81,7 @@ def complete_due(database: Database) -> list[Announcement]:
     while over := database.read(lambda connection: list(connection.execute(_OVER))):
         for row in over:
             failpoint("before_timer")
-            announcements += database.write(lambda connection, row=row: _end_timer(connection, row))  # type: ignore[misc]
+            announcements += database.write(partial(_end_timer, row=row))
             failpoint("after_timer")
     if database.read(lambda connection: connection.execute(_LATE).first()) is not None:
         announcements += database.write(_wake_late)
@@ -91,12 +92,12 @@ def recount(database: Database) -> list[Announcement]:
     """Recompute from rows what counters may have got wrong: parked runs, waiting steps, waves that stand still."""
     announcements: list[Announcement] = []
     for run_id in database.read(lambda connection: list(connection.scalars(_PARKED_AND_OVER))):
-        announcements += database.write(lambda connection, run_id=run_id: _recount_run(connection, run_id))  # type: ignore[misc]
+        announcements += database.write(partial(_recount_run, run_id=run_id))
     # Looked for outside of the write lock: nearly always there is nothing to mend.
     for join in database.read(lambda connection: list(connection.execute(_JOINS_OVER))):
-        announcements += database.write(lambda connection, join=join: _recount_join(connection, join))  # type: ignore[misc]
+        announcements += database.write(partial(_recount_join, join=join))
     for wave in database.read(_still_waves):
-        announcements += database.write(lambda connection, wave=wave: _start_wave(connection, wave))  # type: ignore[misc]
+        announcements += database.write(partial(_start_wave, wave=wave))
     return announcements
 
 

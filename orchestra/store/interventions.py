@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -73,8 +74,8 @@ def cancel_below(database: Database, run_id: str) -> list[Announcement]:
     announcements: list[Announcement] = []
     marked = [run_id]
     for parent in marked:
-        for child in database.read(lambda connection, parent=parent: _children(connection, parent)):  # type: ignore[misc]
-            announcements += database.write(lambda connection, child=child: _mark(connection, child))  # type: ignore[misc]
+        for child in database.read(partial(_children, run_id=parent)):
+            announcements += database.write(partial(_mark, run_id=child))
             marked.append(child)
     for each in marked:
         _end_steps(database, each)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -372,7 +373,7 @@ def serve(database: Database, names: Iterable[str]) -> list[Announcement]:
     while wanted and (rows := database.read(lambda connection: _next(connection, wanted, refused))):
         holder = rows[0].holder
         failpoint("before_grant")
-        granted = database.write(lambda connection, holder=holder: _grant(connection, holder))  # type: ignore[misc]
+        granted = database.write(partial(_grant, holder=holder))
         failpoint("after_grant")
         if granted is None:
             # Somebody was faster; who holds the slots now hands them on.
