@@ -327,6 +327,15 @@ class Journaled:
             Fenced: Another process has claimed the run.
             ForeignThread: The call comes from a thread that the body started.
         """
+        self._check_segment()
+        self._check_asker(what)
+        self._warn_if_slow()
+        self._check_transaction()
+        if self.carrier.stopping() and not self._inline:
+            self._give_back()
+
+    def _check_segment(self) -> None:
+        """Whether anything that the body still does counts."""
         if self.parked:
             raise Parked
         if self.claim.lost:
@@ -338,24 +347,23 @@ class Journaled:
             raise self.mismatch
         if self.broken is not None:
             raise Adrift
+
+    def _check_asker(self, what: str) -> None:
+        """Whether it is this body that asks, in one of its branches, and not within a look."""
         here = flow_run_context.get()
         asking: object = self if here is None else here.runner
         if asking is not self:
             raise DefinitionError(f"{what} was asked of another run than the one whose body this is; hand on results")
         if self._observing is not None:
             raise DefinitionError(f"{what} was called inside of what {self._observing!r} looks at; call it outside")
-        self._warn_if_slow()
         line = current_line.get()
         if line is None or line.thread != threading.get_ident():
             raise ForeignThread(what)
-        if self._keeper is not None:
-            self._check_transaction(line.branch)
-        if self.carrier.stopping() and not self._inline:
-            self._give_back()
 
-    def _check_transaction(self, branch: Branch) -> None:
+    def _check_transaction(self) -> None:
         """Raise what the block around this raised when it was run before, where it did so: it is being rolled back."""
-        if (txn := transaction_here()) is not None:
+        if self._keeper is not None and (txn := transaction_here()) is not None:
+            branch = self._line()
             place = Asked("", branch.id, branch.position)
             self._keeper.check(txn, branch.id, branch.position, self.replay.reaches(place))
 
