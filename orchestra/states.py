@@ -249,6 +249,8 @@ def Suspended(message: str | None = None, **fields: Any) -> State[Any]:
 
 #: Longest message of a state, in characters.
 LONGEST_MESSAGE = 64 * 1024
+#: Longest part of it that is repeated with what is not run because of that state.
+_LONGEST_REASON = 300
 
 
 def from_body(error: BaseException) -> State[Any]:
@@ -285,11 +287,16 @@ def describe(error: BaseException) -> str:
     return _cut(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
-def _cut(text: str) -> str:
+def reason_of(name: str, message: str | None) -> str:
+    """Why a run did not succeed, as those say that are not run because of it: there may be thousands of them."""
+    return _cut(message or name, _LONGEST_REASON)
+
+
+def _cut(text: str, longest: int = LONGEST_MESSAGE) -> str:
     # As in log lines: what people read of an error shows no password.
     text = masking.mask(text)
-    left = len(text) - LONGEST_MESSAGE
-    return text if left <= 0 else f"{text[:LONGEST_MESSAGE]}… (and {left:,} more characters)"
+    left = len(text) - longest
+    return text if left <= 0 else f"{text[:longest]}… (and {left:,} more characters)"
 
 
 def aggregate(states: Iterable[State[Any]]) -> State[Any]:

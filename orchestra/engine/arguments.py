@@ -18,7 +18,7 @@ from orchestra.annotations import allow_failure, freeze, opaque, quote, unmapped
 from orchestra.errors import UpstreamFailed
 from orchestra.futures import Future
 from orchestra.serializers import StepRef
-from orchestra.states import State
+from orchestra.states import State, reason_of
 from orchestra.typed_values import MAX_DEPTH
 
 #: Given a future and whether its failure counts: what stands in its place.
@@ -86,18 +86,23 @@ def settled(future: Future[Any], strict: bool) -> Any:
     """
     state = future.final_state()
     if strict and not state.is_completed():
-        raise UpstreamFailed(future.name, _reason(state))
+        raise _upstream_failed(future.name, state)
     return state.result(raise_on_failure=False)
 
 
 def _result_of(state: State[Any], strict: bool) -> Any:
     if strict and not state.is_completed():
-        raise UpstreamFailed(state.state_details.task_run_id or state.name, _reason(state))
+        raise _upstream_failed(state.state_details.task_run_id or state.name, state)
     return state.result(raise_on_failure=False)
 
 
-def _reason(state: State[Any]) -> str:
-    return state.message or state.name
+def _upstream_failed(name: str, state: State[Any]) -> UpstreamFailed:
+    """The error of what depends on `name`; where that was not run either, it names the one that failed."""
+    if state.name == "UpstreamFailed":
+        cause = state.result(raise_on_failure=False)
+        if isinstance(cause, UpstreamFailed):
+            return UpstreamFailed(cause.culprit, cause.reason)
+    return UpstreamFailed(name, reason_of(state.name, state.message))
 
 
 def _on_future(replace: Replace, on_state: Callable[[State[Any], bool], Any]) -> Leaf:

@@ -30,7 +30,7 @@ from orchestra.store.announcements import (
     of_steps,
 )
 from orchestra.store.database import Database, instant, now
-from orchestra.store.journal import Ending, upstream_failed
+from orchestra.store.journal import Ending, upstream_failures
 from orchestra.store.local_runs import end_dead, in_transactions
 from orchestra.store.settle import WAIT_COLUMNS, complete_open, make_ready, wake_if_over
 from orchestra.store.tables import Kind, Phase, edges, flow_runs, owed_hooks, phase_is, phase_is_not, queue_marks, steps
@@ -413,7 +413,7 @@ def _recount_join(connection: Connection, join: Any) -> list[Announcement]:
     keys = list(connection.scalars(waiting.order_by(steps.c.sequence)))
     if not verdict:
         return make_ready(connection, join.run_id, join.run_attempt, keys)
-    ending = upstream_failed(verdict)
+    ending = upstream_failures(connection, join.run_id, join.run_attempt, [verdict])[verdict]
     return complete_open(connection, join.run_id, join.run_attempt, keys, ending, phase_is(steps, Phase.WAITING))
 
 

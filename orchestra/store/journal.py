@@ -6,7 +6,7 @@ step key; writing a row that is there already changes nothing, so that a write m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from orchestra import graph, identifiers, serializers, settings
+from orchestra import graph, identifiers, serializers, settings, states
 from orchestra.errors import TaskRunNotFound, UpstreamFailed
 from orchestra.failpoints import failpoint
 from orchestra.graph import Edge, Node, Outcome
@@ -299,7 +299,7 @@ def _record_alone(database: Database, claim: Claim, step: NewStep) -> bool:
         False where nothing was written: the fence did not match, or the row is there, as the answer to an earlier try
         of this was lost. The ordinary way tells these apart.
     """
-    row = _row(step, claim, 0.0, graph.plan([], {})) | fence_names(claim)
+    row = _row(step, claim, 0.0, graph.plan([], {}), {}) | fence_names(claim)
     row["end_time"] = step.ending.end_time if step.ending is not None else None
 
     def work(connection: Connection) -> Any:
@@ -341,7 +341,8 @@ def write(
     if plan.joins and _is_written(connection, run_id, run_attempt, plan.joins[0].id):
         # The answer to an earlier COMMIT of this was lost; a second set of joins would count twice.
         return []
-    rows = [_row(step, claim, moment, plan) for step in new]
+    failed = _failing(connection, run_id, run_attempt, plan)
+    rows = [_row(step, claim, moment, plan, failed) for step in new]
     announced = _make_waves(rows, plan.ready, window, moment) + _bound(connection, rows, plan.ready, moment)
     _keep_large_results(connection, rows)
     if run_attempt > 1:
@@ -400,7 +401,7 @@ def outcome(phase: str, state_type: str) -> Outcome:
     return Outcome.SUCCEEDED if state_type == StateType.COMPLETED else Outcome.FAILED
 
 
-def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan) -> dict[str, Any]:
+def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan, failed: Mapping[str, Ending]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run_id": claim.run_id,
         "run_attempt": claim.run_attempt,
@@ -436,15 +437,13 @@ def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan) -> dict[s
         "announced_at": None,
         "worker": claim.owner if step.inline else None,
     }
-    row.update(_progress(step, moment, plan))
+    row.update(_progress(step, moment, plan, failed))
     return row
 
 
-def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
+def _progress(step: NewStep, moment: float, plan: graph.Plan, failed: Mapping[str, Ending]) -> dict[str, Any]:
     """Phase, state and times of a new row."""
-    ending = step.ending
-    if step.key in plan.failed:
-        ending = upstream_failed(plan.failed[step.key])
+    ending = failed.get(step.key, step.ending)
     if ending is not None:
         return {
             "phase": Phase.DONE.value,
@@ -486,10 +485,42 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan) -> dict[str, Any]:
     }
 
 
-def upstream_failed(culprit: str) -> Ending:
-    """How a step ends that is not run because of `culprit`, a step key."""
-    error = UpstreamFailed(culprit)
+def upstream_failures(
+    connection: Connection, run_id: str, run_attempt: int, culprits: Collection[str]
+) -> dict[str, Ending]:
+    """How steps end that are not run because of `culprits`, by the keys of those, which did not succeed.
+
+    One that was not run either passes on how it ended: at the end of every chain stands the one that failed.
+    """
+    columns = steps.c
+    query = sa.select(columns.step_key, columns.state_name, columns.state_message, columns.result)
+    found: dict[str, Ending] = {}
+    for part in chunks(sorted(culprits), _CHUNK):
+        these = (columns.run_id == run_id, columns.run_attempt == run_attempt, columns.step_key.in_(part))
+        for row in connection.execute(query.where(*these)):
+            if row.state_name == "UpstreamFailed" and row.result is not None:
+                found[row.step_key] = Ending(StateType.FAILED, "UpstreamFailed", row.state_message, row.result)
+            else:
+                found[row.step_key] = _upstream_failed(
+                    row.step_key, states.reason_of(row.state_name, row.state_message)
+                )
+    return found
+
+
+def _upstream_failed(culprit: str, reason: str) -> Ending:
+    error = UpstreamFailed(culprit, reason)
     return Ending(StateType.FAILED, "UpstreamFailed", str(error), serializers.encode_exception(error)[0])
+
+
+def _failing(connection: Connection, run_id: str, run_attempt: int, plan: graph.Plan) -> dict[str, Ending]:
+    """The endings of new steps that are not run, as one they depend on has failed, before them or among them."""
+    if not plan.failed:
+        return {}
+    earlier = {culprit for culprit in plan.failed.values() if culprit not in plan.failed}
+    endings = upstream_failures(connection, run_id, run_attempt, earlier)
+    for key, culprit in plan.failed.items():
+        endings[key] = endings[culprit]
+    return {key: endings[key] for key in plan.failed}
 
 
 def _make_waves(

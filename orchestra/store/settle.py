@@ -26,7 +26,7 @@ from orchestra.store.cache import Keeping
 from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
 from orchestra.store.joint import Joint
-from orchestra.store.journal import Effect, Ending, chunks, keep_large, upstream_failed
+from orchestra.store.journal import Effect, Ending, chunks, keep_large, upstream_failures
 from orchestra.store.owed import Debt, owe
 from orchestra.store.prepared import prepare
 from orchestra.store.tables import Phase, edges, flow_runs, joins, phase_is, phase_is_not, steps
@@ -407,7 +407,7 @@ def _fail_dependents(connection: Connection, run_id: str, run_attempt: int, culp
     for part in chunks(_in_order(found), _CHUNK):
         # Those that still wait, now that they are locked.
         failed.extend(connection.execute(_LOCK_WAITING, names | {"b_keys": part}))
-    endings = {culprit: upstream_failed(culprit) for culprit in {culprits[row.join_id] for row in failed}}
+    endings = upstream_failures(connection, run_id, run_attempt, {culprits[row.join_id] for row in failed})
     rows = [names | _failing_names(row.step_key, endings[culprits[row.join_id]]) for row in failed]
     if rows:
         _FAIL.many(connection, rows)

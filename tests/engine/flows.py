@@ -228,6 +228,27 @@ def long_cascade(n):
 
 
 @flow
+def late_cascade():
+    """What depends on a failed step, and on that, is asked for one by one after it has failed."""
+    failed = fail.submit()
+    failed.wait()
+    first = add.submit(failed)
+    first.wait()
+    second = add.submit(first)
+    return [future.result(raise_on_failure=False) for future in (first, second)]
+
+
+@flow
+def late_cascade_at_once():
+    """As `late_cascade`, in one dispatch."""
+    failed = fail.submit()
+    failed.wait()
+    first = add.submit(failed)
+    second = add.submit(first)
+    return [future.result(raise_on_failure=False) for future in (first, second)]
+
+
+@flow
 def many_failed_upstreams(n):
     return total.submit([fail.submit() for _ in range(n)]).result()
 

@@ -11,24 +11,33 @@ from orchestra.states import State, StateType
 from tests.drive import Driver
 from tests.engine import flows
 
+NOT_RUN = "not run, because 'main/fail-0' did not succeed: ValueError: no"
+
 
 def test_what_depends_on_a_failed_task_is_not_run(driver: Driver, effects: list[str]) -> None:
-    """Its state is UpstreamFailed, and names the culprit."""
+    """Its state is UpstreamFailed, and names the culprit and what it failed by."""
     state = driver.run(flows.upstream_failed)
 
     assert state.type is StateType.FAILED
-    with pytest.raises(UpstreamFailed, match="main/fail-0"):
+    with pytest.raises(UpstreamFailed, match="'main/fail-0' did not succeed: ValueError: no"):
         state.result()
     assert effects == ["fail"]
 
 
 def test_failure_goes_down_a_long_chain(driver: Driver, effects: list[str]) -> None:
-    """Each is not run because of the one before."""
+    """Each is not run because of the one that failed, and says so."""
     errors = driver.run(flows.long_cascade, n=30).result()
 
     assert effects == ["fail"]
-    assert [error.culprit for error in errors[1:3]] == ["main/fail-0", "main/add-0"]
-    assert errors[30].culprit == "main/add-28"
+    assert {str(error) for error in errors[1:]} == {NOT_RUN}
+
+
+@pytest.mark.parametrize("flow", [flows.late_cascade, flows.late_cascade_at_once])
+def test_what_is_asked_for_after_the_failure_names_it_too(driver: Driver, effects: list[str], flow: Any) -> None:
+    """Whether it is dispatched alone, or with what it depends on, which is not run either."""
+    errors = driver.run(flow).result()
+
+    assert {str(error) for error in errors} == {NOT_RUN}
 
 
 def test_one_of_many_failed_upstreams_is_enough(driver: Driver, effects: list[str]) -> None:

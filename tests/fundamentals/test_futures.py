@@ -93,7 +93,11 @@ def test_a_task_is_not_run_if_its_upstream_failed() -> None:
     def direct() -> int:
         return add(fail.submit())  # type: ignore[arg-type]
 
-    assert work() == "not run, because 'fail-0' did not succeed: ValueError: broken"
+    @flow
+    def chained() -> str:
+        return str(add.submit(add.submit(fail.submit())).result(raise_on_failure=False))
+
+    assert work() == chained() == "not run, because 'fail-0' did not succeed: ValueError: broken"
     with pytest.raises(UpstreamFailed, match="fail-0"):
         direct()
 

@@ -490,11 +490,18 @@ def test_a_join_that_counts_too_many_is_counted_again(database: Database, ending
     settle.complete(database, a, DONE)
     assert phases(database, run)[key(1)][0] == Phase.WAITING
     if ending is BAD:
-        falsify_end = sa.update(steps).where(steps.c.step_key == key(0)).values(state_type="FAILED")
+        falsify_end = (
+            sa.update(steps)
+            .where(steps.c.step_key == key(0))
+            .values(state_type="FAILED", state_name="Failed", state_message="ValueError: no")
+        )
         database.write(lambda connection: connection.execute(falsify_end).rowcount)
 
     due.recount(database)
     assert phases(database, run)[key(1)][0] == expected
+    if ending is BAD:
+        told = sa.select(steps.c.state_message).where(steps.c.step_key == key(1))
+        assert f"{key(0)!r} did not succeed: ValueError: no" in database.read(lambda c: c.scalar(told))
 
 
 def test_a_join_that_counts_too_few_starts_nothing_early(database: Database) -> None:
