@@ -43,6 +43,8 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+#: An id that is counted up. SQLite counts only what is called INTEGER, which has 64 bits there.
+_Counted = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Phase(enum.StrEnum):
@@ -434,7 +436,7 @@ transaction_keys = Table(
 states = Table(
     "states",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", _Counted, primary_key=True, autoincrement=True),
     Column("run_id", String(36), nullable=False),
     Column("step_id", String(36)),
     Column("type", String(16), nullable=False),
@@ -482,7 +484,7 @@ events = Table(
 logs = Table(
     "logs",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", _Counted, primary_key=True, autoincrement=True),
     Column("run_id", String(36), nullable=False),
     Column("step_id", String(36)),
     Column("logger", String(LONGEST_NAME), nullable=False),
@@ -567,7 +569,7 @@ stored_results = Table(
 flow_run_inputs = Table(
     "flow_run_inputs",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", _Counted, primary_key=True, autoincrement=True),
     #: The run that is to have it.
     Column("run_id", String(36), nullable=False),
     #: By which it is asked for, and its own.
@@ -846,7 +848,7 @@ concurrency_limits = Table(
 slots = Table(
     "slots",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", _Counted, primary_key=True, autoincrement=True),
     Column("limit_name", String(LONGEST_KEY), nullable=False),
     #: What takes them: the same one asks again under the same name.
     Column("holder", String(2 * LONGEST_KEY), nullable=False),

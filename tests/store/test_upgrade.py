@@ -116,6 +116,38 @@ def test_a_database_of_the_first_release_keeps_its_rows(empty: Database) -> None
     assert (kept["passes_on"], kept["has_hooks"], kept["tags"]) == (False, None, "[]")
 
 
+@pytest.mark.parametrize("is_old", [False, True], ids=["fresh", "upgraded"])
+def test_ids_that_are_counted_up_outgrow_32_bits(empty: Database, is_old: bool) -> None:
+    """Also in a database made when they could not; what it has is kept."""
+    last = 2**31 - 1
+    counted = [table for table in metadata.sorted_tables if table.autoincrement_column is not None]
+    run = {"name": "a", "flow_name": "f", "path": "m:f", "runner": "local", "root_run_id": "x"}
+    run |= {"id": "x", "phase": "DONE", "state_type": "COMPLETED", "state_name": "Completed", "created_at": 1.0}
+
+    def add(conn: Connection, table: sa.Table, word: str, **values: int) -> int:
+        required = [column for column in table.c if not column.nullable and not column.primary_key]
+        value = {str: word, bytes: b"", int: 1, float: 1.0}
+        row: dict[str, Any] = {each.name: value[each.type.python_type] for each in required}
+        if "run_id" in row:
+            row["run_id"] = "x"
+        return int(conn.execute(table.insert().values(row | values).returning(table.c.id)).scalar_one())
+
+    def count_up(conn: Connection) -> None:
+        conn.execute(flow_runs.insert().values(run))
+        for table in counted:
+            add(conn, table, "old", id=last)
+            if conn.dialect.name == "postgresql":
+                conn.execute(sa.text(f"SELECT setval('{table.name}_id_seq', {last})"))
+
+    empty.write(lambda conn: upgrade.run_revisions(conn, "0023_lines_of_tasks" if is_old else "head"))
+    empty.write(count_up)
+    upgrade.upgrade(empty)
+
+    added = empty.write(lambda conn: {table.name: add(conn, table, "new") for table in counted})
+    assert set(added) == {"flow_run_inputs", "logs", "slots", "states"}
+    assert set(added.values()) == {last + 1}
+
+
 def test_upgrade_creates_an_empty_database_and_then_changes_nothing(empty: Database) -> None:
     """It may be repeated."""
     for _ in range(2):
