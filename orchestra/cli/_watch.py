@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,8 +17,10 @@ if TYPE_CHECKING:
     from orchestra.client.backend import Backend
     from orchestra.store import queries
 
-#: Seconds between two looks: the first, and the longest.
+#: Seconds between two looks where nothing tells of changes: the first, and the longest.
 _LOOKS = (0.05, 0.5)
+#: Where something does: the shortest, and the longest, in seconds.
+_LEAST, _SELDOM = 0.1, 2.0
 #: Seconds by which log lines may be written after the outcome.
 WRITTEN_BEHIND = 1.0
 #: Bars shown; the tasks beyond share the last.
@@ -30,7 +31,7 @@ _INTERRUPTED = 130
 
 
 def until_final(at: Backend, flow_run_id: str, *, timeout: float | None = None) -> Iterator[bool]:
-    """One item a look, slower and slower: whether the run has ended; the last one is True.
+    """One item a look: whether the run has ended; the last one is True. Looks when it changes, else slower and slower.
 
     Raises:
         ResultTimeout: It has not ended within `timeout` seconds.
@@ -38,15 +39,17 @@ def until_final(at: Backend, flow_run_id: str, *, timeout: float | None = None) 
     """
     end = None if timeout is None else clock.monotonic() + timeout
     pause = _LOOKS[0]
-    while True:
-        final = at.flow_run_state(flow_run_id).type in _FINAL
-        yield final
-        if final:
-            return
-        if end is not None and clock.monotonic() > end:
-            raise errors.ResultTimeout(f"flow run {flow_run_id} has not ended within {timeout:g} s; it goes on")
-        time.sleep(pause)
-        pause = min(pause * 1.5, _LOOKS[1])
+    with at.bell(flow_run_id) as bell:
+        while True:
+            final = at.flow_run_state(flow_run_id).type in _FINAL
+            yield final
+            if final:
+                return
+            left = _SELDOM if end is None else end - clock.monotonic()
+            if left < 0:
+                raise errors.ResultTimeout(f"flow run {flow_run_id} has not ended within {timeout:g} s; it goes on")
+            bell.wait(pause, min(left, _SELDOM), least=min(pause, _LEAST))
+            pause = min(pause * 1.5, _LOOKS[1])
 
 
 def watch(at: Backend, flow_run_id: str, *, timeout: float | None = None) -> None:

@@ -42,7 +42,7 @@ from orchestra.store.queries import (
     page_of,
 )
 from orchestra.store.variables import Variable
-from orchestra.store.wake import ANYTHING
+from orchestra.store.wake import ANYTHING, RUN, STEP, Bell
 
 if TYPE_CHECKING:
     from orchestra.client.http import HttpBackend
@@ -87,6 +87,10 @@ class DatabaseBackend(DatabaseOperations):
     def flow_run_state(self, flow_run_id: str) -> StateRecord:
         """As `queries.flow_run_state`."""
         return queries.flow_run_state(self.db, flow_run_id)
+
+    def bell(self, flow_run_id: str) -> Bell:
+        """Rings when something in a flow run changes, where hints are heard; for use in a `with`."""
+        return self.db.wake.bell((RUN, flow_run_id), (STEP, flow_run_id))
 
     def state_history(self, flow_run_id: str) -> list[StateRecord]:
         """As `queries.state_history`."""

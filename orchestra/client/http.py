@@ -49,6 +49,20 @@ _STREAM, _RECONNECT = 60.0, 1.0
 _REMEMBERED = 10_000
 
 
+class Silence:
+    """Waits as a `Bell` does of which nothing is heard."""
+
+    def __enter__(self) -> Silence:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def wait(self, often: float, seldom: float = 0.0, *, least: float = 0.0) -> None:
+        """Return after `often` seconds; the others are for those who hear."""
+        time.sleep(often)
+
+
 class HttpBackend(HttpOperations):
     """Asks the API. Each method is one of `DatabaseBackend` too, with the same meaning, records and errors.
 
@@ -99,6 +113,10 @@ class HttpBackend(HttpOperations):
     def flow_run_state(self, flow_run_id: str) -> StateRecord:
         """The state it is in."""
         return read(StateRecord, self._get(path_of("flow_runs", flow_run_id, "state")))
+
+    def bell(self, flow_run_id: str) -> Silence:
+        """What never rings: who waits looks by itself."""
+        return Silence()
 
     def state_history(self, flow_run_id: str) -> list[StateRecord]:
         """The states it was in, the oldest first."""

@@ -12,11 +12,13 @@ import pytest
 import redis
 from sqlalchemy.engine import make_url
 
+from orchestra.cli import _watch
+from orchestra.client.backend import DatabaseBackend
 from orchestra.handles import FlowRunHandle
 from orchestra.serializers import encode
 from orchestra.states import StateType
 from orchestra.store import claims, runs, wake, wake_channels
-from orchestra.store.database import Database
+from orchestra.store.database import Database, create_schema
 from orchestra.store.journal import Ending
 from orchestra.store.wake import RUN, SLOT, STEP, Bell
 from tests import servers
@@ -105,6 +107,33 @@ def test_a_hint_wakes_who_waits_elsewhere(ours: Database, theirs: Database) -> N
         waiting = waits_for(hearing(bell))
         theirs.wake.tell([(RUN, "b"), (STEP, "a"), (RUN, "a")])
         assert has_rung(waiting)
+
+
+@pytest.mark.services
+def test_who_watches_a_run_on_the_command_line_is_told_of_its_end(
+    ours: Database, theirs: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`flow-run watch` and `logs --follow` look when something changes, and seldom in between."""
+    monkeypatch.setattr(_watch, "_LOOKS", (LONG, LONG))
+    monkeypatch.setattr(_watch, "_SELDOM", LONG)
+    create_schema(theirs)
+    new = runs.NewRun(flow_name="etl", path="proj:etl", name="a-run", parameters=encode({}), queue="etl")
+    runs.create(theirs, new)
+    claimed = claims.claim_run(theirs, new.id)
+    assert claimed is not None
+    looks: list[bool] = []
+    watching = threading.Thread(
+        target=lambda: looks.extend(_watch.until_final(DatabaseBackend(ours), new.id)), daemon=True
+    )
+    watching.start()
+
+    with ours.wake.bell((RUN, "another"), (STEP, "another")) as bell:
+        hearing(bell)
+        ending = Ending(StateType.COMPLETED, "Completed", result=encode(1))
+        runs.finish(theirs, claimed.claim, ending, [], window=lambda queue: 16)
+        assert has_rung(watching)
+    assert looks[-1] is True
+    assert len(looks) < 10
 
 
 @pytest.mark.services
