@@ -57,7 +57,8 @@ _SLICE = 0.2
 _PROVE_EVERY, _PROOF, _AGAIN = 30.0, 5.0, 0.5
 #: Pause after a failure, and after it was found that nothing can be heard, in seconds.
 _RETRY, _RETRY_DEAF = 1.0, 60.0
-#: For how long a process that ends tries to send its last hints, in seconds.
+#: For how long a process that ends tries to send its last hints, and to close the connection by which it hears, in
+#: seconds.
 _LAST = 0.5
 #: Where a connection keeps the hints of its transaction.
 _NOTED = "orchestra_hints"
@@ -111,6 +112,11 @@ class WakeChannel:
     def flush(self) -> None:
         """Send what is left; gives up soon."""
         self._teller.flush()
+
+    def end(self) -> None:
+        """Send what is left and hear no more: the process ends. Gives up soon."""
+        self._teller.flush()
+        self._listener.close(_LAST)
 
     def forget(self) -> None:
         """Begin anew: after a fork, threads, connections and those who waited are the parent's."""
@@ -318,13 +324,13 @@ class _Listener:
                 self._idle_since = clock.monotonic()
                 self._changed.notify()
 
-    def close(self) -> None:
+    def close(self, patience: float = _SLICE * 5) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify()
             thread = self._thread
         if thread is not None:
-            thread.join(_SLICE * 5)
+            thread.join(patience)
 
     def _may_hear(self) -> bool:
         return not self._closed and clock.monotonic() >= self._deaf_until and self._channel() is not None
@@ -440,9 +446,9 @@ class _Proof:
 _instances: weakref.WeakSet[WakeChannel] = weakref.WeakSet()
 
 
-def _flush_all() -> None:
+def _end_all() -> None:
     for each in list(_instances):
-        each.flush()
+        each.end()
 
 
-atexit.register(_flush_all)
+atexit.register(_end_all)

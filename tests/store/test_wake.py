@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -228,6 +230,36 @@ def test_a_forked_child_tells_by_its_own_connection(ours: Database) -> None:
                 os._exit(0)
         os.waitpid(child, 0)
         assert has_rung(waiting)
+
+
+#: A script that waits, and ends while its process still listens; what is registered first is called last.
+_SCRIPT = """
+import atexit, threading
+
+atexit.register(lambda: print([each.name for each in threading.enumerate()]))
+from orchestra.store.database import database
+
+bell = database().wake.bell(("run", "a"))
+while not bell.is_live:
+    bell.wait(0.05, 0.05)
+bell.close()
+"""
+
+
+@pytest.mark.services
+def test_a_process_that_ends_closes_the_connection_by_which_it_hears(
+    postgres: servers.Postgres, postgres_template: str
+) -> None:
+    """It is not left to the end of the interpreter, which would only drop it."""
+    name = postgres.create(template=postgres_template)
+    env = {**os.environ, "ORCHESTRA_DATABASE_URL": postgres.url(name)}
+    command = [sys.executable, "-X", "dev", "-c", _SCRIPT]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LONG)
+
+    assert "orchestra-wake" not in ended.stdout
+    assert "MainThread" in ended.stdout
+    assert "ResourceWarning" not in ended.stderr
+    postgres.drop(name)
 
 
 @pytest.mark.services
