@@ -13,7 +13,7 @@ from tests.browser.test_life_of_a_run import start
 pytestmark = pytest.mark.services
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
-PAGES = ("/", "/runs", "/flows", "/deployments", "/work-pools", "/workers", "/artifacts", "/events", "/limits")
+PAGES = ("/", "/runs", "/flows", "/deployments", "/work-pools", "/workers", "/artifacts", "/events", "/limits", "/docs")
 
 
 @pytest.fixture(scope="module")

@@ -318,6 +318,17 @@ def test_changes_of_limits_load_no_app_of_a_users(driver: Driver, web: TestClien
     assert driver.finish(waiting).is_completed()
 
 
+def test_the_api_has_a_page_that_tells_all_of_it(web: TestClient) -> None:
+    """Each operation with what it takes, and a body as it may be sent."""
+    shown = page(web, "/docs")
+
+    for path, methods in web.get("/api/openapi.json").json()["paths"].items():
+        for method in methods:
+            assert f"<b>{method.upper()}</b> {path}<" in shown
+    assert "Idempotency-Key" in shown
+    assert re.search(r"curl -X POST http://127.0.0.1:4200/api/artifacts \\\n  --json .*sales", shown)
+
+
 def test_times_are_told_in_utc(web: TestClient) -> None:
     """Those of a schedule in another zone, too; one that this host does not know hides no deployment."""
     cron = {"cron": "0 3 * * *", "timezone": "Asia/Tokyo"}
