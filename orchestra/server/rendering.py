@@ -36,6 +36,8 @@ PARTS = (
     ("Events", "/events"),
     ("Limits", "/limits"),
 )
+#: The key, after g, of each part whose first letter is another one's.
+_KEYS = {"Deployments": "p", "Work pools": "q"}
 #: Longest value shown in one line, in characters.
 _SHORT = 120
 
@@ -51,7 +53,7 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
     may = Scope.READ if principal is None else principal.scope
     shared: dict[str, Any] = {
         "request": request,
-        "parts": PARTS,
+        "parts": [(name, path, _KEYS.get(name, name[0].lower())) for name, path in PARTS],
         "principal": principal,
         "may_run": may.includes(Scope.RUN),
         "may_admin": may.includes(Scope.ADMIN),
