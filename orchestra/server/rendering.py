@@ -154,10 +154,12 @@ def query(**parameters: Any) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time span as people say it: "340 ms", "4.2 s", "3 m 05 s", "2 h 10 m", "3 d 4 h"."""
+    """A time span as people say it: "<1 ms", "340 ms", "4.2 s", "3 m 05 s", "2 h 10 m", "3 d 4 h"."""
     if seconds is None:
         return ""
-    if seconds < 1:
+    if seconds < 0.001:
+        return "<1 ms"
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
