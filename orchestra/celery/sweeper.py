@@ -8,6 +8,7 @@ elects the one that sweeps; each looks after its own worker.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import pickle
@@ -17,7 +18,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from celery import Celery
@@ -231,6 +232,8 @@ class Attendant:
         self._sweep_at = self._beat_at = float("-inf")
         #: Its processes, as last noted with its heartbeat.
         self._told: frozenset[str] = frozenset()
+        #: Whether its queues are others than were last noted.
+        self._are_other = False
         self.stopping = False
 
     def start(self) -> None:
@@ -253,6 +256,12 @@ class Attendant:
     def beat_now(self) -> None:
         """Give the next heartbeat at the next turn."""
         self._beat_at = float("-inf")
+
+    def consumes(self, queues: tuple[str, ...]) -> None:
+        """The worker was told to consume other queues than it did; noted at the next turn. Called in another thread."""
+        self._worker = replace(self._worker, queues=queues)
+        self._are_other = True
+        self.beat_now()
 
     def leave(self, *, died: bool = False) -> None:
         """The worker has ended: free what its dead processes held, and strike it off.
@@ -290,6 +299,10 @@ class Attendant:
         if not workers.beat(self._database, self._worker.name, stopping=self.stopping, processes=self._told):
             workers.register(self._database, self._worker)
             self._told = frozenset()
+        if self._are_other:
+            # Before it is noted: what is told meanwhile is noted at the turn after.
+            self._are_other = False
+            workers.consume(self._database, self._worker.name, self._worker.queues)
 
     def _renew_silent(self) -> None:
         nearly = claims.about_to_lapse(self._database, self._worker.host)
@@ -339,6 +352,10 @@ class AttendantThread:
         self._attendant.stopping = True
         self._attendant.beat_now()
 
+    def consumes(self, queues: tuple[str, ...]) -> None:
+        """The worker was told to consume other queues than it did."""
+        self._attendant.consumes(queues)
+
     def check(self) -> None:
         """Nothing to do: a thread whose turns are guarded does not die."""
 
@@ -380,8 +397,10 @@ class Briefing:
         return Briefing(*pickle.loads(source.read(size)))
 
 
-#: What the helper says when it is at work; what it is told when the worker stops, and when it has ended.
-READY, STOPPING, ENDED = b"ready\n", b"s", b"e"
+#: What the helper says when it is at work.
+READY = b"ready\n"
+#: What it is told, in lines: the worker stops; it has ended; it consumes these queues, which follow as JSON.
+STOPPING, ENDED, QUEUES = b"s\n", b"e\n", b"q"
 
 
 def main() -> int:
@@ -431,16 +450,29 @@ def _open() -> Database:
 
 
 def _attend(attendant: Attendant) -> None:
-    while True:
+    told = b""
+    while ENDED not in (lines := told.splitlines(keepends=True)):
+        whole = [line for line in lines if line.endswith(b"\n")]
+        for line in whole:
+            _take_in(attendant, line)
+        # The rest of a long line comes with the next reading.
+        told = told[sum(map(len, whole)) :]
         readable, _, _ = select.select([0], [], [], attendant.turn())
         if not readable:
             continue
-        told = os.read(0, 64)
-        if not told or ENDED in told:
+        read = os.read(0, 65_536)
+        told += read
+        if not read:
             break
-        attendant.stopping = True
-        attendant.beat_now()
-    attendant.leave(died=not told)
+    attendant.leave(died=ENDED not in told)
+
+
+def _take_in(attendant: Attendant, line: bytes) -> None:
+    if line.startswith(QUEUES):
+        attendant.consumes(tuple(json.loads(line.removeprefix(QUEUES))))
+        return
+    attendant.stopping = True
+    attendant.beat_now()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ The order of a stop:
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import pickle
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -26,7 +28,7 @@ from celery import bootsteps, signals
 from orchestra import clock, lazy, settings
 from orchestra.celery import apps, flow_task
 from orchestra.celery.dispatch import CeleryCarrier, StopFlag, forget_carrier, use_carrier
-from orchestra.celery.sweeper import ENDED, READY, STOPPING, AttendantThread, Briefing
+from orchestra.celery.sweeper import ENDED, QUEUES, READY, STOPPING, AttendantThread, Briefing
 from orchestra.celery.watched import Watched
 from orchestra.engine import definitions, loops
 from orchestra.errors import ConfigurationError, OrchestraError
@@ -90,6 +92,10 @@ class Attending(Protocol):
         """The worker takes no more work."""
         ...
 
+    def consumes(self, queues: tuple[str, ...]) -> None:
+        """The worker was told to consume other queues than it did."""
+        ...
+
     def check(self) -> None:
         """Start it again if it has died."""
         ...
@@ -137,6 +143,25 @@ class OrchestraStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         self.attending.begin()
         worker.timer.call_repeatedly(_CHECK_EVERY, self.attending.check)
         worker.timer.call_repeatedly(_CHECK_EVERY, self.watched.look, (worker,))
+        worker.timer.call_repeatedly(_CHECK_EVERY, self._look_at_queues, (worker,))
+
+    def _look_at_queues(self, worker: Any) -> None:
+        """See whether the worker was told to consume a queue, or not to (`add_consumer`, `cancel_consumer`).
+
+        Its wake-ups are consumed, or not, with it; before that is known to others, who send them there then.
+        """
+        consumer = worker.consumer
+        if self.carrier.stopping() or getattr(consumer, "task_consumer", None) is None:
+            return
+        there = {queue.name for queue in consumer.task_consumer.queues}
+        now = frozenset(name for name in there if not name.endswith(WAKE_SUFFIX))
+        for name in now - self.carrier.queues:
+            consumer.call_soon(consumer.add_task_queue, self.carrier.queue(name + WAKE_SUFFIX, like=name).name)
+        for name in self.carrier.queues - now:
+            consumer.call_soon(consumer.cancel_task_queue, name + WAKE_SUFFIX)
+        if now != self.carrier.queues:
+            self.carrier.queues = now
+            self.attending.consumes(tuple(sorted(now)))
 
     def close(self, worker: Any) -> None:
         """The worker takes no more work, whatever made it stop."""
@@ -331,6 +356,11 @@ class HelperProcess:
     def stopping(self) -> None:
         """Tell it that the worker takes no more work."""
         self._tell(STOPPING)
+
+    def consumes(self, queues: tuple[str, ...]) -> None:
+        """Tell it which queues these are now; also the one that is started after it."""
+        self._row = replace(self._row, queues=queues)
+        self._tell(QUEUES + json.dumps(queues).encode() + b"\n")
 
     def end(self) -> None:
         """Tell it that the worker has ended, and wait until it has, too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import sys
 from importlib.metadata import version
 from importlib.resources import files
@@ -49,6 +50,7 @@ def flower(ctx: click.Context, host: str, port: int, basic_auth: str | None, wri
     if not (app or current.app):
         # Says what is missing where there is no broker, before a password is made up.
         lazy.load("current_app")()
+    _need_address(host, port)
     shown = f"[{host}]" if ":" in host else host
     # By the environment: a command line is seen by everybody on this machine.
     environment = {name: value for name, value in os.environ.items() if name != "FLOWER_UNAUTHENTICATED_API"}
@@ -70,6 +72,21 @@ def flower(ctx: click.Context, host: str, port: int, basic_auth: str | None, wri
         addresses.write(current.home_path / addresses.FLOWER, f"http://{shown}:{port}", os.getpid())
     # In the place of this process: signals reach Flower itself, and nothing is left when it ends.
     os.execve(sys.executable, [*command, *ctx.args], environment)
+
+
+def _need_address(host: str, port: int) -> None:
+    """See that the address can be had, before the place of another Flower is forgotten, and without a traceback."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            # As Flower does it: what has just ended stands in nobody's way.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        _support.fail(
+            f"Flower cannot listen on {host}, port {port}: {error}; give others by --host and --port",
+            _support.ExitCode.USAGE,
+        )
 
 
 def _server(home: Path) -> str:

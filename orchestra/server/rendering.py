@@ -36,6 +36,8 @@ PARTS = (
     ("Events", "/events"),
     ("Limits", "/limits"),
 )
+#: The key, after g, of each part whose first letter is another one's.
+_KEYS = {"Deployments": "p", "Work pools": "q"}
 #: Longest value shown in one line, in characters.
 _SHORT = 120
 
@@ -51,7 +53,7 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
     may = Scope.READ if principal is None else principal.scope
     shared: dict[str, Any] = {
         "request": request,
-        "parts": PARTS,
+        "parts": [(name, path, _KEYS.get(name, name[0].lower())) for name, path in PARTS],
         "principal": principal,
         "may_run": may.includes(Scope.RUN),
         "may_admin": may.includes(Scope.ADMIN),
@@ -152,10 +154,12 @@ def query(**parameters: Any) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time span as people say it: "340 ms", "4.2 s", "3 m 05 s", "2 h 10 m", "3 d 4 h"."""
+    """A time span as people say it: "<1 ms", "340 ms", "4.2 s", "3 m 05 s", "2 h 10 m", "3 d 4 h"."""
     if seconds is None:
         return ""
-    if seconds < 1:
+    if seconds < 0.001:
+        return "<1 ms"
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -107,6 +107,13 @@ def beat(database: Database, name: str, *, stopping: bool = False, processes: It
     return database.write(lambda connection: connection.execute(statement).rowcount == 1)
 
 
+def consume(database: Database, name: str, queues: Sequence[str]) -> None:
+    """Note that a worker consumes these queues now; what waited long on them is announced soon. Safe to repeat."""
+    statement = sa.update(workers).where(workers.c.name == name).values(queues=json.dumps(sorted(queues)))
+    database.write(lambda connection: connection.execute(statement))
+    database.write(lambda connection: _hasten(connection, queues))
+
+
 def leave(database: Database, name: str, *, died: bool = False) -> None:
     """Forget a worker that ended, of itself or because it died."""
     statement = sa.delete(workers).where(workers.c.name == name)

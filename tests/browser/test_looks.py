@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from orchestra.server.rendering import PARTS
 from tests.browser.conftest import Site
 from tests.browser.test_life_of_a_run import start
 
 pytestmark = pytest.mark.services
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
-PAGES = ("/", "/runs", "/flows", "/deployments", "/work-pools", "/workers", "/artifacts", "/events", "/limits")
+PAGES = ("/", "/runs", "/flows", "/deployments", "/work-pools", "/workers", "/artifacts", "/events", "/limits", "/docs")
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,14 @@ def test_a_list_of_events_is_dense(page: Page, addresses: list[str], width: int)
     assert max(heights) < 60
 
 
+def test_a_narrow_window_shows_which_part_it_is(page: Page) -> None:
+    """The last one, too, to which its line of parts must be scrolled."""
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.goto("/limits")
+
+    expect(page.get_by_role("link", name="Limits", exact=True)).to_be_in_viewport(ratio=0.9)
+
+
 def test_switches_are_kept(page: Page) -> None:
     """The theme and the zone of times stay as they were chosen."""
     page.goto("/runs")
@@ -85,6 +94,17 @@ def test_switches_are_kept(page: Page) -> None:
 
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     expect(page.get_by_role("button", name="UTC")).to_be_visible()
+
+
+def test_every_part_has_a_key_of_its_own(page: Page) -> None:
+    """After g; its link says which."""
+    for _, path in PARTS:
+        page.goto("/docs")
+        key = page.locator(f'nav a[href="{path}"]').get_attribute("title")
+        assert key is not None
+        page.locator("body").press("g")
+        page.locator("body").press(key[-1])
+        page.wait_for_url(f"**{path}")
 
 
 def test_it_is_used_by_keyboard(page: Page) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestra.store import workers
+from orchestra.store.database import database
 from tests import servers
 from tests.conftest import WorkerFactory
 from tests.helpers import ROOT, wait_until
@@ -145,15 +147,31 @@ def test_flows_run_under_the_settings_of_the_app(
     works(project, file)
 
 
+def consumed() -> set[str]:
+    """The queues of the only worker, as the lists of workers show them."""
+    (worker,) = workers.live(database())
+    return set(worker.queues)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_a_worker_that_is_told_to_consume_another_queue_runs_its_flows(
-    project: dict[str, str], worker_factory: WorkerFactory, file: Path
+    project: dict[str, str], worker_factory: WorkerFactory, file: Path, pool: str
 ) -> None:
-    """By `celery control add_consumer`, or a button of Flower's: parts of a flow that come back are taken, too."""
-    start(worker_factory, project, "existing,sums,billing")
+    """By `celery control add_consumer`, or a button of Flower's: parts of a flow that come back are taken, too.
+
+    It is listed with that queue, until it is told not to consume it any more.
+    """
+    start(worker_factory, project, "existing,sums,billing", pool=pool)
 
     assert "ok" in python("print(app.control.add_consumer('flows', reply=True))", project)
 
     works(project, file)
+    wait_until(lambda: consumed() == set(ALL.split(",")), "the queue to be listed")
+    # Wake-ups go to a queue of their own from then on.
+    works(project, file)
+
+    python("app.control.cancel_consumer('flows', reply=True)", project)
+    wait_until(lambda: "flows" not in consumed(), "the queue not to be listed any more")
 
 
 def test_a_message_to_all_workers_reaches_each_of_them_once(

@@ -12,9 +12,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 
 from orchestra import settings
 from orchestra.celery import addresses
+from orchestra.cli import cli
 from tests import servers
 from tests.conftest import WorkerFactory
 from tests.helpers import wait_until
@@ -104,3 +106,19 @@ def test_flower_tells_its_home_where_it_is(flower: httpx2.Client) -> None:
     found = addresses.read(settings.current().home_path / addresses.FLOWER)
     assert found is not None
     assert found.url == str(flower.base_url).rstrip("/")
+
+
+def test_a_port_that_is_taken_is_said_to_be(broker: servers.Broker) -> None:
+    """In one sentence; and the Flower that has it is not forgotten."""
+    home = settings.current().home_path
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        addresses.write(home / addresses.FLOWER, f"http://127.0.0.1:{port}", os.getpid())
+        result = CliRunner().invoke(cli, ["flower", "--port", str(port)])
+
+    assert result.exit_code == 2
+    assert f"Flower cannot listen on 127.0.0.1, port {port}" in result.stderr
+    assert "password" not in result.stderr
+    assert addresses.read(home / addresses.FLOWER) is not None

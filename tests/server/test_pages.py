@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from orchestra import flow, get_run_logger, settings, task
 from orchestra.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact
+from orchestra.server.rendering import duration
 from orchestra.store import claims, deployments, queries, run_slots, runs, tables, work_pools, workers
 from orchestra.store.behind import behind
 from orchestra.store.database import database
@@ -316,6 +317,26 @@ def test_changes_of_limits_load_no_app_of_a_users(driver: Driver, web: TestClien
     assert web.post("/limits/change", data={"name": "db", "limit": "1"}, follow_redirects=False).status_code == 303
     driver.sweep()
     assert driver.finish(waiting).is_completed()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "<1 ms"), (0.0004, "<1 ms"), (0.34, "340 ms"), (0.9996, "1.0 s"), (185, "3 m 05 s"), (273_600, "3 d 4 h")],
+)
+def test_a_duration_is_told_as_people_say_it(seconds: float, shown: str) -> None:
+    """What was too short to measure is not said to have taken no time."""
+    assert duration(seconds) == shown
+
+
+def test_the_api_has_a_page_that_tells_all_of_it(web: TestClient) -> None:
+    """Each operation with what it takes, and a body as it may be sent."""
+    shown = page(web, "/docs")
+
+    for path, methods in web.get("/api/openapi.json").json()["paths"].items():
+        for method in methods:
+            assert f"<b>{method.upper()}</b> {path}<" in shown
+    assert "Idempotency-Key" in shown
+    assert re.search(r"curl -X POST http://127.0.0.1:4200/api/artifacts \\\n  --json .*sales", shown)
 
 
 def test_times_are_told_in_utc(web: TestClient) -> None:

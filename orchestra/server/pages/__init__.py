@@ -14,6 +14,7 @@ from orchestra.server.pages import (
     limits,
     live,
     login,
+    reference,
     run,
     run_acts,
     runs,
@@ -39,6 +40,7 @@ for page in (
     artifacts,
     events,
     limits,
+    reference,
     live,
 ):
     router.include_router(page.router, dependencies=[Depends(acting)])

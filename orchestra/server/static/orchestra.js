@@ -91,6 +91,9 @@
     for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
   });
 
+  // In a narrow window the parts are one line to scroll: the one that is shown is in view.
+  document.querySelector(".top nav a[aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+
   // -- keys: / for the search, g and a letter for a part ----------------------------------------------------------
   let before = "";
   document.addEventListener("keydown", (event) => {
