@@ -251,32 +251,31 @@ class Tail:
 
 
 def place(step_id: str | None) -> tuple[sa.ColumnElement[Any], ...]:
-    """Where a line stands among those of its run, or of one task run.
-
-    Lists of lines are ordered by the whole of it, and told by its bounds: with `run_id = …` and in the order of ids
-    alone, PostgreSQL may go through the lines of all runs.
-    """
+    """Where a line stands among those of its run, or of one task run; lists of lines are ordered by the whole of it."""
     return (logs.c.run_id if step_id is None else logs.c.step_id), logs.c.id
 
 
 def after(run_id: str, id: int, step_id: str | None) -> tuple[sa.ColumnElement[bool], ...]:
     """The lines of a run behind one of them; only those of one task run, if one is given."""
-    of, line = place(step_id)
-    whose = step_id or run_id
-    behind = sa.tuple_(of, line) > sa.tuple_(sa.literal(whose), sa.literal(id))
-    return behind, of <= whose, *_of_run(run_id, step_id)
+    return *_lines_of(run_id, step_id), logs.c.id > id
 
 
 def before(run_id: str, id: int | None, step_id: str | None) -> tuple[sa.ColumnElement[bool], ...]:
     """The lines of a run before one of them, or all; only those of one task run, if one is given."""
-    of, line = place(step_id)
-    whose, last = step_id or run_id, _LAST if id is None else id
-    return sa.tuple_(of, line) < sa.tuple_(sa.literal(whose), sa.literal(last)), of >= whose, *_of_run(run_id, step_id)
+    return *_lines_of(run_id, step_id), logs.c.id < (_LAST if id is None else id)
 
 
-def _of_run(run_id: str, step_id: str | None) -> list[sa.ColumnElement[bool]]:
-    """Of a task run that is one of another run there are no lines."""
-    return [] if step_id is None else [unindexed(logs.c.run_id) == run_id]
+def _lines_of(run_id: str, step_id: str | None) -> list[sa.ColumnElement[bool]]:
+    """The run or task run is told by two bounds, and so it is in the order of `place`.
+
+    With an equation in their place the order is that of ids alone, by which PostgreSQL may go through the lines of all
+    runs; with one bound it takes what is asked for to be half of the table, and reads all of it.
+    """
+    of, _ = place(step_id)
+    whose = step_id or run_id
+    bounds = [of >= whose, of <= whose]
+    # Of a task run that is one of another run there are no lines.
+    return bounds if step_id is None else [*bounds, unindexed(logs.c.run_id) == run_id]
 
 
 def _query(run_id: str, step_id: str | None, level: int | None, after_id: int) -> sa.Select[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -18,7 +19,7 @@ from starlette.testclient import TestClient
 from benchmarks import asked, history
 from benchmarks.history import Size, number_id
 from orchestra.server import create_app, metrics, throughput, warming
-from orchestra.store import logs, run_views, search, spans
+from orchestra.store import logs, run_views, search, spans, tables
 from orchestra.store.database import Database, database
 from orchestra.store.tables import flow_runs
 from tests.conftest import forget, fresh_database
@@ -101,12 +102,47 @@ def test_the_lines_of_a_task_run_are_found_among_all_of_its_run(database: Databa
         ),
     }
 
-    with worked(database) as work:
+    with worked(database, as_planned=True) as work:
         lines = asks[of]()
 
     assert [line.step_id for line in lines] == [step] * 50
     assert logs.read(database, number_id("run", 7), step_id=step) == []
     assert work.done < {"sqlite": 5_000, "postgresql": 200}[database.dialect]
+
+
+@pytest.mark.parametrize("filters", [{}, {"text": "line"}, {"text": "nothing like it"}, {"level": 40}])
+def test_the_lines_of_a_run_are_found_among_those_of_all_runs(database: Database, filters: dict[str, Any]) -> None:
+    """Also by their text."""
+    assert list(history.fill(database, Size(runs=2_000, open=10, tasks=400, lines=400)))
+
+    with worked(database, as_planned=True) as work:
+        page = run_views.log_page(database, number_id("run", 1_000), **filters)
+
+    assert len(page.lines) == (0 if "level" in filters or "nothing" in str(filters) else history.LINES)
+    assert work.done < {"sqlite": 3_000, "postgresql": 60}[database.dialect]
+
+
+@pytest.mark.parametrize("database_url", [pytest.param("postgres", marks=pytest.mark.services)], indirect=True)
+def test_postgresql_knows_how_few_lines_one_run_has(database: Database) -> None:
+    """Else it reads all lines there are, once these are many, where a page asks for few of one run."""
+    assert list(history.fill(database, Size(runs=2_000, open=10, tasks=400, lines=400)))
+    run, step = number_id("run", 1_000), number_id("step", 4_996)
+
+    def expected(*conditions: sa.ColumnElement[bool]) -> int:
+        query = sa.select(tables.logs.c.id).where(*conditions)
+
+        def look(connection: sa.Connection) -> int:
+            told = query.compile(connection, compile_kwargs={"literal_binds": True})
+            plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {told}").scalar_one()
+            return int(plan[0]["Plan"]["Plan Rows"])
+
+        return database.read(look)
+
+    assert len(logs.read(database, run)) == history.LINES
+    assert len(logs.read(database, run, step_id=step)) == 1
+    for step_id in (None, step):
+        assert expected(*logs.before(run, None, step_id)) < 100
+        assert expected(*logs.after(run, 0, step_id)) < 100
 
 
 def walk(size: Size) -> list[tuple[str, Work]]:
@@ -125,8 +161,12 @@ def walk(size: Size) -> list[tuple[str, Work]]:
 
 
 @contextmanager
-def worked(db: Database) -> Iterator[Work]:
-    """The work of the statements that are made within."""
+def worked(db: Database, *, as_planned: bool = False) -> Iterator[Work]:
+    """The work of the statements that are made within.
+
+    Args:
+        as_planned: PostgreSQL may read whole tables, as it does of small ones, where it takes that for less work.
+    """
     work, statements = Work(), []
 
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -145,7 +185,7 @@ def worked(db: Database) -> Iterator[Work]:
         yield work
     finally:
         sa.event.remove(db._engine, "before_cursor_execute", note)
-    explain = _explain_sqlite if db.dialect == "sqlite" else _explain_postgresql
+    explain = _explain_sqlite if db.dialect == "sqlite" else functools.partial(_explain_postgresql, as_planned)
     db.write(lambda connection: [explain(connection, *each, work) for each in statements])
 
 
@@ -157,9 +197,11 @@ def _explain_sqlite(connection: sa.Connection, statement: str, parameters: Any, 
         work.sorts.append(statement)
 
 
-def _explain_postgresql(connection: sa.Connection, statement: str, parameters: Any, work: Work) -> None:
+def _explain_postgresql(
+    as_planned: bool, connection: sa.Connection, statement: str, parameters: Any, work: Work
+) -> None:
     # Of tables as small as these it would read all; of large ones it does so only where there is no other way.
-    connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+    connection.exec_driver_sql(f"SET LOCAL enable_seqscan = {'on' if as_planned else 'off'}")
     plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar_one()
     nodes = [(json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]]
     for node in nodes:
