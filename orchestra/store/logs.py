@@ -21,7 +21,7 @@ from orchestra.store.spans import unindexed
 
 logs = tables.logs
 #: No line has an id as high as that.
-_LAST = 2**31 - 1
+_LAST = 2**63 - 1
 
 #: Ends a line that was cut.
 TRUNCATED = "… [truncated]"
