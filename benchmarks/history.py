@@ -120,10 +120,11 @@ def _open(start: str, later: str, run: str, ready: str, parked: str) -> str:
 
 _RUN = """id, name, flow_name, path, parameters, tags, runner, root_run_id, parent_run_id, parent_attempt,
     parent_step_key, deployment_id, queue, created_at, phase, state_type, state_name, start_time, end_time, due_at,
-    announce_at, owner, lease_until, held"""
+    announce_at, owner, lease_until, held, first_state"""
 _STEP = """run_id, run_attempt, step_key, id, branch, position, sequence, kind, name, path, inputs,
     recorded_attempt, tags,
-    phase, state_type, state_name, created_at, start_time, end_time, queue, due_at, join_id, owner, worker, result"""
+    phase, state_type, state_name, created_at, start_time, end_time, queue, due_at, join_id, owner, worker, result,
+    pending_at, running_at"""
 _LINE = "run_id, step_id, logger, level, message, timestamp"
 #: A process of a worker, `host:pid:start/thread`.
 _OWNER = f"'host-' || (i % {WORKERS}) || ':' || (i % 7) || ':1/x'"
@@ -160,7 +161,7 @@ def _runs(words: _Words, size: Size) -> Iterator[tuple[str, str]]:
         "runs that ended",
         f"""INSERT INTO flow_runs ({_RUN}) {words.numbers(ended, 1)}
         SELECT {common}, 'DONE', {kinds}, {names}, {words.at(more="0.1")}, {words.at(more="0.5 + (i % 100) * 0.3")},
-        NULL, NULL, NULL, NULL, NULL FROM n""",
+        NULL, NULL, NULL, NULL, NULL, {_cases(("i % 20 = 0", "'Scheduled'"), otherwise="'Pending'")} FROM n""",
     )
     yield (
         "runs that go on",
@@ -172,14 +173,14 @@ def _runs(words: _Words, size: Size) -> Iterator[tuple[str, str]]:
         {_open("$now", "$now + 86400", "$now", "$now - 1", "$now")},
         $now + 86400, {_open("NULL", "NULL", _OWNER, "NULL", "NULL")},
         {_open("NULL", "NULL", "$now + 86400", "NULL", "NULL")},
-        {_open("'paused'", "NULL", "NULL", "NULL", "NULL")} FROM n""",
+        {_open("'paused'", "NULL", "NULL", "NULL", "NULL")}, 'Pending' FROM n""",
     )
     yield (
         "a wide run",
         f"""INSERT INTO flow_runs ({_RUN}) SELECT '{WIDE}', 'wide', 'flow-1', 'etl:flow_1', $bytes, '[]',
         'celery', '{WIDE}', NULL, NULL, NULL, NULL, 'default', $now, 'WAITING', 'RUNNING', 'Waiting', $now,
         NULL, $now, NULL,
-        NULL, NULL, NULL""",
+        NULL, NULL, NULL, 'Pending'""",
     )
 
 
@@ -198,7 +199,8 @@ def _steps(words: _Words, size: Size) -> Iterator[tuple[str, str]]:
         1, {tags}, 'DONE',
         {_cases(("i % 200 = 0", "'FAILED'"), otherwise="'COMPLETED'")}, {_cases(*names, otherwise="'Completed'")},
         {at}, {at} + 0.1, {at} + 0.2, 'default', NULL, NULL, NULL, 'w' || (i % {WORKERS}) || '@host',
-        $bytes FROM n""",
+        $bytes, {_cases((f"i % 25 <> 24 AND {place} <> 1", at))},
+        {_cases((f"i % 25 <> 24 AND {place} <> 0", f"{at} + 0.1"))} FROM n""",
     )
     claimed = "i % 20 = 3"
     yield (
@@ -210,7 +212,7 @@ def _steps(words: _Words, size: Size) -> Iterator[tuple[str, str]]:
         {_cases((claimed, "'RUNNING'"), otherwise="'PENDING'")},
         {_cases((claimed, "'Running'"), otherwise="'Pending'")},
         {words.at()}, {_cases((claimed, "$now"))}, NULL, 'default', $now - 1, NULL, {_cases((claimed, _OWNER))},
-        NULL, NULL
+        NULL, NULL, {words.at()}, {_cases((claimed, "$now"))}
         FROM n""",
     )
     half, quarter = size.tasks // 2, size.tasks // 4
@@ -224,7 +226,7 @@ def _steps(words: _Words, size: Size) -> Iterator[tuple[str, str]]:
         {_cases((f"i < {half}", "$now + i / 100.0"))},
         {_cases((f"i < {half}", "$now + i / 100.0 + 1"))}, 'default', $now,
         {_cases((f"i >= {quarter}", "'join'"))}, NULL,
-        NULL, $bytes FROM n""",
+        NULL, $bytes, $now, {_cases((f"i < {half}", "$now + i / 100.0"))} FROM n""",
     )
     yield (
         "edges",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestra import identifiers, names
-from orchestra.engine import history, interrupts
+from orchestra.engine import interrupts
 from orchestra.engine.journaled import SegmentStart
 from orchestra.engine.waiting import Shown, Waiting
 from orchestra.errors import InvalidRunInput, RunTimeout
@@ -74,7 +74,6 @@ class Asking(Waiting):
             step.inputs, step.delay = replace(pause.question, refused=refused).encoded(), pause.timeout
             self._unwritten.append(step)
             self._open.add(asked.key)
-            history.note(self.claim.run_id, StateType.PAUSED, pause.state_name, refused)
         return asked.key
 
     def _judge(self, pause: Pause, key: str) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestra import clock, graph, lazy, names
 from orchestra import work_pools as types
-from orchestra.engine import history, sources
+from orchestra.engine import sources
 from orchestra.errors import (
     CancelledRun,
     ConfigurationError,
@@ -223,7 +223,6 @@ def _has_slot(database: Database, claimed: Claimed, carrier: Carrier, *, begun: 
         _cancel(database, claim, row, carrier, asked.reason)
     elif not asked.granted:
         logger.info("flow run %s: %s", claim.run_id, asked.reason)
-        history.note(claim.run_id, "SCHEDULED", asked.shown, asked.reason)
     return asked.granted
 
 

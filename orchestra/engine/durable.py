@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from orchestra import clock, identifiers, lazy, names, results, serializers, states
@@ -16,6 +17,7 @@ from orchestra.engine import caching, definitions, interrupts, owed
 from orchestra.engine.arguments import find_futures, replace_futures, settled
 from orchestra.engine.future import JournalFuture
 from orchestra.engine.heartbeat import Heart
+from orchestra.engine.history import UnwrittenTries
 from orchestra.engine.holding import Holding
 from orchestra.engine.journaled import SegmentStart, fingerprint_of
 from orchestra.engine.parameters import bind, signature
@@ -38,7 +40,7 @@ from orchestra.runners.carrier import RanInline
 from orchestra.serializers import StepRef, clean_text
 from orchestra.specs import Call, FlowSpec, TaskSpec, overridden, require_importable
 from orchestra.states import State
-from orchestra.store import claims, runs
+from orchestra.store import claims, history, runs
 from orchestra.store.claims import Claimed
 from orchestra.store.joint import Joint
 from orchestra.store.journal import Ending, NewStep, StepRecord
@@ -69,6 +71,8 @@ class DurableRunner(Holding):
         """
         super().__init__(start)
         self._run_child, self._heart = run_child, heart
+        #: Branches that have gone on, after a lapse, where the journal ends.
+        self._taken_up: set[str] = set()
 
     @property
     def keeper(self) -> Any:
@@ -95,14 +99,14 @@ class DurableRunner(Holding):
         final = None
         if started is not None:
             args, kwargs, context = started
-            start_time, longest = clock.now(), _longest_sleep(task, inputs)
+            tries, longest = self._tries(asked, context.task_run_id), _longest_sleep(task, inputs)
             context.record = lambda state, joint: self._journal_inline(
-                asked, task, inputs, context, Ended(state, context.attempt), start_time, joint
+                asked, task, inputs, context, Ended(state, context.attempt), tries, joint
             )
-            before = self._before_body
+            run = partial(run_attempts, task, args, kwargs, context, longest_sleep=longest)
             with caching.computing(context):
-                outcome = run_attempts(task, args, kwargs, context, longest_sleep=longest, before_attempt=before)
-            final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
+                outcome = run(before_attempt=partial(self._before_body, tries), on_retry=tries.retry)
+            final = self._journal_inline(asked, task, inputs, context, outcome, tries)
             self.give_tag_slots(asked.key)
         if final is None:
             self._wait_for_keys([asked.key])
@@ -128,27 +132,34 @@ class DurableRunner(Holding):
             await self._wait_for_keys_async([asked.key])
             return self._state(asked.key)
         args, kwargs, context = started
-        start_time = clock.now()
+        tries = self._tries(asked, context.task_run_id)
         self._inline.add(asked.key)
         try:
-            longest = _longest_sleep(task, inputs)
+            run = partial(run_attempts_async, task, args, kwargs, context, longest_sleep=_longest_sleep(task, inputs))
             with caching.computing(context):
-                outcome = await run_attempts_async(
-                    task, args, kwargs, context, longest_sleep=longest, before_attempt=self._before_body
-                )
+                outcome = await run(before_attempt=partial(self._before_body, tries), on_retry=tries.retry)
         except asyncio.CancelledError:
-            self._abandon_inline(asked, task, inputs)
+            self._abandon_inline(asked, task, inputs, tries)
             self._release(context)
             self.give_tag_slots(asked.key)
             raise
         finally:
             self._inline.discard(asked.key)
-        final = self._journal_inline(asked, task, inputs, context, outcome, start_time)
+        final = self._journal_inline(asked, task, inputs, context, outcome, tries)
         self.give_tag_slots(asked.key)
         if final is None:
             await self._wait_for_keys_async([asked.key])
             return self._state(asked.key)
         return final
+
+    def _tries(self, asked: Asked, step_id: str) -> UnwrittenTries:
+        """What people see of a direct call that is about to run here."""
+        run_id, is_told = self.claim.run_id, False
+        if self.row["lapses"] and asked.branch not in self._taken_up:
+            # The first call of a branch that the journal has not: that of a process which died may have told of it.
+            self._taken_up.add(asked.branch)
+            is_told = self._read(lambda: history.newest(self.database, run_id, step_id)) is not None
+        return UnwrittenTries(run_id, step_id, is_told=is_told)
 
     def _ask_task(self, task: TaskSpec, call: Call) -> tuple[Asked, StepRecord | None, bytes | None]:
         """Ask for the step of a call; gives its record, if any, and its encoded inputs, where they are needed."""
@@ -215,7 +226,7 @@ class DurableRunner(Holding):
         self, asked: Asked, task: TaskSpec, inputs: bytes | None, context: TaskRunContext, hit: caching.Hit
     ) -> State[Any]:
         """Write a direct call that the cache answers."""
-        return self._write_inline(asked, task, inputs, context, hit.ending(clock.now()), hit.state, answered=True)
+        return self._write_inline(asked, task, inputs, context, hit.ending(clock.now()), hit.state)
 
     def _release(self, context: TaskRunContext) -> None:
         """Let others compute what this call was to compute for them."""
@@ -253,7 +264,7 @@ class DurableRunner(Holding):
         inputs: bytes | None,
         context: TaskRunContext,
         outcome: Ended | RetryLater,
-        start_time: float,
+        tries: UnwrittenTries,
         joint: Joint | None = None,
     ) -> State[Any] | None:
         """Write how an inline call ended; None where it is to be tried again later, elsewhere.
@@ -269,15 +280,16 @@ class DurableRunner(Holding):
             queue, priority = self.route(task.queue, task.priority, task.routed_as)
             step = self._new(asked, task, inputs, queue=queue, priority=priority)
             step.delay, step.attempt = outcome.delay, outcome.attempt + 1
+            step.running_at, step.effects = tries.running_at(), (tries.set_back(outcome.state.message),)
             self._unwritten.append(step)
             self._open.add(asked.key)
             return None
         if task.on_commit and outcome.state.is_completed() and transaction_here() is None:
             outcome = Ended(lazy.load("transacting").commit_alone(context, outcome.state), outcome.attempt)
-        ending, final = self._ending_of(task, outcome, start_time)
+        ending, final = self._ending_of(task, outcome, tries.start_time)
         if joint is not None and not final.is_completed():
             return final
-        return self._write_inline(asked, task, inputs, context, ending, final, joint)
+        return self._write_inline(asked, task, inputs, context, ending, final, joint, tries)
 
     def _write_inline(
         self,
@@ -288,12 +300,12 @@ class DurableRunner(Holding):
         ending: Ending,
         final: State[Any],
         joint: Joint | None = None,
-        *,
-        answered: bool = False,
+        tries: UnwrittenTries | None = None,
     ) -> State[Any]:
-        """Write a direct call that has ended here, or that the cache has answered."""
+        """Write a direct call that has ended here, or (without `tries`) that the cache has answered."""
         step = self._new(asked, task, None, ending=ending)
-        if task.has_transaction_hooks and step.transaction is not None and final.is_completed() and not answered:
+        step.running_at = None if tries is None else tries.running_at()
+        if task.has_transaction_hooks and step.transaction is not None and final.is_completed() and tries is not None:
             # What the cache answers has done nothing that could be rolled back.
             step.effects = self.keeper.effects_of(step, context)
         step.fingerprint = fingerprint_of(inputs)
@@ -359,12 +371,12 @@ class DurableRunner(Holding):
             hooks = owed.task_hooks(context, final, step.ending.start_time)
             owed.pay(self.database, self._heart, debt.claim(asked_at), hooks)
 
-    def _abandon_inline(self, asked: Asked, task: TaskSpec, inputs: bytes | None) -> None:
+    def _abandon_inline(self, asked: Asked, task: TaskSpec, inputs: bytes | None, tries: UnwrittenTries) -> None:
         """Keep that the branch of an inline call was cancelled while its body ran: so it is in a replay."""
         if self.is_stopped:
             return
         step = self._new(asked, task, inputs, ending=abandoned())
-        step.inline = True
+        step.inline, step.running_at = True, tries.running_at()
         self._unwritten.append(step)
 
     def _call_unjournaled(self, task: TaskSpec, call: Call) -> State[Any]:
@@ -416,9 +428,11 @@ class DurableRunner(Holding):
         self.dispatch()
         return args, kwargs, self._task_context(asked, task, args, kwargs)
 
-    def _before_body(self) -> None:
-        """Just before a body starts: is the claim still ours?"""
+    def _before_body(self, tries: UnwrittenTries | None = None) -> None:
+        """Just before a body starts: is the claim still ours? Then it is seen to run, if its call is journaled."""
         self.guard(lambda: claims.ensure(self.database, self.claim))
+        if tries is not None:
+            tries.begin()
         failpoint("in_body")
 
     def submit_task(self, task: TaskSpec, call: Call) -> Future[Any]:

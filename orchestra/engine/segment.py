@@ -59,6 +59,7 @@ from orchestra.serializers import StepRef, clean_text
 from orchestra.specs import FlowSpec
 from orchestra.states import State
 from orchestra.store import claims, interventions, journal, logs, runs, waits
+from orchestra.store import history as store_history
 from orchestra.store.announcements import WAKE_SUFFIX
 from orchestra.store.claims import Claim, Claimed
 from orchestra.store.database import Database
@@ -200,7 +201,14 @@ class Segment:
             return self._finish_crashed()
         if self.row["outcome"] is not None:
             return self._conclude(self.row["outcome"])
+        self._note_running()
         return self._plan() if self._to_be_planned else self._run_body()
+
+    def _note_running(self) -> None:
+        run_id = self.claim.run_id
+        # A process that died may have told it, and the run has come into no other state since.
+        if not (self.row["lapses"] and store_history.newest(self.database, run_id) == "Running"):
+            history.note(run_id, "RUNNING", "Running", at=self.claimed.at)
 
     def _open(self) -> None:
         """Read the journal, and prepare what the body will find around it."""
@@ -285,7 +293,6 @@ class Segment:
 
     def _run_body(self) -> State[Any] | None:
         if not self.row["streak_parks"]:
-            history.note(self.claim.run_id, "RUNNING", "Running")
             engine_logger(self.context).info("started flow %r", self.flow.name)
         tokens = (
             flow_run_context.set(self.context),

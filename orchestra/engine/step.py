@@ -89,6 +89,7 @@ class _Step:
         self.hooks: tuple[Claim, TaskRunHooks] | None = None
         #: Has slots of the limits that are for its tags.
         self.holder: Holder | None = None
+        self.tries = history.Tries(self.claim.run_id, self.row["id"], is_told=claimed.is_told, at=claimed.at)
 
     def run(self) -> None:
         if self.claim.cancelled:
@@ -144,7 +145,13 @@ class _Step:
                     return None
                 with caching.computing(context):
                     return run_attempts(
-                        task, args, kwargs, context, longest_sleep=IN_PLACE, before_attempt=self._before_body
+                        task,
+                        args,
+                        kwargs,
+                        context,
+                        longest_sleep=IN_PLACE,
+                        before_attempt=self._before_body,
+                        on_retry=self.tries.retry,
                     )
         finally:
             tags_context.reset(tags_token)
@@ -161,9 +168,6 @@ class _Step:
             asked = slots.acquire_or_set_back(self.database, self.claim, holder, names)
         if asked.granted:
             self.holder = holder
-        else:
-            state = states.AwaitingConcurrencySlot()
-            history.note(self.claim.run_id, state.type, state.name, None, step_id=self.row["id"])
         self.carrier.announce(asked.announcements)
         return asked.granted
 
@@ -186,6 +190,7 @@ class _Step:
             claims.ensure(self.database, self.claim)
         if self.claim.cancelled:
             raise Cancelled
+        self.tries.begin()
         failpoint("in_body")
 
     def _context(self, task: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskRunContext:
@@ -317,7 +322,6 @@ class _Step:
         message = outcome.state.message
         if self.context is not None and self.context.cached is not None:
             self.carrier.announce(self.context.cached.release(self.database))
-        history.note(self.claim.run_id, "SCHEDULED", "AwaitingRetry", message, step_id=self.row["id"])
         announcements = settle.retry_later(
             self.database,
             self.claim,

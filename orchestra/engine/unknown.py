@@ -23,7 +23,7 @@ def wait_for_code(database: Database, claim: Claim, error: DefinitionNotFound) -
     """Leave a run or step to a worker that knows its code, and say for what it waits."""
     message = f"waiting for a worker that knows it: {error}"
     _logger.warning("%s: %s", claims.name_of(claim), message)
-    claims.give_back(database, claim, due_in=UNKNOWN_WAIT, message=clean_text(message))
+    claims.give_back(database, claim, due_in=UNKNOWN_WAIT, message=clean_text(message), begun=False)
 
 
 def wait_for_storage(database: Database, claim: Claim, error: ResultStorageUnavailable) -> None:

@@ -49,7 +49,9 @@ def leave(database: Database, claimed: Claimed, carrier: Carrier, error: OtherVe
     _logger.warning("%s: %s", claims.name_of(claim), message)
     wait = 0.0 if elsewhere else unknown.UNKNOWN_WAIT
     unstarted = claim.step_key is None and not _has_begun(database, claimed)
-    if claims.give_back(database, claim, due_in=wait, message=clean_text(message), unstarted=unstarted) and elsewhere:
+    told = clean_text(message)
+    given = claims.give_back(database, claim, due_in=wait, message=told, unstarted=unstarted, begun=False)
+    if given and elsewhere:
         carrier.announce([_announcement(row, claimed, error.wanted)])
 
 

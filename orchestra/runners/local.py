@@ -8,7 +8,7 @@ import contextvars
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -173,10 +173,8 @@ class LocalRunner:
         context = self._context(task, args, kwargs, step)
         with _closing(self.book, step, context), self._tag_slots(step) as slots:
             on_retry = self._on_retry(step, slots)
-            run = partial(
-                run_attempts_async, task, args, kwargs, context, before_attempt=slots.take_async, on_retry=on_retry
-            )
-            run = partial(run, contain=_HERE)
+            run = partial(run_attempts_async, task, args, kwargs, context, contain=_HERE)
+            run = partial(run, before_attempt=partial(self._before_async, step, slots), on_retry=on_retry)
             ended = await (caching.answered_async(context, run) if task.may_be_cached else run())
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
@@ -259,8 +257,8 @@ class LocalRunner:
             context.record = partial(self._record, context, step, (args, kwargs))
         with _closing(self.book, step, context), self._tag_slots(step) as slots:
             on_retry = self._on_retry(step, slots)
-            run = partial(run_attempts, task, args, kwargs, context, before_attempt=slots.take, on_retry=on_retry)
-            run = partial(run, contain=contain, call_body=call_body)
+            run = partial(run_attempts, task, args, kwargs, context, contain=contain, call_body=call_body)
+            run = partial(run, before_attempt=partial(self._before, step, slots), on_retry=on_retry)
             ended = caching.answered(context, run) if task.may_be_cached else run()
         state = self._ended(context, step, (args, kwargs), ended)
         if hooks_of(task, state.type):
@@ -296,11 +294,26 @@ class LocalRunner:
         """The slots that a task needs for its tags; given back at the end of the block."""
         return engine_slots.of_tags(step.tags, on_wait=lambda: self.book.waiting(step))
 
+    def _before(self, step: Step, slots: NoSlots) -> None:
+        """Just before a body starts."""
+        slots.take()
+        self.book.running(step)
+
+    def _before_async(self, step: Step, slots: NoSlots) -> Awaitable[None] | None:
+        if (ready := slots.take_async()) is not None:
+            return self._when_ready(ready, step)
+        self.book.running(step)
+        return None
+
+    async def _when_ready(self, ready: Awaitable[None], step: Step) -> None:
+        await ready
+        self.book.running(step)
+
     def _on_retry(self, step: Step, slots: NoSlots) -> Callable[[State[Any], float], None]:
         def note(state: State[Any], delay: float) -> None:
             # Others may have them until the next try.
             slots.give()
-            self.book.retrying(step, state)
+            self.book.retrying(step, state, delay)
 
         return note
 

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 
 from orchestra import clock, identifiers, names, results
 from orchestra.digests import digest
+from orchestra.engine import history
+from orchestra.engine.history import UnwrittenTries
 from orchestra.errors import MissingResult, NoDigest, OrchestraError
 from orchestra.questions import Question
 from orchestra.results import Kept
 from orchestra.serializers import clean_text, decode, encode
 from orchestra.specs import FlowSpec, TaskSpec
-from orchestra.states import AwaitingConcurrencySlot, Completed, Paused, State, StateDetails
+from orchestra.states import Completed, Paused, State, StateDetails
 from orchestra.store import journal, local_runs, runs, tables
 from orchestra.store.behind import behind
 from orchestra.store.database import database
@@ -43,6 +45,8 @@ class Step:
     path: str | None = None
     child_run_id: str | None = None
     tags: tuple[str, ...] = ()
+    #: Once its body was called, where that is recorded.
+    tries: UnwrittenTries | None = None
 
 
 class StepBook(Protocol):
@@ -52,8 +56,12 @@ class StepBook(Protocol):
         """The next step of this name."""
         ...
 
-    def retrying(self, step: Step, state: State[Any]) -> None:
-        """An attempt of the step failed, and another one follows."""
+    def running(self, step: Step) -> None:
+        """An attempt of the step starts."""
+        ...
+
+    def retrying(self, step: Step, state: State[Any], delay: float) -> None:
+        """An attempt of the step failed, and another one follows after a delay."""
         ...
 
     def waiting(self, step: Step) -> None:
@@ -92,7 +100,10 @@ class Unrecorded:
         """The next step of this name."""
         return Step(identifiers.new_run_id(), None, name, kind, 0, clock.now(), path)
 
-    def retrying(self, step: Step, state: State[Any]) -> None:
+    def running(self, step: Step) -> None:
+        """Keeps nothing."""
+
+    def retrying(self, step: Step, state: State[Any], delay: float) -> None:
         """Keeps nothing."""
 
     def waiting(self, step: Step) -> None:
@@ -148,13 +159,20 @@ class Recorded:
         step_id = identifiers.step_id(self.run_id, self.run_attempt, key)
         return Step(step_id, key, f"{name}-{number}", kind, position, clock.now(), path)
 
-    def retrying(self, step: Step, state: State[Any]) -> None:
-        """An attempt of the step failed, and another one follows."""
-        behind().add(tables.states, self._state(step, State(state.type, "Retrying", state.message)))
+    def running(self, step: Step) -> None:
+        """An attempt of the step starts."""
+        if step.tries is None:
+            step.tries = UnwrittenTries(self.run_id, step.id)
+        step.tries.begin()
+
+    def retrying(self, step: Step, state: State[Any], delay: float) -> None:
+        """An attempt of the step failed, and another one follows after a delay."""
+        assert step.tries is not None
+        step.tries.retry(state, delay)
 
     def waiting(self, step: Step) -> None:
         """The step waits for a slot of a concurrency limit."""
-        behind().add(tables.states, self._state(step, AwaitingConcurrencySlot()))
+        history.note(self.run_id, "SCHEDULED", "AwaitingConcurrencySlot", step_id=step.id)
 
     def close(
         self,
@@ -183,8 +201,6 @@ class Recorded:
             behind().add(tables.steps, row, keep=True)
         else:
             self._write_large(step, row, result)
-        if attempt > 1:
-            behind().add(tables.states, self._state(step, state))
 
     def reader(self, step: Step) -> Callable[[], Any] | None:
         """What reads the value of a step that has ended, if its task wants it not to be held, and it was kept."""
@@ -243,18 +259,9 @@ class Recorded:
             "state_message": None if state.message is None else clean_text(state.message),
             "result": result,
             "created_at": step.start_time,
+            "running_at": None if step.tries is None else step.tries.running_at(),
             "start_time": step.start_time,
             "end_time": clock.now(),
-        }
-
-    def _state(self, step: Step, state: State[Any]) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            "step_id": step.id,
-            "type": state.type.value,
-            "name": clean_text(state.name),
-            "message": None if state.message is None else clean_text(state.message),
-            "timestamp": state.timestamp.timestamp(),
         }
 
 

@@ -116,6 +116,25 @@ class WriteBehind:
             self._wake()
         return True
 
+    def expect(self, table: sa.Table, key: str, row: Row) -> None:
+        """Queue a row that may be withdrawn until the next batch is written; returns at once, without any lock.
+
+        For what is soon told by another row, and needs one of its own only where that takes longer than a batch.
+
+        Args:
+            table: Where it goes.
+            key: By which it is withdrawn.
+            row: As for `add`.
+        """
+        self._expected[key] = _Item(table, row, 0)
+        if self._idle:
+            with self._changed:
+                self._wake()
+
+    def withdraw(self, key: str) -> bool:
+        """Take an expected row back; false where it was written, or is just being."""
+        return self._expected.pop(key, None) is not None
+
     def flush(self, timeout: float | None = EXIT_PATIENCE) -> bool:
         """Wait until all rows added so far are written or refused.
 
@@ -128,7 +147,7 @@ class WriteBehind:
         written = threading.Event()
         with self._changed:
             self._mark_dropped()
-            if not self._queue and not self._writing:
+            if not self._has_rows and not self._writing:
                 return True
             # Travels behind the rows added so far.
             self._queue.append(written)
@@ -160,12 +179,18 @@ class WriteBehind:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._queue: deque[_Item | threading.Event] = deque()
+        #: Rows that may be withdrawn. Each is taken by one `pop`, by the writer or by who withdraws it.
+        self._expected: dict[str, _Item] = {}
         self._size = 0
         self._dropped_total = 0
         self._refused = 0
         self._dropped: Counter[tuple[str, str | None]] = Counter()
         self._idle = True
         self._writing = self._hurry = self._closed = self._complained = False
+
+    @property
+    def _has_rows(self) -> bool:
+        return bool(self._queue or self._expected)
 
     def _is_full(self, item: _Item) -> bool:
         return self._closed or len(self._queue) >= self._max_rows or self._size + item.size > self._max_size
@@ -213,7 +238,7 @@ class WriteBehind:
         # Writes in the caller's thread, at the end of the interpreter: one try.
         self._stopping.set()
         try:
-            while self._queue:
+            while self._has_rows:
                 self._deliver(self._take())
         except _GivenUp:
             return False
@@ -223,25 +248,31 @@ class WriteBehind:
 
     def _run(self) -> None:
         try:
-            while batch := self._take():
+            while (batch := self._take()) or not self._closed:
                 self._deliver(batch)
         except _GivenUp:
             logger.warning("%d rows were not written: the database is away and this process ends", len(self._queue))
 
     def _take(self) -> list[_Item | threading.Event]:
-        """The next batch, once it is full, its time has come or someone waits for it; empty: closed."""
+        """The next batch, once it is full, its time has come or someone waits for it; empty: closed, or withdrawn."""
         with self._changed:
-            self._idle = not self._queue
-            self._changed.wait_for(lambda: self._queue or self._closed)
+            self._idle = not self._has_rows
+            self._changed.wait_for(lambda: self._has_rows or self._closed)
             self._changed.wait_for(self._is_due, self._interval)
             self._mark_dropped()
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_ROWS))]
+            batch = self._take_expected()
+            batch += [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_ROWS))]
             self._writing = bool(batch)
             if self._queue:
                 self._size -= sum(item.size for item in batch if isinstance(item, _Item))
             else:
                 self._size, self._hurry = 0, False
             return batch
+
+    def _take_expected(self) -> list[_Item | threading.Event]:
+        # One by one: any of them may be withdrawn meanwhile.
+        found = (self._expected.pop(key, None) for key in list(self._expected))
+        return [item for item in found if item is not None]
 
     def _is_due(self) -> bool:
         return len(self._queue) >= BATCH_ROWS or self._hurry or self._closed

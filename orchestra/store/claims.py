@@ -17,12 +17,14 @@ from orchestra import clock, identifiers, settings
 from orchestra.errors import CancelRequested, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.states import StateType
-from orchestra.store import events
+from orchestra.store import events, history
 from orchestra.store.database import Database, now, unwaited
 from orchestra.store.prepared import Prepared, prepare
 from orchestra.store.tables import Phase, flow_runs, owed_hooks, phase_is, steps
 from orchestra.store.wake import STEP, note
 
+#: Longest that one statement takes, in seconds, for which its instants still count as one.
+_ONE_STATEMENT = 0.1
 #: What may be claimed, by the kind of the claim.
 _TABLES: dict[str, sa.Table] = {"flow": flow_runs, "step": steps, "hooks": owed_hooks}
 
@@ -67,6 +69,20 @@ class Claimed:
 
     claim: Claim
     row: Mapping[str, Any]
+
+    @property
+    def at(self) -> float:
+        """When it was made, by the database's clock, in seconds since the epoch."""
+        row = self.row
+        return float(row.get("claimed_at") or row["lease_until"] - row["lease_seconds"])
+
+    @property
+    def is_told(self) -> bool:
+        """Whether a claimed step is seen to run by its own row, or was told to before a lapse."""
+        row = self.row
+        # The two instants are of one statement, in which the clock of PostgreSQL goes on.
+        first = row["attempt"] == 1 and row["running_at"] is not None and row["running_at"] > self.at - _ONE_STATEMENT
+        return first or bool(row["lapses"])
 
     @property
     def over_budget(self) -> bool:
@@ -219,7 +235,13 @@ def is_released(connection: Connection, claim: Claim, *phases: Phase) -> bool:
 
 
 def give_back(
-    database: Database, claim: Claim, *, due_in: float = 0.0, message: str | None = None, unstarted: bool = False
+    database: Database,
+    claim: Claim,
+    *,
+    due_in: float = 0.0,
+    message: str | None = None,
+    unstarted: bool = False,
+    begun: bool = True,
 ) -> bool:
     """Make the row READY again, orderly: counts no lapse.
 
@@ -227,6 +249,7 @@ def give_back(
         due_in: Seconds after which it may be claimed again.
         message: Why, for people; kept as the state's message.
         unstarted: Nothing of a flow run was done: the next claim starts it, and its deadline counts from there.
+        begun: The body of a step may have been called; else its first try is not seen to have begun.
 
     Returns:
         Whether the claim still held.
@@ -236,8 +259,25 @@ def give_back(
         values["state_message"] = message
     if unstarted:
         values |= {"start_time": None, "deadline_at": None}
-    statement = sa.update(_table(claim)).where(*held(claim)).values(**values)
-    return database.write(lambda connection: connection.execute(statement).rowcount == 1)
+    if claim.kind == "step" and not begun:
+        values |= NOT_BEGUN
+    return database.write(lambda connection: _release(connection, claim, values))
+
+
+def _release(connection: Connection, claim: Claim, values: Mapping[str, Any], *which: sa.ColumnElement[bool]) -> bool:
+    """Give a claimed row back, and tell of it; false where the claim no longer holds."""
+    statement = sa.update(_table(claim)).where(*held(claim), *which).values(**values)
+    if connection.execute(statement).rowcount != 1:
+        return False
+    if claim.kind == "flow":
+        history.record_run(connection, *_row(claim))
+    elif claim.kind == "step":
+        history.record_steps(connection, claim.run_id, *_row(claim), once=True)
+    return True
+
+
+#: Of a step that is given back before its body was called: it was not seen to run, if this was its first try.
+NOT_BEGUN: dict[str, Any] = {"running_at": sa.case((steps.c.attempt > 1, steps.c.running_at), else_=None)}
 
 
 def _returned(table: sa.Table) -> dict[str, Any]:
@@ -297,12 +337,7 @@ def expire_dead(database: Database, host: str, is_alive: Callable[[str], bool], 
 def _give_back_to_workers(connection: Connection, claim: Claim) -> bool:
     """Make a row READY again, if workers carry it out."""
     on_workers = flow_runs.c.runner != "local" if claim.kind == "flow" else sa.true()
-    return (
-        connection.execute(
-            sa.update(_table(claim)).where(*held(claim), on_workers).values(**_returned(_table(claim)))
-        ).rowcount
-        == 1
-    )
+    return _release(connection, claim, _returned(_table(claim)), on_workers)
 
 
 def about_to_lapse(database: Database, host: str) -> list[Claim]:
@@ -384,6 +419,13 @@ def may_be_claimed(table: sa.Table) -> sa.ColumnElement[bool]:
     return sa.or_(due, lapsed)
 
 
+def _running_at() -> sa.ColumnElement[float | None]:
+    """When a step is first seen to run: with this claim, unless it is being cancelled, or has been tried before."""
+    column = steps.c
+    first = sa.and_(column.running_at.is_(None), column.attempt == 1)
+    return sa.case((sa.and_(first, column.state_type != StateType.CANCELLING.value), now()), else_=column.running_at)
+
+
 def _claim_values(table: sa.Table) -> dict[str, Any]:
     column = table.c
     lease = sa.func.coalesce(column.lease_seconds, sa.bindparam("b_lease", type_=sa.Double))
@@ -430,7 +472,7 @@ _CLAIM_STEP = unwaited(
         # everything that makes a step READY meanwhile: ends, joins, retries.
         ~sa.exists().where(flow_runs.c.id == sa.bindparam("b_run"), flow_runs.c.held.is_not(None)),
     )
-    .values(**_claim_values(steps), worker=sa.bindparam("b_owner"))
+    .values(**_claim_values(steps), worker=sa.bindparam("b_owner"), running_at=_running_at())
     .returning(*steps.c)
 )
 _OWN_STEP = sa.select(steps).where(

@@ -58,7 +58,7 @@ _SQLITE_BUSY = (5, 6)
 #: After so many steps of its machine SQLite looks whether a search takes too long.
 _LOOKED_AT = 50_000
 #: Version of the schema this code works with: the newest revision under `migrations/`.
-SCHEMA_VERSION = "0024_wide_ids"
+SCHEMA_VERSION = "0025_every_state"
 
 #: The threads of this process, by ident, that hold SQLite's write lock for a transaction of a user's code.
 holding: dict[int, str] = {}

@@ -1,7 +1,7 @@
 """Events: what was emitted, what people and the system did, and every change of state, as one list.
 
 What was emitted or done is written to `events`, an act in the transaction that does it. Changes of state are rows
-already, the history of states and the ends of steps: they are read as events and not written a second time.
+already, those of runs and steps and the history between: they are read as events and not written a second time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -19,7 +19,8 @@ from sqlalchemy.engine import Connection
 from orchestra import clock
 from orchestra.errors import ConfigurationError
 from orchestra.names import clean_text
-from orchestra.states import FINAL
+from orchestra.states import StateType
+from orchestra.store import history
 from orchestra.store.behind import behind
 from orchestra.store.database import Database, insert
 from orchestra.store.tables import Kind, Phase, events, flow_runs, phase_is, states, steps
@@ -370,7 +371,7 @@ class _Reading:
                 joined = sa.outerjoin(joined, steps, steps.c.id == some.c.step_id)
                 run = (*run, steps.c.name.label("step_name"))
             rows = connection.execute(sa.select(some, *run).select_from(joined)).all()
-        return [((row.at, source.rank, row.key), _MAKERS[source.rank](row)) for row in rows]
+        return [((row.at, source.rank, row.key), _MAKERS[source.rank](row, source.rank)) for row in rows]
 
 
 def _pattern(text: str) -> tuple[str, bool]:
@@ -458,14 +459,56 @@ def _place(row: Any, rank: int) -> str:
 # -- the sources -------------------------------------------------------------------------------------------------
 
 #: In this order where times are the same: a run is created, then it runs, then it ends.
-_CREATIONS, _RUN_STATES, _TASK_STATES, _TASK_ENDS, _EMITTED = range(5)
-_FINAL_TYPES = tuple(sorted(kind.value for kind in FINAL))
+(
+    _CREATIONS, _SCHEDULED, _PENDING, _RUN_STATES, _TASKS_PENDING, _TASKS_RUNNING, _TASK_STATES, _TASK_ENDS, _EMITTED,
+) = range(9)  # fmt: skip
 _STATE = (
     states.c.run_id, states.c.step_id, states.c.type.label("type"), states.c.name.label("name"),
     states.c.message.label("message"),
 )  # fmt: skip
-#: What a step came into on its way. The end of its last attempt is told by its row.
-_ON_THE_WAY = sa.or_(states.c.type.not_in(_FINAL_TYPES), states.c.name == "Retrying")
+
+_OF_STEP = (steps.c.run_id, steps.c.id.label("step_id"), steps.c.name.label("step_name"))
+
+
+def _told(type: StateType, name: str) -> tuple[sa.ColumnElement[Any], ...]:
+    """The columns of a state that a row tells by having an instant of it."""
+    return (
+        sa.literal_column(f"'{type.value}'").label("type"), sa.literal_column(f"'{name}'").label("name"),
+        sa.null().label("message"),
+    )  # fmt: skip
+
+
+def _first(rank: int, type: StateType, name: str) -> _Source:
+    """The state that flow runs were created in."""
+    return _Source(
+        rank=rank,
+        prefix=f"{FLOW_RUN}.{name}",
+        name=None,
+        time=flow_runs.c.created_at,
+        key=flow_runs.c.id,
+        columns=(flow_runs.c.id.label("run_id"), *_told(type, name)),
+        conditions=(flow_runs.c.first_state == name,),
+        run_id=flow_runs.c.id,
+        kind=FLOW_RUN,
+        resource=flow_runs.c.id,
+    )
+
+
+def _seen(rank: int, time: sa.ColumnElement[float | None], type: StateType, name: str) -> _Source:
+    """The state that task runs were first seen in at an instant of their rows."""
+    return _Source(
+        rank=rank,
+        prefix=f"{TASK_RUN}.{name}",
+        name=None,
+        time=cast("sa.ColumnElement[float]", time),
+        key=steps.c.id,
+        columns=(*_OF_STEP, *_told(type, name)),
+        conditions=(time.is_not(None),),
+        run_id=steps.c.run_id,
+        kind=TASK_RUN,
+        resource=steps.c.id,
+    )
+
 
 _SOURCES = (
     _Source(
@@ -480,6 +523,8 @@ _SOURCES = (
         kind=FLOW_RUN,
         resource=flow_runs.c.id,
     ),
+    _first(_SCHEDULED, StateType.SCHEDULED, "Scheduled"),
+    _first(_PENDING, StateType.PENDING, "Pending"),
     _Source(
         rank=_RUN_STATES,
         prefix=f"{FLOW_RUN}.",
@@ -492,6 +537,8 @@ _SOURCES = (
         kind=FLOW_RUN,
         resource=states.c.run_id,
     ),
+    _seen(_TASKS_PENDING, steps.c.pending_at, StateType.PENDING, "Pending"),
+    _seen(_TASKS_RUNNING, steps.c.running_at, StateType.RUNNING, "Running"),
     _Source(
         rank=_TASK_STATES,
         prefix=f"{TASK_RUN}.",
@@ -499,7 +546,7 @@ _SOURCES = (
         time=states.c.timestamp,
         key=states.c.id,
         columns=_STATE,
-        conditions=(states.c.step_id.is_not(None), _ON_THE_WAY),
+        conditions=(states.c.step_id.is_not(None), history.ON_THE_WAY),
         run_id=states.c.run_id,
         kind=TASK_RUN,
         resource=states.c.step_id,
@@ -511,8 +558,7 @@ _SOURCES = (
         time=steps.c.end_time,
         key=steps.c.id,
         columns=(
-            steps.c.run_id, steps.c.id.label("step_id"), steps.c.name.label("step_name"),
-            steps.c.state_type.label("type"), steps.c.state_name.label("name"),
+            *_OF_STEP, steps.c.state_type.label("type"), steps.c.state_name.label("name"),
             steps.c.state_message.label("message"), steps.c.attempt, steps.c.start_time, steps.c.worker,
         ),
         conditions=(phase_is(steps, Phase.DONE), steps.c.kind == sa.literal_column(f"'{Kind.TASK.value}'")),
@@ -537,25 +583,25 @@ _SOURCES = (
 )  # fmt: skip
 
 
-def _creation(row: Any) -> EventRecord:
+def _creation(row: Any, rank: int) -> EventRecord:
     payload = {"scheduled_start_time": _iso(row.scheduled_at)}
-    return _of_run(row, _CREATIONS, _CREATED, payload)
+    return _of_run(row, rank, _CREATED, payload)
 
 
-def _run_change(row: Any) -> EventRecord:
-    return _of_run(row, _RUN_STATES, f"{FLOW_RUN}.{row.name}", _state_payload(row), _state_labels(row))
+def _run_change(row: Any, rank: int) -> EventRecord:
+    return _of_run(row, rank, f"{FLOW_RUN}.{row.name}", _state_payload(row), _state_labels(row))
 
 
-def _task_change(row: Any) -> EventRecord:
-    return _of_task(row, _TASK_STATES, row.step_name, _state_payload(row))
+def _task_change(row: Any, rank: int) -> EventRecord:
+    return _of_task(row, rank, row.step_name, _state_payload(row))
 
 
-def _task_end(row: Any) -> EventRecord:
+def _task_end(row: Any, rank: int) -> EventRecord:
     told = {"run_count": row.attempt, "start_time": _iso(row.start_time), "worker": row.worker}
-    return _of_task(row, _TASK_ENDS, row.step_name, _state_payload(row) | told)
+    return _of_task(row, rank, row.step_name, _state_payload(row) | told)
 
 
-def _emitted(row: Any) -> EventRecord:
+def _emitted(row: Any, rank: int) -> EventRecord:
     return EventRecord(
         row.key,
         row.occurred,
@@ -564,7 +610,7 @@ def _emitted(row: Any) -> EventRecord:
         json.loads(row.related),
         json.loads(row.payload),
         row.follows,
-        _place(row, _EMITTED),
+        _place(row, rank),
     )
 
 
@@ -588,8 +634,9 @@ def _of_task(row: Any, rank: int, name: str | None, payload: Row) -> EventRecord
 def _derived(
     row: Any, rank: int, event: str, resource: dict[str, str], related: list[dict[str, str]], payload: Row
 ) -> EventRecord:
-    # The same row is the same event, each time it is read.
-    id = str(uuid.uuid5(_NAMESPACE, f"{rank}/{row.key}"))
+    # The same row is the same event, each time it is read; but a step that is set back before it runs begins anew.
+    told = f"{rank}/{row.key}/{row.at!r}" if rank == _TASKS_RUNNING else f"{rank}/{row.key}"
+    id = str(uuid.uuid5(_NAMESPACE, told))
     return EventRecord(id, row.at, event, resource, related, payload, None, _place(row, rank))
 
 
@@ -611,9 +658,13 @@ def _iso(instant: float | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-_MAKERS: dict[int, Callable[[Any], EventRecord]] = {
+_MAKERS: dict[int, Callable[[Any, int], EventRecord]] = {
     _CREATIONS: _creation,
+    _SCHEDULED: _run_change,
+    _PENDING: _run_change,
     _RUN_STATES: _run_change,
+    _TASKS_PENDING: _task_change,
+    _TASKS_RUNNING: _task_change,
     _TASK_STATES: _task_change,
     _TASK_ENDS: _task_end,
     _EMITTED: _emitted,

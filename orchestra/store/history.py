@@ -1,7 +1,8 @@
 """The history of states, which people read, and of which events are made.
 
 A change that something depends on (an end, a retry, what people do) is written in its own transaction; what is merely
-nice to see (that a run has begun) comes behind.
+nice to see (that a run goes on, or waits) comes behind. Not everything needs a row here: the first states of runs and
+steps, and the ends of steps, are told by their own rows.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ from sqlalchemy.engine import Connection
 
 from orchestra import clock
 from orchestra.names import clean_text
+from orchestra.states import FINAL
+from orchestra.store.database import Database, now
 from orchestra.store.prepared import prepare
-from orchestra.store.tables import states
-from orchestra.store.wake import RUN, note
+from orchestra.store.tables import flow_runs, states, steps
+from orchestra.store.wake import RUN, STEP, note
+
+#: Of the states of a step, those on its way: its end is told by its row, though older databases have it here, too.
+ON_THE_WAY = sa.or_(states.c.type.not_in(sorted(kind.value for kind in FINAL)), states.c.name == "Retrying")
 
 
 def record(connection: Connection, run_id: str, type: str, name: str, message: str | None = None) -> None:
@@ -24,15 +30,70 @@ def record(connection: Connection, run_id: str, type: str, name: str, message: s
     note(connection, RUN, run_id)
 
 
-def row(run_id: str, type: str, name: str, message: str | None = None, step_id: str | None = None) -> dict[str, Any]:
-    """A state that a flow run, or one of its steps, has come into now."""
+def record_step(
+    connection: Connection, run_id: str, step_id: str, type: str, name: str, message: str | None, at: float
+) -> None:
+    """Write the state that a step is brought into, with its row, at an instant in seconds since the epoch."""
+    _RECORD.count(connection, row(run_id, type, name, message, step_id, at))
+
+
+def record_run(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
+    """Write the states that flow runs are in now, in the transaction that has brought them there.
+
+    One that has just been told is not told again: a run that is looked at and set back, time after time.
+    """
+    told = states.alias()
+    newest = sa.select(told.c.name).where(told.c.run_id == flow_runs.c.id, told.c.step_id.is_(None))
+    newest = newest.order_by(told.c.id.desc()).limit(1)
+    same = flow_runs.c.state_name == sa.func.coalesce(newest.scalar_subquery(), flow_runs.c.first_state, "")
+    _record_those(connection, flow_runs.c.id, sa.null(), flow_runs, *which, sa.not_(same))
+
+
+def record_steps(connection: Connection, run_id: str, *which: sa.ColumnElement[bool], once: bool = False) -> None:
+    """Write the states that steps of a run are in now, in the transaction that has brought them there.
+
+    Args:
+        once: Not those of which it was the last to be told.
+    """
+    told = states.alias()
+    newest = sa.select(told.c.name).where(told.c.run_id == steps.c.run_id, told.c.step_id == steps.c.id)
+    newest = newest.order_by(told.c.id.desc()).limit(1)
+    changed = [steps.c.state_name != sa.func.coalesce(newest.scalar_subquery(), "")] if once else []
+    _record_those(connection, steps.c.run_id, steps.c.id, steps, steps.c.run_id == run_id, *which, *changed)
+    note(connection, STEP, run_id)
+
+
+def _record_those(
+    connection: Connection,
+    run_id: sa.ColumnElement[Any],
+    step_id: sa.ColumnElement[Any],
+    table: sa.Table,
+    *which: sa.ColumnElement[bool],
+) -> None:
+    column = table.c
+    there = sa.select(run_id, step_id, column.state_type, column.state_name, column.state_message, now())
+    names = ["run_id", "step_id", "type", "name", "message", "timestamp"]
+    connection.execute(states.insert().from_select(names, there.where(*which)))
+
+
+def newest(database: Database, run_id: str, step_id: str | None = None) -> str | None:
+    """The name of the state of a flow run, or of a step of it, that was written last; None: none was."""
+    # `step_id == None` reads as IS NULL: the states of the run itself.
+    query = sa.select(states.c.name).where(states.c.run_id == run_id, states.c.step_id == step_id)
+    return database.read(lambda connection: connection.scalar(query.order_by(states.c.id.desc()).limit(1)))
+
+
+def row(
+    run_id: str, type: str, name: str, message: str | None = None, step_id: str | None = None, at: float | None = None
+) -> dict[str, Any]:
+    """A state that a flow run, or one of its steps, has come into: now, or at an instant in seconds since the epoch."""
     return {
         "run_id": run_id,
         "step_id": step_id,
         "type": str(type),
         "name": clean_text(name),
         "message": None if message is None else clean_text(message),
-        "timestamp": clock.now(),
+        "timestamp": clock.now() if at is None else at,
     }
 
 

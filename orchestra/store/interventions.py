@@ -114,7 +114,9 @@ def _end_page(connection: Connection, run_id: str) -> bool:
     note(connection, STEP, run_id)
     if rest is None:
         told = {"state_type": StateType.CANCELLING.value, "state_name": "Cancelling"}
-        connection.execute(sa.update(steps).where(*ours, phase_is(steps, Phase.CLAIMED)).values(**told))
+        running = [*ours, phase_is(steps, Phase.CLAIMED)]
+        connection.execute(sa.update(steps).where(*running).values(**told))
+        history.record_steps(connection, run_id, *running, steps.c.kind == Kind.TASK.value, once=True)
     return rest is not None
 
 

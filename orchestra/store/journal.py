@@ -96,6 +96,8 @@ class NewStep:
     transaction: str | None = None
     #: Written together with it.
     effects: tuple[Effect, ...] = ()
+    #: When it was first seen to run, in seconds since the epoch; None: it was not yet, or its history tells it.
+    running_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +438,8 @@ def _row(step: NewStep, claim: Claim, moment: float, plan: graph.Plan, failed: M
         "announce_at": None,
         "announced_at": None,
         "worker": claim.owner if step.inline else None,
+        "pending_at": None,
+        "running_at": step.running_at,
     }
     row.update(_progress(step, moment, plan, failed))
     return row
@@ -462,6 +466,7 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan, failed: Mapping[st
             "phase": Phase.WAITING.value,
             "state_type": "PENDING",
             "state_name": "Pending",
+            "pending_at": moment,
             "join_id": join_id,
         }
     if step.kind is Kind.SUBFLOW:
@@ -480,6 +485,7 @@ def _progress(step: NewStep, moment: float, plan: graph.Plan, failed: Mapping[st
         "phase": Phase.READY.value,
         "state_type": state_type,
         "state_name": state_name,
+        "pending_at": moment if state_name == "Pending" else None,
         "due_at": due_at,
         "announce_at": due_at if scheduled else None,
     }
@@ -657,7 +663,7 @@ _WRITTEN = frozenset({
     "recorded_attempt", "attempt", "inline", "inputs", "inputs_fingerprint", "queue", "priority", "lease_seconds",
     "version", "child_run_id", "tags", "transaction_key", "claim_number", "created_at", "join_id", "wave", "wave_index",
     "wave_window", "due_at", "announce_at", "announced_at", "worker", "phase", "state_type", "state_name",
-    "state_message", "result", "result_blob", "start_time", "end_time",
+    "state_message", "result", "result_blob", "start_time", "end_time", "pending_at", "running_at",
 })  # fmt: skip
 _INSERT = Prepared(_insert_of)
 _RECORD_ALONE = Prepared(_record_alone_of)

@@ -22,7 +22,7 @@ from orchestra.store import blobs, events, history
 from orchestra.store.claims import Claim
 from orchestra.store.database import Database, insert, now
 from orchestra.store.joint import Joint
-from orchestra.store.tables import Phase, flow_runs, flows, phase_is, phase_is_not, states, steps, transactions
+from orchestra.store.tables import Kind, Phase, flow_runs, flows, phase_is, phase_is_not, states, steps, transactions
 from orchestra.store.wake import RUN, STEP, note
 from orchestra.transaction_rules import UNSETTLED, Durable
 
@@ -371,7 +371,9 @@ def _end_idle(connection: Connection, run_id: str, *conditions: sa.ColumnElement
     connection.execute(idle.values(**ended))
     note(connection, STEP, run_id)
     told = {"state_type": StateType.CANCELLING.value, "state_name": "Cancelling"}
-    connection.execute(sa.update(steps).where(*ours, phase_is(steps, Phase.CLAIMED)).values(**told))
+    running = [*ours, phase_is(steps, Phase.CLAIMED)]
+    connection.execute(sa.update(steps).where(*running).values(**told))
+    history.record_steps(connection, run_id, *running, steps.c.kind == Kind.TASK.value, once=True)
 
 
 #: The columns of a run whose process died.

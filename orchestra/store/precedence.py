@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from orchestra import settings
 from orchestra.names import pool_of, versioned_queue
 from orchestra.states import StateType
+from orchestra.store import history
 from orchestra.store.announcements import RUN_COLUMNS, Announcement, of_run
 from orchestra.store.claims import Claim, held
 from orchestra.store.database import Database, now
@@ -76,7 +77,14 @@ def step_back(database: Database, claim: Claim) -> list[Announcement]:
     }
     goes_on = flow_runs.c.state_type != StateType.CANCELLING.value
     statement = sa.update(flow_runs).where(*held(claim), goes_on).values(**values).returning(*RUN_COLUMNS)
-    return database.write(lambda connection: [of_run(row) for row in connection.execute(statement)])
+
+    def work(connection: Connection) -> list[Announcement]:
+        announcements = [of_run(row) for row in connection.execute(statement)]
+        if announcements:
+            history.record_run(connection, flow_runs.c.id == claim.run_id)
+        return announcements
+
+    return database.write(work)
 
 
 _QUEUES = (

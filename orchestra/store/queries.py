@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, and_, func, or_, select
@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, and
 from orchestra import clock, serializers
 from orchestra.errors import FlowRunNotFound, GraphTooLarge, TaskRunNotFound
 from orchestra.states import FINAL, StateType
-from orchestra.store import spans
+from orchestra.store import history, spans
 from orchestra.store.database import Database, instant
 from orchestra.store.interventions import OpenPause, labels, read_pauses
 from orchestra.store.spans import Found, Part, unindexed
@@ -332,7 +332,7 @@ def read_flow_run(db: Database, flow_run_id: str) -> FlowRunDetails:
         if row is None:
             raise FlowRunNotFound(flow_run_id)
         pauses = [] if row["phase"] == Phase.DONE else read_pauses(conn, flow_run_id, row["run_attempt"])
-        return row, pauses, _owed_hooks(conn, flow_run_id), _history(conn, flow_run_id, None)
+        return row, pauses, _owed_hooks(conn, flow_run_id), _run_history(conn, flow_run_id)
 
     row, pauses, owed, history = db.read(look)
     return FlowRunDetails(
@@ -454,7 +454,7 @@ def read_task_run(db: Database, task_run_id: str) -> TaskRunDetails:
         row = conn.execute(select(steps).where(steps.c.id == task_run_id)).mappings().one_or_none()
         if row is None:
             raise TaskRunNotFound(task_run_id)
-        return row, _upstream_of(conn, row), _history(conn, row["run_id"], task_run_id)
+        return row, _upstream_of(conn, row), _step_history(conn, row["run_id"], task_run_id)
 
     row, upstream, history = db.read(look)
     return TaskRunDetails(
@@ -496,7 +496,9 @@ def task_run_names(db: Database, flow_run_id: str) -> dict[str, str]:
 
 def state_history(db: Database, flow_run_id: str, task_run_id: str | None = None) -> tuple[StateRecord, ...]:
     """The states a flow run, or one of its task runs, was in, oldest first."""
-    return db.read(lambda conn: _history(conn, flow_run_id, task_run_id))
+    if task_run_id is None:
+        return db.read(lambda conn: _run_history(conn, flow_run_id))
+    return db.read(lambda conn: _step_history(conn, flow_run_id, task_run_id))
 
 
 def step_counts(db: Database, flow_run_id: str) -> list[StepCount]:
@@ -823,15 +825,41 @@ def _state(row: RowMapping) -> StateRecord:
     return StateRecord(row["state_type"], row["state_name"], row["state_message"], clock.to_datetime(since))
 
 
-def _history(conn: Connection, run_id: str, step_id: str | None) -> tuple[StateRecord, ...]:
-    # `step_id == None` reads as IS NULL: the states of the run itself.
-    query = select(states).where(states.c.run_id == run_id, states.c.step_id == step_id)
+def _run_history(conn: Connection, run_id: str) -> tuple[StateRecord, ...]:
+    """The state that a run was created in, and those since."""
+    created = select(flow_runs.c.first_state, flow_runs.c.created_at).where(flow_runs.c.id == run_id)
+    row = conn.execute(created).first()
+    first = [] if row is None or row.first_state is None else [_seen_at(row.created_at, row.first_state)]
+    return (*first, *_written(conn, run_id, states.c.step_id.is_(None)))
+
+
+def _step_history(conn: Connection, run_id: str, step_id: str) -> tuple[StateRecord, ...]:
+    """What its row tells of a step (that it waited, that it ran, how it ended), and the states between."""
+    written = _written(conn, run_id, states.c.step_id == step_id, history.ON_THE_WAY)
+    names = ("pending_at", "running_at", "phase", "state_type", "state_name", "state_message", "end_time")
+    row = conn.execute(select(*(steps.c[name] for name in names)).where(steps.c.id == step_id)).first()
+    if row is None:
+        # Of a local run, which writes a step when it has ended.
+        return tuple(written)
+    seen = {"Pending": row.pending_at, "Running": row.running_at}
+    known = [_seen_at(at, name) for name, at in seen.items() if at is not None] + written
+    known.sort(key=lambda state: state.timestamp or datetime.min.replace(tzinfo=UTC))
+    if row.phase == Phase.DONE:
+        known.append(StateRecord(row.state_type, row.state_name, row.state_message, clock.to_datetime(row.end_time)))
+    return tuple(known)
+
+
+def _written(conn: Connection, run_id: str, *which: ColumnElement[bool]) -> list[StateRecord]:
     # Not by id alone: some are written with what they tell of, some behind it.
-    query = query.order_by(states.c.timestamp, states.c.id)
-    return tuple(
+    query = select(states).where(states.c.run_id == run_id, *which).order_by(states.c.timestamp, states.c.id)
+    return [
         StateRecord(row["type"], row["name"], row["message"], clock.to_datetime(row["timestamp"]))
         for row in mappings(conn, query)
-    )
+    ]
+
+
+def _seen_at(at: float, name: str) -> StateRecord:
+    return StateRecord(name.upper(), name, None, clock.to_datetime(at))
 
 
 def _expected(row: RowMapping) -> datetime:

@@ -27,7 +27,7 @@ from orchestra.errors import ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.names import pool_of
 from orchestra.states import StateType
-from orchestra.store import leaders
+from orchestra.store import history, leaders
 from orchestra.store.announcements import Announcement
 from orchestra.store.claims import Claim, held, is_released, name_of
 from orchestra.store.database import Database, insert, now
@@ -201,7 +201,13 @@ def show_as_awaiting(database: Database) -> None:
     values = {"state_name": AWAITING, "state_message": "waits for a slot of its deployment, work pool or work queue"}
     if database.read(lambda connection: connection.execute(_SHOWN_AS_PAUSED.limit(1)).first()) is not None:
         statement = sa.update(flow_runs).where(flow_runs.c.id.in_(_SHOWN_AS_PAUSED)).values(values)
-        database.write(lambda connection: connection.execute(statement).rowcount)
+
+        def work(connection: Connection) -> None:
+            connection.execute(statement)
+            in_line = flow_runs.c.id.in_(sa.select(run_slots.c.run_id))
+            history.record_run(connection, in_line, flow_runs.c.state_name == AWAITING)
+
+        database.write(work)
 
 
 def purge(database: Database) -> int:
@@ -324,6 +330,7 @@ def _set_back(connection: Connection, claim: Claim, reason: str, *, begun: bool,
         values |= {"start_time": None, "deadline_at": None}
     statement = sa.update(flow_runs).where(*held(claim), flow_runs.c.state_type != StateType.CANCELLING.value)
     if connection.execute(statement.values(**values)).rowcount == 1:
+        history.record_run(connection, flow_runs.c.id == claim.run_id)
         return True
     if connection.execute(sa.select(flow_runs.c.id).where(*held(claim))).first() is None:
         raise ClaimLost(f"the claim {claim.number} on {name_of(claim)} was taken over")

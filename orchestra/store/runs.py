@@ -121,6 +121,7 @@ def create(database: Database, new: NewRun, planned: Planned | None = None) -> C
             return Created(found, False, [])
         note(connection, RUN, new.id)
         if planned is not None and planned.steps:
+            history.record(connection, new.id, made["state_type"], made["state_name"])
             first = Claim("flow", new.id, 1, None, "", made["claim_number"], 0.0, 0.0)
             return Created(made, True, write(connection, first, planned.steps, window=planned.window, moment=moment))
         due = made["due_at"] <= moment
@@ -503,6 +504,7 @@ def _run_row(new: NewRun, moment: float) -> dict[str, Any]:
         "priority": new.priority,
         "state_type": (StateType.SCHEDULED if scheduled else StateType.PENDING).value,
         "state_name": "Scheduled" if scheduled else "Pending",
+        "first_state": "Scheduled" if scheduled else "Pending",
         "created_at": moment,
     }
 
@@ -515,6 +517,7 @@ def _failed_values(failed: Ending, moment: float) -> dict[str, Any]:
         "announced_at": None,
         "state_type": str(failed.state_type),
         "state_name": failed.state_name,
+        "first_state": None,
         "state_message": failed.message,
         "result": failed.result,
         "end_time": moment,
@@ -539,6 +542,7 @@ def _planned_values(planned: Planned, moment: float) -> dict[str, Any]:
         "start_time": moment,
         "state_type": StateType.RUNNING.value,
         "state_name": "Waiting",
+        "first_state": None,
     }
 
 
@@ -555,6 +559,7 @@ def _claimed_values(owner: str, moment: float, timeout_seconds: float | None) ->
         "deadline_at": moment + timeout_seconds if timeout_seconds is not None else None,
         "state_type": StateType.RUNNING.value,
         "state_name": "Running",
+        "first_state": None,
     }
 
 

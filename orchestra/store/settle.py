@@ -20,10 +20,10 @@ from orchestra.errors import CancelledRun, ClaimLost
 from orchestra.failpoints import failpoint
 from orchestra.graph import window as window_of
 from orchestra.states import StateType
-from orchestra.store import blobs, cache, in_flight
+from orchestra.store import blobs, cache, history, in_flight
 from orchestra.store.announcements import RUN_COLUMNS, STEP_COLUMNS, Announcement, of_run, of_step, of_steps, step_is
 from orchestra.store.cache import Keeping
-from orchestra.store.claims import FENCE_STATEMENTS, Claim, fence, fence_names, is_released
+from orchestra.store.claims import FENCE_STATEMENTS, NOT_BEGUN, Claim, fence, fence_names, is_released
 from orchestra.store.database import Database, instant, now
 from orchestra.store.joint import Joint
 from orchestra.store.journal import Effect, Ending, chunks, keep_large, upstream_failures
@@ -163,7 +163,7 @@ def wait(database: Database, claim: Claim, seconds: float, name: str) -> list[An
     Raises:
         ClaimLost: Another claim was made; nothing was written.
     """
-    return _give_back(database, claim, {"state_name": name, "state_message": None}, seconds)
+    return _give_back(database, claim, {"state_name": name, "state_message": None, **NOT_BEGUN}, seconds)
 
 
 def _give_back(database: Database, claim: Claim, values: dict[str, Any], delay: float) -> list[Announcement]:
@@ -194,6 +194,9 @@ def set_back(connection: Connection, claim: Claim, values: dict[str, Any], *, de
     this = step_is(claim.run_id, claim.run_attempt, key)
     later = {"phase": Phase.READY, "announced_at": None, "state_type": StateType.SCHEDULED.value}
     connection.execute(sa.update(steps).where(*this).values(**later, **values))
+    # What failed anew is told each time; what only waits on, once.
+    waits = claim.number > 1 and values["state_name"] != "AwaitingRetry"
+    history.record_steps(connection, claim.run_id, *this, once=waits)
     row = connection.execute(sa.select(*_ENDED_COLUMNS[1:], *STEP_COLUMNS).where(*this)).one()
     announcement = replace(of_step(row), delay=delay)
     if in_flight.is_bounded(row.wave):

@@ -26,7 +26,7 @@ from orchestra.failpoints import failpoint
 from orchestra.questions import LOCK as LOCK
 from orchestra.states import StateType
 from orchestra.store.announcements import STEP_COLUMNS, Announcement, of_step
-from orchestra.store.claims import Claim, fence, is_released
+from orchestra.store.claims import NOT_BEGUN, Claim, fence, is_released
 from orchestra.store.database import Database, now
 from orchestra.store.journal import Ending
 from orchestra.store.prepared import prepare
@@ -171,6 +171,7 @@ def acquire_or_set_back(
         "announce_at": now() + LONGEST_WAIT,
         "state_name": "AwaitingConcurrencySlot",
         "state_message": f"waits for a slot of {', '.join(wanted)}",
+        **NOT_BEGUN,
     }
 
     def work(connection: Connection) -> Asked:

@@ -188,12 +188,16 @@ flow_runs = Table(
     Column("retried_from_attempt", Integer),
     #: JSON: what this run changes of the job variables of its deployment; null: nothing.
     Column("job_variables", Text),
+    #: The name of the state that it was created in; null: its history tells it, or it was never told.
+    Column("first_state", String(16)),
     *_claim_columns(),
     *_state_columns(),
     UniqueConstraint("flow_name", "idempotency_key"),
     Index("ix_flow_runs_created", "created_at", "id"),
     Index("ix_flow_runs_flow", "flow_name", "created_at", "id"),
     Index("ix_flow_runs_state", "state_type", "created_at", "id"),
+    # As events are listed.
+    _partial("ix_flow_runs_first", "first_state", "created_at", "id", where="first_state IS NOT NULL"),
     _partial("ix_flow_runs_started", "start_time", "id", where="start_time IS NOT NULL"),
     _partial("ix_flow_runs_ended", "end_time", "state_type", where="end_time IS NOT NULL"),
     _partial("ix_flow_runs_failed", "end_time", "id", where="state_type IN ('FAILED', 'CRASHED')"),
@@ -252,6 +256,9 @@ steps = Table(
     Column("tags", Text),
     #: The innermost transaction in whose block it was asked for.
     Column("transaction_key", String(LONGEST_KEY)),
+    #: Of a task run, when it was first seen Pending, and Running; null: it was not, or its history tells it.
+    Column("pending_at", Double),
+    Column("running_at", Double),
     *_claim_columns(),
     *_state_columns(),
     PrimaryKeyConstraint("run_id", "run_attempt", "step_key"),
@@ -267,6 +274,9 @@ steps = Table(
     _partial("ix_steps_join", "run_id", "run_attempt", "join_id", where="phase = 'WAITING'"),
     _partial("ix_steps_blob", "result_blob", where="result_blob IS NOT NULL"),
     _partial("ix_steps_wave", "run_id", "wave", "wave_index", where="wave IS NOT NULL"),
+    # When task runs waited and began, as events are listed.
+    _partial("ix_steps_pending", "pending_at", "id", where="pending_at IS NOT NULL"),
+    _partial("ix_steps_running", "running_at", "id", where="running_at IS NOT NULL"),
     # The ends of task runs, as events are listed: all, and those of a state.
     _partial("ix_steps_ends", "end_time", "id", where="phase = 'DONE' AND kind = 'task'"),
     _partial("ix_steps_end_names", "state_name", "end_time", "id", where="phase = 'DONE' AND kind = 'task'"),
@@ -453,7 +463,7 @@ states = Table(
 )
 
 #: What was emitted, and what people and the system did. Changes of state are events too, and not written here: they
-#: are read from `states` and `steps`.
+#: are read from `states`, `steps` and `flow_runs`.
 events = Table(
     "events",
     metadata,

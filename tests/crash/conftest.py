@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from orchestra.store import events
 from orchestra.store.database import Database
-from orchestra.store.tables import Phase, flow_runs, steps
+from orchestra.store.events import EventFilter, EventRecord
+from orchestra.store.tables import Kind, Phase, flow_runs, steps
 from tests import servers
 from tests.conftest import SHOWN, forget, fresh_database
 from tests.crash import flows, ledger
@@ -121,6 +123,11 @@ class Arena:
         with closing(Database(self.database_url)) as database:
             return list(database.read(lambda c: c.execute(sa.select(table).where(*conditions)).all()))
 
+    def events(self, run_id: str) -> list[EventRecord]:
+        """The events of a run and its task runs, the oldest first."""
+        with closing(Database(self.database_url)) as database:
+            return events.page(database, EventFilter(flow_run_id=run_id), limit=1000, newest=False)[0]
+
     def lines(self, *runs: str) -> list[ledger.Line]:
         """The ledger's lines, of these runs where any is given."""
         return [line for line in ledger.read(self.ledger) if not runs or line.run in runs]
@@ -194,6 +201,21 @@ class Runs:
         lines = self.arena.lines(*(run.id for run in family))
         again = [line for line in lines if line.what == "start" and line.at > ended[line.run, line.step] + TICK]
         assert again == [], "bodies that were started though their results were recorded"
+        for run in family:
+            self.check_events(run.id, journal)
+
+    def check_events(self, run_id: str, journal: list[Any]) -> None:
+        """The events begin with the creation and end with the end; what was tried once is seen to run once."""
+        told: dict[str, list[str]] = {}
+        for event in self.arena.events(run_id):
+            kind, _, name = event.event.rpartition(".")
+            if name[0].isupper() or name == "created":
+                told.setdefault(event.resource[events.ID].removeprefix(f"{kind}."), []).append(name)
+        assert (told[run_id][0], told[run_id][-1], told[run_id].count("Completed")) == ("created", "Completed", 1)
+        for step in journal:
+            if step.run_id == run_id and step.kind == Kind.TASK and step.attempt == 1:
+                waited = ["Pending"] if step.pending_at is not None else []
+                assert told[step.id] == [*waited, "Running", "Completed"], step.step_key
 
     def restarts(self) -> list[ledger.Line]:
         """The starts beyond the first of each attempt of each step, subflows' too."""

@@ -137,7 +137,7 @@ def test_retries_of_tasks_and_flows_are_in_the_history(database: Database) -> No
         (2, 1, "Completed"),
     ]
     assert [s.name for s in states if s.step_id is None] == ["Running", "AwaitingRetry", "Retrying", "Completed"]
-    assert [s.name for s in states if s.step_id is not None] == ["Retrying", "Failed"]
+    assert [s.name for s in states if s.step_id is not None] == ["AwaitingRetry", "Running"]
 
 
 def test_values_that_cannot_be_kept_fail_nothing(database: Database) -> None:

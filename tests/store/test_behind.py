@@ -75,6 +75,33 @@ def test_rows_arrive_in_order_once_each(database: Database, writers: Writers) ->
     assert expected == messages(database, run_id)
 
 
+def test_an_expected_row_is_written_unless_it_was_withdrawn(database: Database, writers: Writers) -> None:
+    """In time, before what is added after it; whoever withdraws it is told whether it came too late."""
+    run_id, writer = add_run(database), writers(database, interval=0.05)
+    writer.expect(tables.logs, "a", line(run_id, "taken back"))
+    assert writer.withdraw("a")
+    writer.expect(tables.logs, "b", line(run_id, "written"))
+    wait_until(lambda: messages(database, run_id) == ["written"], "the row to be written")
+
+    assert not writer.withdraw("b")
+    writer.expect(tables.logs, "c", line(run_id, "first"))
+    writer.add(tables.logs, line(run_id, "second"))
+    assert writer.flush()
+    assert messages(database, run_id) == ["written", "first", "second"]
+
+
+def test_a_writer_lives_on_though_all_was_withdrawn(database: Database, writers: Writers) -> None:
+    """It finds nothing to write when the time has come, and writes what comes next."""
+    run_id, writer = add_run(database), writers(database, interval=0.01)
+    for number in range(20):
+        writer.expect(tables.logs, str(number), line(run_id, "taken back"))
+        writer.withdraw(str(number))
+    writer.add(tables.logs, line(run_id, "kept"))
+
+    assert writer.flush()
+    assert messages(database, run_id) == ["kept"]
+
+
 def test_rows_arrive_without_a_flush(database: Database, writers: Writers) -> None:
     """A lone row waits for company no longer than the interval."""
     run_id, writer = add_run(database), writers(database, interval=0.05)

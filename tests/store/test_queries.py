@@ -232,7 +232,7 @@ def test_a_run_that_is_not_there_is_said_so(database: Database) -> None:
 
 
 def test_the_state_of_a_run_is_its_history_in_order(database: Database) -> None:
-    """History is the run's own, or one task run's."""
+    """History is the run's own, or one task run's; how that ended is told by its row."""
     run_id = add_run(database)
     step = add_step(database, run_id, 0)
     rows = [(None, "RUNNING"), (step, "SCHEDULED"), (None, "COMPLETED")]
@@ -240,7 +240,7 @@ def test_the_state_of_a_run_is_its_history_in_order(database: Database) -> None:
         values = {"run_id": run_id, "step_id": step_id, "type": kind, "name": kind.capitalize(), "timestamp": number}
         database.write(lambda conn, values=values: conn.execute(states.insert().values(values)))
     assert [state.type for state in queries.read_flow_run(database, run_id).states] == ["RUNNING", "COMPLETED"]
-    assert [state.type for state in queries.state_history(database, run_id, step)] == ["SCHEDULED"]
+    assert [state.type for state in queries.state_history(database, run_id, step)] == ["SCHEDULED", "COMPLETED"]
 
 
 def test_task_runs_of_a_run_come_in_order_of_asking_of_its_present_attempt(database: Database) -> None:
