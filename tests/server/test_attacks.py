@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 from starlette.datastructures import FormData
+from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from orchestra import accounts, flow, get_run_logger
@@ -25,6 +26,7 @@ from orchestra.artifacts import Artifact
 from orchestra.cli import cli
 from orchestra.previews import preview
 from orchestra.server import create_app, forms, markdown, running, streams
+from orchestra.server.doorkeeper import Doorkeeper
 from orchestra.store import access, queries
 from orchestra.store.behind import behind
 from orchestra.store.database import database
@@ -122,9 +124,16 @@ def test_many_guesses_at_once_are_slowed_down_too(home: Path, monkeypatch: pytes
 def test_a_stream_ends_with_the_key_that_opened_it(home: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """Whoever may not look any more is told nothing more."""
     monkeypatch.setattr(streams, "RECHECK", 0.05)
+    identify, asked = Doorkeeper.identify, []
+
+    async def counted(self: Doorkeeper, connection: HTTPConnection) -> Any:
+        asked.append(connection.url.path)
+        return await identify(self, connection)
+
+    monkeypatch.setattr(Doorkeeper, "identify", counted)
     with as_(Scope.READ) as web, ThreadPoolExecutor(1) as pool:
         stream = pool.submit(web.get, path)
-        assert web.get("/api/me").status_code == 200
+        wait_until(lambda: asked.count(path) > 1, "the stream to be open, and its key looked at again")
         assert not stream.done()
         access.delete_key(database(), "of-read")
         assert stream.result(timeout=20).status_code == 200
