@@ -60,6 +60,8 @@ _RETRY, _RETRY_DEAF = 1.0, 60.0
 #: For how long a process that ends tries to send its last hints, and to close the connection by which it hears, in
 #: seconds.
 _LAST = 0.5
+#: For how long who closes waits for a sending that is under way, in seconds.
+_UNDER_WAY = 5.0
 #: Where a connection keeps the hints of its transaction.
 _NOTED = "orchestra_hints"
 _NOTHING: set[Hint] = set()
@@ -214,6 +216,7 @@ class _Teller:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
         self._channel: Channel | None = None
         self._waiting: dict[str, set[str]] = {}
         self._runs = self._is_idle = False
@@ -244,14 +247,18 @@ class _Teller:
         self._stopping.set()
         with self._changed:
             self._changed.notify()
-            channel = self._channel
+            channel, thread = self._channel, self._thread
+        if thread is not None:
+            # A connection that it gave back to a pool which was disposed of would stay open.
+            thread.join(_UNDER_WAY)
         if channel is not None:
             channel.close()
 
     def _start(self) -> None:
         try:
-            threading.Thread(target=self._run, name="orchestra-hints", daemon=True).start()
-            self._runs = True
+            thread = threading.Thread(target=self._run, name="orchestra-hints", daemon=True)
+            thread.start()
+            self._thread, self._runs = thread, True
         except RuntimeError:
             # The interpreter shuts down, and starts no threads any more.
             self._done.set()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from orchestra.states import StateType
 from orchestra.store import claims, runs, wake, wake_channels
 from orchestra.store.database import Database, create_schema
 from orchestra.store.journal import Ending
-from orchestra.store.wake import RUN, SLOT, STEP, Bell
+from orchestra.store.wake import RUN, SLOT, STEP, Bell, WakeChannel
+from orchestra.store.wake_channels import Deaf, Ears
 from tests import servers
 from tests.helpers import wait_until
 from tests.proxy import PoolerProxy
@@ -217,6 +219,42 @@ def test_nobody_waits_and_nothing_listens(ours: Database, monkeypatch: pytest.Mo
 
 
 @pytest.mark.services
+class Slow:
+    """A channel that sends when it is let; notes what happened to it."""
+
+    def __init__(self) -> None:
+        self.begun, self.let, self.story = threading.Event(), threading.Event(), list[str]()
+
+    def send(self, texts: Mapping[str, str]) -> None:
+        """Wait until it is let."""
+        self.begun.set()
+        assert self.let.wait(20)
+        self.story.append("sent")
+
+    def open(self) -> contextlib.AbstractContextManager[Ears]:
+        """Nothing is heard."""
+        raise Deaf("by no means")
+
+    def close(self) -> None:
+        """Note it."""
+        self.story.append("closed")
+
+
+def test_who_closes_waits_for_hints_that_are_under_way() -> None:
+    """Else the connection that they travel on would be given back to a pool that is gone, and stay open."""
+    slow = Slow()
+    channel = WakeChannel(lambda: slow)
+    channel.tell([(RUN, "a")])
+    assert slow.begun.wait(20)
+    closing = threading.Thread(target=channel.close)
+    closing.start()
+    # Longer than the last hints of a process that ends are waited for.
+    closing.join(1.0)
+    slow.let.set()
+    closing.join(20)
+    assert slow.story == ["sent", "closed"]
+
+
 def test_a_forked_child_tells_by_its_own_connection(ours: Database) -> None:
     """And the parent goes on hearing by its own."""
     with ours.wake.bell((RUN, "a")) as bell:
