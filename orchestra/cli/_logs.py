@@ -68,7 +68,7 @@ def show(
     elif follow:
         _print_json_lines(lines)
     else:
-        _support.emit_json([_log(line) for line in lines])
+        _support.emit_json([line.record() for line in lines])
 
 
 class Lines:
@@ -132,17 +132,4 @@ def _print_text(lines: Iterator[LogLine], names: Names) -> None:
 
 def _print_json_lines(lines: Iterator[LogLine]) -> None:
     for line in lines:
-        _support.emit(json.dumps(_support.jsonable(_log(line))))
-
-
-def _log(line: LogLine) -> dict[str, Any]:
-    """A log line with Prefect's field names."""
-    return {
-        "id": line.id,
-        "flow_run_id": line.run_id,
-        "task_run_id": line.step_id,
-        "name": line.logger,
-        "level": line.level,
-        "timestamp": clock.to_datetime(line.timestamp),
-        "message": line.message,
-    }
+        _support.emit(json.dumps(_support.jsonable(line.record())))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from orchestra import clock, lazy, settings
+from orchestra import lazy, settings
 from orchestra.client.backend import Backend, backend
 from orchestra.client.methods import LIMIT, Id, Methods
 from orchestra.client.schemas.filters import Filters, FlowFilter, FlowRunFilter, LogFilter, TaskRunFilter
@@ -367,7 +367,7 @@ class RunMethods(Methods):
 
         def look(at: Backend) -> list[dict[str, Any]]:
             found = at.find_logs(log_filter, sort=order.value, limit=limit, offset=offset)
-            return [_log(line) for line in found]
+            return [line.record() for line in found]
 
         return self._seen("read_logs", _LOGS, look)
 
@@ -402,15 +402,3 @@ def selected(
 ) -> Filters:
     """What is meant: all of it must fit."""
     return Filters(flows=flow_filter, flow_runs=flow_run_filter, task_runs=task_run_filter)
-
-
-def _log(line: Any) -> dict[str, Any]:
-    return {
-        "id": line.id,
-        "name": line.logger,
-        "level": line.level,
-        "message": line.message,
-        "timestamp": clock.to_datetime(line.timestamp),
-        "flow_run_id": line.run_id,
-        "task_run_id": line.step_id,
-    }

@@ -48,6 +48,18 @@ class LogLine:
         """The level in words: INFO, WARNING, …"""
         return logging.getLevelName(self.level)
 
+    def record(self) -> dict[str, Any]:
+        """The line with Prefect's field names, and an aware time: as the client, the API and `-o json` give it."""
+        return {
+            "id": self.id,
+            "flow_run_id": self.run_id,
+            "task_run_id": self.step_id,
+            "name": self.logger,
+            "level": self.level,
+            "timestamp": clock.to_datetime(self.timestamp),
+            "message": self.message,
+        }
+
 
 # -- writing -----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from orchestra import clock
 from orchestra.server.api.shapes import LogSearch, Page
 from orchestra.server.dependencies import Db
 from orchestra.store import logs, search
@@ -63,12 +62,4 @@ def page_of_lines(
 
 def line_of(line: LogLine) -> Line:
     """A line with Prefect's field names."""
-    return Line(
-        id=line.id,
-        flow_run_id=line.run_id,
-        task_run_id=line.step_id,
-        name=line.logger,
-        level=line.level,
-        timestamp=clock.to_datetime(line.timestamp),
-        message=line.message,
-    )
+    return Line(**line.record())
