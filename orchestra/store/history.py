@@ -42,10 +42,8 @@ def record_run(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
 
     One that has just been told is not told again: a run that is looked at and set back, time after time.
     """
-    told = states.alias()
-    newest = sa.select(told.c.name).where(told.c.run_id == flow_runs.c.id, told.c.step_id.is_(None))
-    newest = newest.order_by(told.c.id.desc()).limit(1)
-    same = flow_runs.c.state_name == sa.func.coalesce(newest.scalar_subquery(), flow_runs.c.first_state, "")
+    told = _newest(flow_runs.c.id, None).scalar_subquery()
+    same = flow_runs.c.state_name == sa.func.coalesce(told, flow_runs.c.first_state, "")
     _record_those(connection, flow_runs.c.id, sa.null(), flow_runs, *which, sa.not_(same))
 
 
@@ -55,10 +53,8 @@ def record_steps(connection: Connection, run_id: str, *which: sa.ColumnElement[b
     Args:
         once: Not those of which it was the last to be told.
     """
-    told = states.alias()
-    newest = sa.select(told.c.name).where(told.c.run_id == steps.c.run_id, told.c.step_id == steps.c.id)
-    newest = newest.order_by(told.c.id.desc()).limit(1)
-    changed = [steps.c.state_name != sa.func.coalesce(newest.scalar_subquery(), "")] if once else []
+    told = _newest(steps.c.run_id, steps.c.id).scalar_subquery()
+    changed = [steps.c.state_name != sa.func.coalesce(told, "")] if once else []
     _record_those(connection, steps.c.run_id, steps.c.id, steps, steps.c.run_id == run_id, *which, *changed)
     note(connection, STEP, run_id)
 
@@ -78,9 +74,14 @@ def _record_those(
 
 def newest(database: Database, run_id: str, step_id: str | None = None) -> str | None:
     """The name of the state of a flow run, or of a step of it, that was written last; None: none was."""
-    # `step_id == None` reads as IS NULL: the states of the run itself.
-    query = sa.select(states.c.name).where(states.c.run_id == run_id, states.c.step_id == step_id)
-    return database.read(lambda connection: connection.scalar(query.order_by(states.c.id.desc()).limit(1)))
+    return database.read(lambda connection: connection.scalar(_newest(run_id, step_id)))
+
+
+def _newest(run_id: Any, step_id: Any) -> sa.Select[str]:
+    # The states themselves may be what is written with it. `step_id == None` reads as IS NULL: those of the run.
+    told = states.alias()
+    query = sa.select(told.c.name).where(told.c.run_id == run_id, told.c.step_id == step_id)
+    return query.order_by(told.c.id.desc()).limit(1)
 
 
 def row(
